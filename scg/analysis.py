@@ -1,0 +1,361 @@
+"""What the structure alone says: order, ancestors, and who influences whom at which lag.
+
+"Does x at step t influence c at step t'?" is a path question in the lifted graph. It is answered once per pair by a
+`Window`: the least and the greatest t' - t over all paths, the greatest INFINITE where a recurrence lies on one.
+A window is kept for all paths, and one for the paths without a `detach` edge: only those carry gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from scg.credit import Credit
+from scg.errors import GraphError, nearest
+from scg.node import Node
+from scg.scan import INFINITE
+
+
+@dataclass(frozen=True)
+class Window:
+    """Lags `lo … hi` (inclusive, `hi` may be INFINITE) at which one node influences another."""
+
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A resolved influence `source → target`. `dist` edges are resolved into the arrows of the distribution's parents."""
+
+    source: str
+    target: str
+    lag: int
+    live: bool
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How one stochastic node reaches a target: over all paths, and over those that carry gradients."""
+
+    node: str
+    full: Window
+    live: Window | None
+
+
+class Structure:
+    """The analysis of a finished graph. Raises GraphError on what no value could repair."""
+
+    def __init__(self, nodes: Mapping[str, Node], first: str | None) -> None:
+        self.nodes = dict(nodes)
+        self.first = first
+        self._check_edges()
+        self.arrows = tuple(a for node in self.nodes.values() for a in self._resolve(node))
+        self._out: dict[bool, dict[str, list[Arrow]]] = {False: {}, True: {}}
+        for arrow in self.arrows:
+            self._out[False].setdefault(arrow.source, []).append(arrow)
+            if arrow.live:
+                self._out[True].setdefault(arrow.source, []).append(arrow)
+        self.order = self._topological()
+        self._influences: dict[str, tuple[Influence, ...]] = {}
+        self._reached: dict[tuple[str, bool], frozenset[str]] = {}
+        self._check_baselines()
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names that are no node: what a call has to give. Optional ones are in `optional_inputs`."""
+        return tuple(dict.fromkeys(s for s in self._sources(optional=False) if s not in self.nodes))
+
+    @cached_property
+    def optional_inputs(self) -> frozenset[str]:
+        return frozenset(s for s in self._sources(optional=True) if s not in self.nodes) - set(self.inputs)
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        """Inputs, and the observed nodes whose values a computed node reads: what a call must give."""
+        read = dict.fromkeys(
+            e.source for n in self.nodes.values() if n.kind != "observed" for e in n.parents if e.source in self.nodes
+        )
+        observed = [name for name in read if self.nodes[name].kind == "observed"]
+        return (*self.inputs, *observed)
+
+    @cached_property
+    def known_inputs(self) -> frozenset[str]:
+        return frozenset(self.inputs) | self.optional_inputs
+
+    @cached_property
+    def timeless(self) -> frozenset[str]:
+        """Nodes of the sequence whose value is the same at every step: nothing they read varies in time."""
+        varying: set[str] = set()
+        for node in self.inside:
+            if node.kind in ("stochastic", "observed") or any(e.lag or e.source in varying for e in node.parents):
+                varying.add(node.name)
+        return frozenset(n.name for n in self.inside) - varying
+
+    def _sources(self, optional: bool) -> Iterator[str]:
+        for node in self.nodes.values():
+            if node.kind == "observed":
+                continue
+            for edge in node.parents:
+                if edge.optional == optional:
+                    yield edge.source
+                if edge.init is not None and not optional:
+                    yield edge.init
+
+    @cached_property
+    def costs(self) -> tuple[str, ...]:
+        return tuple(n.name for n in self.nodes.values() if n.kind == "cost")
+
+    @cached_property
+    def stochastic(self) -> tuple[str, ...]:
+        return tuple(n for n in self.order if self.nodes[n].kind == "stochastic")
+
+    @cached_property
+    def before(self) -> tuple[Node, ...]:
+        """Nodes outside the sequence that do not need it."""
+        after = {n.name for n in self.after}
+        return tuple(self.nodes[n] for n in self.order if not self.nodes[n].in_sequence and n not in after)
+
+    @cached_property
+    def inside(self) -> tuple[Node, ...]:
+        return tuple(self.nodes[n] for n in self.order if self.nodes[n].in_sequence)
+
+    @cached_property
+    def after(self) -> tuple[Node, ...]:
+        """Nodes outside the sequence that read its last step."""
+        late: set[str] = set()
+        for name in self.order:
+            node = self.nodes[name]
+            if not node.in_sequence and any(
+                e.source in late or (e.source in self.nodes and self.nodes[e.source].in_sequence) for e in node.parents
+            ):
+                late.add(name)
+        return tuple(self.nodes[n] for n in self.order if n in late)
+
+    @cached_property
+    def recurrent_sources(self) -> frozenset[str]:
+        """Nodes whose previous value a computed node asks for."""
+        return frozenset(e.source for n in self.nodes.values() if n.kind != "observed" for e in n.parents if e.lag)
+
+    # -- construction --------------------------------------------------------------------------------------
+
+    def _check_edges(self) -> None:
+        if self.first is not None and (self.first not in self.nodes or self.nodes[self.first].kind != "observed"):
+            raise GraphError(
+                f"sequence(first={self.first!r}): declare it inside the sequence as graph.observed({self.first!r})"
+                + nearest(self.first, self.nodes)
+            )
+        for node in self.nodes.values():
+            for edge in node.parents:
+                source = self.nodes.get(edge.source)
+                if edge.optional and source is not None:
+                    raise GraphError(
+                        f"node {node.name!r}: parameter {edge.param!r} has a default, but {edge.source!r} is a node; "
+                        "drop the default, or rename the parameter"
+                    )
+                if edge.dist and (source is None or source.kind != "stochastic"):
+                    found = "no node" if source is None else f"a {source.kind} node"
+                    raise GraphError(
+                        f"node {node.name!r}: dist({edge.source!r}) needs a stochastic node, but {edge.source!r} is {found}."
+                        + nearest(edge.source, (n.name for n in self.nodes.values() if n.kind == "stochastic"))
+                    )
+                if not edge.lag:
+                    continue
+                if source is None or not source.in_sequence:
+                    raise GraphError(
+                        f"node {node.name!r}: prev({edge.source!r}) needs a node of the sequence."
+                        + nearest(edge.source, (n.name for n in self.nodes.values() if n.in_sequence))
+                    )
+                if edge.init is None and node.kind != "observed":
+                    raise GraphError(
+                        f"node {node.name!r}: prev({edge.source!r}) has no value at the first step; "
+                        f"say prev({edge.source!r}, init='…') with a node or an input"
+                    )
+                if edge.init in self.nodes and self.nodes[edge.init].in_sequence:
+                    raise GraphError(f"node {node.name!r}: init={edge.init!r} is inside the sequence; declare it outside")
+            for what, name in (("baseline", node.baseline), ("credit", node.credit)):
+                if isinstance(name, str) and name not in self.nodes:
+                    raise GraphError(f"node {node.name!r}: {what}={name!r} is no node.{nearest(name, self.nodes)}")
+
+    def _resolve(self, node: Node) -> Iterable[Arrow]:
+        for edge in node.parents:
+            if edge.source not in self.nodes:
+                pass
+            elif edge.dist:
+                for arrow in self._resolve(self.nodes[edge.source]):
+                    yield Arrow(arrow.source, node.name, arrow.lag, arrow.live and not edge.detached)
+            else:
+                yield Arrow(edge.source, node.name, edge.lag, not edge.detached)
+            if edge.init in self.nodes:
+                yield Arrow(edge.init, node.name, 0, not edge.detached)
+
+    def _topological(self) -> tuple[str, ...]:
+        """Declaration order where it is one already; every node after all it needs within its step."""
+        needs = {
+            n.name: [e.source for e in n.parents if e.source in self.nodes and not e.lag and n.kind != "observed"]
+            + [e.init for e in n.parents if e.init in self.nodes and n.kind != "observed"]
+            for n in self.nodes.values()
+        }
+        order: list[str] = []
+        state: dict[str, int] = {}
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if state.get(name) == 2:
+                return
+            if state.get(name) == 1:
+                cycle = " → ".join((*path[path.index(name) :], name))
+                raise GraphError(f"node {name!r}: cycle {cycle}; break it with prev(…) inside a sequence")
+            state[name] = 1
+            for source in needs[name]:
+                visit(source, (*path, name))
+            state[name] = 2
+            order.append(name)
+
+        for name in self.nodes:
+            visit(name, ())
+        late = set()
+        for name in order:
+            node = self.nodes[name]
+            inside = [s for s in needs[name] if self.nodes[s].in_sequence or s in late]
+            if not node.in_sequence and inside:
+                late.add(name)
+            elif node.in_sequence and any(s in late for s in needs[name]):
+                source = next(s for s in needs[name] if s in late)
+                raise GraphError(f"node {name!r}: it is inside the sequence and needs {source!r}, which waits for its last step")
+        return tuple(order)
+
+    def _check_baselines(self) -> None:
+        for node in self.nodes.values():
+            if isinstance(node.baseline, str):
+                window = self.window(node.name, node.baseline)
+                if node.baseline == node.name or (window is not None and window.lo == 0):
+                    raise GraphError(
+                        f"node {node.name!r}: its baseline {node.baseline!r} is influenced by {node.name!r} itself, "
+                        "so subtracting it changes the gradient; condition the baseline on what comes before the sample"
+                    )
+
+    # -- influence -----------------------------------------------------------------------------------------
+
+    def reached(self, name: str, live: bool = False) -> frozenset[str]:
+        """Everything that `name` influences, itself only through a recurrence."""
+        key = (name, live)
+        if key not in self._reached:
+            seen: set[str] = set()
+            queue = [name]
+            while queue:
+                for arrow in self._out[live].get(queue.pop(), ()):
+                    if arrow.target not in seen:
+                        seen.add(arrow.target)
+                        queue.append(arrow.target)
+            self._reached[key] = frozenset(seen)
+        return self._reached[key]
+
+    def window(self, source: str, target: str, live: bool = False) -> Window | None:
+        """The lags at which `source` influences `target`; None if it does not. A node reaches itself only in time."""
+        if target not in self.reached(source, live):
+            return None
+        on_path = {n for n in {source, *self.reached(source, live)} if n == target or target in self.reached(n, live)}
+        arrows = {n: [a for a in self._out[live].get(n, ()) if a.target in on_path] for n in on_path}
+        least: dict[str, int] = {}
+        frontier = [(a.lag, a.target) for a in arrows[source]]
+        while frontier:  # few nodes: the smallest first, by sorting
+            frontier.sort(reverse=True)
+            lag, name = frontier.pop()
+            if name not in least:
+                least[name] = lag
+                frontier += [(lag + a.lag, a.target) for a in arrows[name]]
+        if any(n in self.reached(n, live) for n in on_path):
+            return Window(least[target], INFINITE)
+        greatest: dict[str, int] = {source: 0}
+        for name in self._by_arrows(on_path, arrows):
+            for a in arrows[name]:
+                greatest[a.target] = max(greatest.get(a.target, 0), greatest[name] + a.lag)
+        return Window(least[target], greatest[target])
+
+    def _by_arrows(self, names: set[str], arrows: Mapping[str, list[Arrow]]) -> list[str]:
+        """Topological order over all arrows of an acyclic set, lagged ones too."""
+        order: list[str] = []
+        seen: set[str] = set()
+
+        def visit(name: str) -> None:
+            if name not in seen:
+                seen.add(name)
+                for a in arrows[name]:
+                    visit(a.target)
+                order.append(name)
+
+        for name in names:
+            visit(name)
+        return order[::-1]
+
+    def influences(self, target: str) -> tuple[Influence, ...]:
+        """The stochastic nodes that reach `target`, in topological order."""
+        if target not in self._influences:
+            found = []
+            for name in self.stochastic:
+                full = self.window(name, target)
+                if full is not None:
+                    found.append(Influence(name, full, self.window(name, target, live=True)))
+            self._influences[target] = tuple(found)
+        return self._influences[target]
+
+    def feeds_prev(self, name: str) -> str | None:
+        """A node at or below `name` whose previous value is asked for, if there is one."""
+        return next((n for n in (name, *sorted(self.reached(name))) if n in self.recurrent_sources), None)
+
+    # -- conditioning --------------------------------------------------------------------------------------
+
+    def missed_by(self, node: str, critic: str) -> tuple[str, ...]:
+        """What carries information from before `node` to its downstream costs around the critic's inputs.
+
+        A critic may stand in for the cost-to-go when its inputs separate the past from the future: every directed
+        path from an ancestor of `node` to a cost at or after it passes through an input of the critic, or through
+        the node (Weber et al. 2019, the Markov property of a critic set).
+        """
+        inputs = {e.source for e in self.nodes[critic].parents if not e.lag} | {critic}
+        cut = {(name, 0) for name in inputs} | {(node, 0)}
+        horizon = 2
+        costs = {(c, t) for c in self.costs if self.window(node, c) for t in range(horizon + 1)}
+        costs = {(c, t) for c, t in costs if t >= (self.window(node, c) or Window(0, 0)).lo}
+        past = self._lifted_ancestors((node, 0), depth=2)
+        informative = [
+            (n, t) for n, t in past if self.nodes[n].kind in ("stochastic", "observed") and (n, t) not in cut
+        ]
+        missed = []
+        for source in informative:
+            if self._lifted_reach(source, cut, horizon) & costs:
+                missed.append(source[0])
+        return tuple(dict.fromkeys(missed))
+
+    def _lifted_ancestors(self, of: tuple[str, int], depth: int) -> list[tuple[str, int]]:
+        into: dict[str, list[Arrow]] = {}
+        for a in self.arrows:
+            into.setdefault(a.target, []).append(a)
+        seen: dict[tuple[str, int], None] = {}
+        queue = [of]
+        while queue:
+            name, t = queue.pop()
+            for a in into.get(name, ()):
+                s = (a.source, t - a.lag if self.nodes[a.source].in_sequence else 0)
+                if s not in seen and s[1] >= -depth:
+                    seen[s] = None
+                    queue.append(s)
+        return list(seen)
+
+    def _lifted_reach(self, source: tuple[str, int], cut: set[tuple[str, int]], horizon: int) -> set[tuple[str, int]]:
+        seen: set[tuple[str, int]] = set()
+        queue = [source]
+        while queue:
+            name, t = queue.pop()
+            for a in self._out[False].get(name, ()):
+                n = (a.target, t + a.lag)
+                if n not in seen and n not in cut and n[1] <= horizon:
+                    seen.add(n)
+                    queue.append(n)
+        return seen
+
+    def critics_of(self, node: Node) -> tuple[str, ...]:
+        return tuple(node.credit.critics) if isinstance(node.credit, Credit) else ()

@@ -1,0 +1,244 @@
+"""What would make a gradient wrong, found before it is.
+
+`findings` lists what a graph gets wrong; `first_sample` raises the first error of that list when a graph is first
+evaluated with inputs of given ranks, and returns the `Plan` that later evaluations rely on. `blame` names the node
+behind a surrogate that is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scg.analysis import Structure
+from scg.errors import GraphError
+from scg.estimator import kind
+from scg.plan import Plan
+from scg.scope import classify, leaves, scopes_of
+
+if TYPE_CHECKING:
+    from scg.evaluate import Evaluation
+    from scg.graph import Graph
+    from scg.trace import Trace
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (`error`) or worth knowing (`note`) about a node."""
+
+    severity: Literal["error", "note"]
+    node: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: node {self.node!r}: {self.message}"
+
+
+def findings(graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> list[Finding]:
+    """Everything found, errors first: of the structure, and with inputs of a first sample as well."""
+    from scg.evaluate import split
+
+    try:
+        structure = graph.structure
+    except GraphError as error:
+        return [Finding("error", _named(error), str(error))]
+    found = structural(structure)
+    if inputs or not structure.required:
+        try:
+            plain_inputs, given = split(structure, {}, inputs)
+            plan, sampled = examine(graph, given, plain_inputs, steps)
+            found += sampled
+        except GraphError as error:
+            found.append(Finding("error", _named(error), str(error)))
+    return sorted(found, key=lambda f: f.severity != "error")
+
+
+def structural(structure: Structure) -> list[Finding]:
+    """What the structure alone shows, beyond what makes it no graph at all."""
+    found = []
+    for node in structure.nodes.values():
+        for critic in structure.critics_of(node):
+            if critic not in structure.nodes:
+                found.append(Finding("error", node.name, f"its credit reads {critic!r}, which is no node"))
+                continue
+            missed = structure.missed_by(node.name, critic)
+            if missed:
+                found.append(
+                    Finding(
+                        "error",
+                        node.name,
+                        f"the critic {critic!r} of its credit stands in for the cost-to-go, but misses "
+                        f"{', '.join(map(repr, missed))}, which influences later costs around the critic's inputs. "
+                        f"Condition {critic!r} on it, or on something that separates it from those costs.",
+                    )
+                )
+        if node.kind == "stochastic":
+            if not any(structure.window(node.name, c) for c in structure.costs):
+                found.append(Finding("note", node.name, "no cost is downstream of it"))
+            elif node.credit is not None and not any(structure.window(node.name, c, live=True) for c in structure.costs):
+                found.append(Finding("error", node.name, "it has a credit, but no cost is downstream of it"))
+    return found
+
+
+def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Plan:
+    """Examine a graph on its first sample; raise the first error. Inside compiled code only the ranks are learned."""
+    structure = graph.structure
+    if torch.compiler.is_compiling():
+        if any(n.kind == "cost" and n.trains is not None for n in structure.nodes.values()):
+            raise GraphError("a graph with trains= must be evaluated once before it is compiled: what each objective reaches is learned there")
+        return _ranks(graph, given, inputs, steps)[0]
+    for finding in structural(structure):
+        if finding.severity == "error":
+            raise GraphError(f"node {finding.node!r}: {finding.message}")
+    plan, found = examine(graph, given, inputs, steps)
+    for finding in found:
+        if finding.severity == "error":
+            raise GraphError(f"node {finding.node!r}: {finding.message}")
+    return plan
+
+
+def _ranks(
+    graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
+) -> tuple[Plan, Evaluation]:
+    from scg.evaluate import Evaluation
+
+    evaluation = Evaluation(graph, Plan(0, {}, {}, {}), given, inputs, steps, branching=False, stepping=True)
+    trace = evaluation.run()
+    values = trace.history[-1].values if trace.history else trace.values
+    values = {**values, **{k: trace.values[k] for k in (n.name for n in graph.structure.after) if k in trace.values}}
+    value_ranks = {k: v.ndim for k, v in values.items() if k in graph.nodes and isinstance(v, Tensor)}
+    ranks = {k: len(d.batch_shape) for k, d in evaluation.distributions.items()}
+    costs = {c: values[c].ndim for c in graph.structure.costs}
+    plan = Plan(max(costs.values(), default=0), ranks, value_ranks, costs)
+    return plan, evaluation
+
+
+def examine(
+    graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
+) -> tuple[Plan, list[Finding]]:
+    """Draw a few plain samples (the user's random stream is left as it was) and hold the graph against them."""
+    from scg.examine import Examination
+
+    with torch.random.fork_rng(), torch.enable_grad():
+        given, steps = shortened(graph.structure, given, steps)
+        plan, _ = _ranks(graph, given, inputs, steps)
+        examination = Examination(graph, plan, given, inputs, steps)
+        found = examination.findings()
+        if not any(f.severity == "error" for f in found):
+            plan.first_order = frozenset(
+                name
+                for name, distribution in examination.distributions.items()
+                if graph.nodes[name].estimator.order(distribution) < math.inf
+            )
+            learn_scopes(graph, plan, given, inputs, steps)
+    return plan, found
+
+
+def learn_scopes(
+    graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
+) -> None:
+    """Which parameters each node reaches, and so what it is to each objective."""
+    from scg.evaluate import Evaluation
+
+    scopes = scopes_of(graph.nodes)
+    if not scopes:
+        return
+    trace = Evaluation(graph, plan, given, inputs, steps).run()
+    reached: dict[str, dict[int, Tensor]] = {}
+    for name in graph.structure.order:
+        if name not in trace or graph.nodes[name].kind in ("cost", "observed"):
+            continue
+        things: list[Any] = [trace[name]]
+        if graph.nodes[name].kind == "stochastic":
+            weight, distribution = trace.weight(name), trace.dist(name)
+            things += [weight.score, weight.factor]
+            things += [list(parameters(d)) for d in (distribution if isinstance(distribution, list) else [distribution])]
+        found = leaves(*things)
+        if found:
+            reached[name] = found
+    for scope in scopes:
+        classify(scope, reached, inputs)
+    plan.scopes = scopes
+    plan.scope_of = {cost: i for i, scope in enumerate(scopes) for cost in scope.costs}
+
+
+def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None) -> tuple[dict[str, Any], int | None]:
+    """The first three steps: enough for a first step, a previous one, and one between."""
+    if not structure.inside:
+        return dict(given), steps
+    short = {}
+    for name, value in given.items():
+        inside = isinstance(value, Tensor) and structure.nodes[name.partition(".")[0]].in_sequence
+        if inside and steps is not None and value.shape[0] != steps:
+            raise GraphError(f"steps={steps}, but {name!r} was given for {value.shape[0]} steps")
+        short[name] = value[:3] if inside else value
+    lengths = {
+        k: v.shape[0]
+        for k, v in given.items()
+        if isinstance(v, Tensor) and structure.nodes[k.partition(".")[0]].in_sequence
+    }
+    if len(set(lengths.values())) > 1:
+        raise GraphError(f"given values of different length along time: {lengths}; they are [time, batch…, event…]")
+    return short, None if steps is None else min(steps, 3)
+
+
+def parameters(distribution: Distribution) -> list[Tensor]:
+    """The tensors that a distribution was made from; asked before it is used, for some cache others later."""
+    found: list[Tensor] = []
+    for name, value in vars(distribution).items():
+        if isinstance(value, Distribution):
+            found += parameters(value)
+        elif isinstance(value, Tensor):
+            found.append(value)
+    return found
+
+
+def blame(trace: Trace) -> NoReturn:
+    """Raise the error of the node that made the first value or weight that is not finite."""
+    structure = trace.structure
+    for name in structure.order:
+        node = structure.nodes[name]
+        if name not in trace:
+            continue
+        value = trace[name]
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise GraphError(f"node {name!r}: its value is not finite ({_first_bad(value)}). Look at what its function computes there.")
+        if node.kind != "stochastic":
+            continue
+        weight = trace.weight(name)
+        for tensor in (weight.score, weight.factor):
+            if tensor is not None and not torch.isfinite(tensor).all():
+                cause = "the log-density of its sample is not finite there"
+                if name in trace.given:
+                    cause = "a recorded value has probability 0 under its distribution now"
+                raise GraphError(f"node {name!r}: its weight is not finite ({_first_bad(tensor)}): {cause}")
+    raise GraphError(
+        "the surrogate is not finite, though every value and weight is: a product of weights along time overflowed, "
+        "or a baseline or credit is not finite"
+    )
+
+
+def impossible(name: str, log_prob: Tensor) -> NoReturn:
+    raise GraphError(
+        f"node {name!r}: a recorded value has probability 0 under its distribution now ({_first_bad(log_prob)}): "
+        "it cannot have come from a policy that this one may be weighed against"
+    )
+
+
+def _first_bad(x: Tensor) -> str:
+    bad = (~torch.isfinite(x)).nonzero()[0].tolist()
+    return f"{x[tuple(bad)].item()} at index {bad}, shape {list(x.shape)}"
+
+
+def _named(error: GraphError) -> str:
+    words = str(error).split("'")
+    return words[1] if len(words) > 1 else ""
+
+
+__all__ = ["Finding", "blame", "examine", "findings", "first_sample", "kind", "structural"]

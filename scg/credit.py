@@ -1,0 +1,89 @@
+"""A credit replaces what lies downstream of a stochastic node in the likelihood-ratio term (Weber et al. 2019).
+
+    ∇E[Σ c]  ∋  E[ Q_x · ∇log p(x) ],      Q_x any estimate of the cost that x still influences
+
+n-step returns, GAE, Q-critics are choices of `Q_x`. A credit is a constant, a node's name, a function of nodes,
+or a `Credit`, which sees the whole `[time, batch]` trace through a `Downstream`. Everything is in cost units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scg.scan import INFINITE, affine, shift
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What lies downstream of one credited node, detached.
+
+    costs   (value, least lag, greatest lag) of each cost that the node influences: `[time, batch…]`, or
+            `[batch…]` outside a sequence
+    first   whether a step opens an episode, `[time, batch…]` bool; None without episode boundaries
+    value   any other node or given value by name, `value("value")`
+    """
+
+    costs: tuple[tuple[Tensor, int, int], ...]
+    first: Tensor | None
+    in_sequence: bool
+    value: Callable[[str], Tensor]
+
+    def ends(self) -> Tensor:
+        """1 where the next step belongs to another episode or lies beyond the block, `[time, batch…]`."""
+        like = self.costs[0][0]
+        if self.first is None:
+            ends = torch.zeros_like(like)
+        else:
+            ends = shift(self.first.to(like.dtype).flip(0), 1, 0, 1.0).flip(0).expand_as(like).clone()
+        ends[-1] = 1.0
+        return ends
+
+    def step_cost(self, discount: float = 1.0) -> Tensor:
+        """The downstream cost that each step is charged with: Σ_c γ^lag c_{t+lag} at each cost's least lag."""
+        total: Tensor | None = None
+        for cost, lo, _ in self.costs:
+            term = cost
+            if self.in_sequence and lo:
+                term = discount**lo * self._ahead(cost, lo)
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def cost_to_go(self, discount: float = 1.0) -> Tensor:
+        """Σ_c Σ_lag γ^lag c_{t+lag}, over the lags at which the node influences c, within its episode."""
+        if not self.in_sequence:
+            return self.step_cost()
+        total: Tensor | None = None
+        for cost, lo, hi in self.costs:
+            if hi == INFINITE:
+                term = affine(discount * (1.0 - self.ends()), cost)
+                term = discount**lo * self._ahead(term, lo) if lo else term
+            else:
+                term = sum((discount**lag * self._ahead(cost, lag) for lag in range(lo, hi + 1)), torch.zeros_like(cost))
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def _ahead(self, x: Tensor, lag: int) -> Tensor:
+        """`x_{t+lag}`, 0 beyond the end of the episode."""
+        alive = 1.0 - self.ends()
+        for _ in range(lag):
+            x = alive * shift(x.flip(0), 1, 0, 0.0).flip(0)
+        return x
+
+
+class Credit:
+    """The protocol: called with a `Downstream`, returns the credit, shaped like the costs.
+
+    `critics` names the nodes that stand in for costs beyond the trace; `graph.check()` holds their inputs
+    against the node's Markov set.
+    """
+
+    critics: tuple[str, ...] = ()
+
+    def __call__(self, downstream: Downstream) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(downstream)")

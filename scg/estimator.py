@@ -1,0 +1,260 @@
+"""An estimator replaces a stochastic node by a weighted, differentiable set of branches.
+
+    Σᵢ wᵢ · f(xᵢ)   is an unbiased estimate of   E_{x ~ p}[f(x)],   and stays one when it is differentiated.
+
+What goes through the values xᵢ is the pathwise part of the gradient, what goes through the weights wᵢ the
+likelihood-ratio part. The two primitives:
+
+    ScoreFunction   xᵢ ~ p,  wᵢ = exp(log p(xᵢ) - sg log p(xᵢ)) / n      value 1/n, gradient ∇log p / n
+    Pathwise        xᵢ = g(εᵢ; θ),  wᵢ = 1/n                            the gradient of the sampler
+
+Williams (1992); Kingma & Welling (2014), Rezende et al. (2014); the exp(z - sg z) operator: Foerster et al. (2018), DiCE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as D
+from torch.distributions import Distribution
+
+from scg.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What an estimator returns for one node.
+
+    values   `[n, *batch, *event]`, or `[*batch, *event]` when `n` is None: one branch allocates no axis
+    weights  `[n, *batch]` (or `[*batch]`): the wᵢ, summed over branches; None where each is 1/n
+    score    a zero-valued tensor z of the same shape: the weights are exp(z)/n. The form of every likelihood ratio;
+             products of such weights are sums of scores, which neither overflow nor lose precision along time
+    """
+
+    values: Tensor
+    n: int | None = None
+    weights: Tensor | None = None
+    score: Tensor | None = None
+
+
+class Estimator:
+    """The protocol. A new estimator defines `branch`; everything else has a default that is right for most."""
+
+    unbiased: bool = True
+    allow_bias: bool = False
+
+    def branch(self, distribution: Distribution) -> Branches:
+        """Draw the branches of a node. Randomness comes from torch's default generator (see `generator=`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define branch(distribution)")
+
+    def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
+        """The one branch at a recorded value: weight π(x)/μ(x) with μ's recorded `log_prob`, else the score weight."""
+        live = distribution.log_prob(value)
+        if log_prob is None:
+            return Branches(value, score=live - live.detach())
+        return Branches(value, weights=(live - log_prob.detach()).exp())
+
+    def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
+        """How a weight meets the credit that replaces everything downstream (both in cost units)."""
+        return weight * credit
+
+    def order(self, distribution: Distribution) -> float:
+        """The highest derivative that stays unbiased with this distribution."""
+        return math.inf
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        """Why this distribution cannot be used, and what can; None when it can."""
+        return None
+
+    @staticmethod
+    def of(candidate: Any) -> Estimator:
+        """`candidate` if it is an estimator; any object with a `branch` method made into one."""
+        return candidate if isinstance(candidate, Estimator) else _Adopted(candidate)
+
+
+class _Adopted(Estimator):
+    """An object with `branch` that does not inherit: its own attributes first, the protocol's defaults after."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        for name in ("branch", "given", "combine", "order", "refuses", "unbiased", "allow_bias"):
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+
+@dataclass(frozen=True)
+class ScoreFunction(Estimator):
+    """Likelihood ratio (REINFORCE): ∇E[f(x)] = E[f(x) ∇log p(x)]. Any distribution whose support is fixed, any f."""
+
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("ScoreFunction", self.samples, 1)
+
+    def branch(self, distribution: Distribution) -> Branches:
+        values, n = draw(distribution.sample, self.samples)
+        log_prob = distribution.log_prob(values)
+        return Branches(values, n, score=log_prob - log_prob.detach())
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        return moving_support(distribution)
+
+
+@dataclass(frozen=True)
+class Pathwise(Estimator):
+    """Reparameterisation: ∇E[f(x)] = E[∇_x f(x) · ∇_θ g(ε; θ)], x = g(ε; θ). Needs `rsample` and a differentiable f.
+
+    `smooth=True` states that the sampler of your own distribution may be differentiated any number of times.
+    """
+
+    samples: int = 1
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("Pathwise", self.samples, 1)
+
+    def branch(self, distribution: Distribution) -> Branches:
+        values, n = draw(distribution.rsample, self.samples)
+        return Branches(values, n)
+
+    def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
+        """Infer the noise that made `value` and push it through the sampler again (SVG(1), Heess et al. 2015)."""
+        return Branches(reparameterise(distribution, value))
+
+    def order(self, distribution: Distribution) -> float:
+        return math.inf if self.smooth else sampler_order(distribution)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        if distribution.has_rsample:
+            return None
+        return (
+            f"Pathwise needs a reparameterised distribution, but {kind(distribution)} has has_rsample=False.\n"
+            "Use ScoreFunction() or LeaveOneOut(samples=4), or opt into a relaxation such as GumbelSoftmax(allow_bias=True)."
+        )
+
+
+def draw(sampler: Callable[..., Tensor], samples: int) -> tuple[Tensor, int | None]:
+    """One sample without an axis, or `samples` of them along a new first one."""
+    return (sampler(), None) if samples == 1 else (sampler(torch.Size((samples,))), samples)
+
+
+def at_least(estimator: str, samples: int, least: int) -> None:
+    if not isinstance(samples, int) or samples < least:
+        raise ValueError(f"{estimator}(samples={samples!r}): samples is an integer, at least {least}")
+
+
+def kind(distribution: Distribution) -> str:
+    """The name of a distribution, looking through Independent."""
+    while isinstance(distribution, D.Independent):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+_SMOOTH_SAMPLERS = (
+    D.Normal, D.Uniform, D.Laplace, D.Cauchy, D.Exponential, D.LogNormal, D.MultivariateNormal,
+    D.LowRankMultivariateNormal, D.Gumbel, D.HalfNormal, D.HalfCauchy, D.Kumaraswamy, D.Pareto, D.Weibull,
+    D.RelaxedBernoulli, D.RelaxedOneHotCategorical, D.LogisticNormal, D.GeneralizedPareto,
+    D.relaxed_bernoulli.LogitRelaxedBernoulli, D.relaxed_categorical.ExpRelaxedCategorical,
+)  # fmt: skip
+
+
+def sampler_order(distribution: Distribution) -> float:
+    """∞ where `rsample` is a smooth function of (θ, ε) that autograd can differentiate again, 1 where it is not known to be.
+
+    Gamma, Beta, Dirichlet and what is built on them differentiate their sampler implicitly, once: a second
+    derivative comes out without an error, and wrong.
+    """
+    if isinstance(distribution, D.Independent):
+        return sampler_order(distribution.base_dist)
+    if isinstance(distribution, _SMOOTH_SAMPLERS):
+        return math.inf
+    if type(distribution) is D.TransformedDistribution:
+        return sampler_order(distribution.base_dist)
+    return 1
+
+
+def reparameterise(distribution: Distribution, value: Tensor) -> Tensor:
+    """`value` as the differentiable sample g(ε; θ), with ε inferred from it: x = μ + σ sg((x - μ)/σ) and its kin."""
+    if isinstance(distribution, D.Independent):
+        return reparameterise(distribution.base_dist, value)
+    if isinstance(distribution, (D.Normal, D.Laplace, D.Cauchy, D.Gumbel)):
+        return distribution.loc + distribution.scale * ((value - distribution.loc) / distribution.scale).detach()
+    if isinstance(distribution, D.Uniform):
+        width = distribution.high - distribution.low
+        return distribution.low + width * ((value - distribution.low) / width).detach()
+    if isinstance(distribution, D.Exponential):
+        return (value * distribution.rate).detach() / distribution.rate
+    if isinstance(distribution, D.MultivariateNormal):
+        tril = distribution.scale_tril
+        centred = (value - distribution.loc).unsqueeze(-1)
+        noise = torch.linalg.solve_triangular(tril, centred, upper=False).detach()
+        return distribution.loc + (tril @ noise).squeeze(-1)
+    if isinstance(distribution, D.TransformedDistribution):
+        for transform in reversed(distribution.transforms):
+            value = transform.inv(value)
+        value = reparameterise(distribution.base_dist, value)
+        for transform in distribution.transforms:
+            value = transform(value)
+        return value
+    raise ValueError(
+        f"a value was given at a pathwise node, and the noise behind a {kind(distribution)} sample cannot be inferred.\n"
+        "Leave the node out of `given`, or use ScoreFunction() there."
+    )
+
+
+def moving_support(distribution: Distribution) -> str | None:
+    """A likelihood ratio misses the boundary term when the support moves with θ (∇∫ ≠ ∫∇)."""
+    base = distribution
+    while isinstance(base, D.Independent):
+        base = base.base_dist
+    try:
+        support = base.support
+    except NotImplementedError:
+        return None
+    while isinstance(support, D.constraints.independent):
+        support = support.base_constraint
+    moving = [k for k, v in vars(support).items() if isinstance(v, Tensor) and v.requires_grad]
+    if not moving:
+        return None
+    return (
+        f"the support of {kind(base)} depends on a parameter through its {', '.join(moving)}, "
+        "and a likelihood ratio misses what enters at the boundary.\n"
+        "Use Pathwise() if it reparameterises, or move the parameter out of the support (scale a fixed distribution)."
+    )
+
+
+class FirstOrder(torch.autograd.Function):
+    """Identity whose gradient refuses to be differentiated again, whatever it is differentiated for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # The gradient is made to depend on x: an f that is linear in x would otherwise hide the second derivative.
+        return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name), None
+
+
+class _NoSecond(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        raise GraphError(
+            f"node {ctx.name!r}: a second derivative was asked through an estimator that is right to first order only.\n"
+            "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
+        )

@@ -1,0 +1,436 @@
+"""The first sample's examination: every node function is run again, in ways that cannot change a right one's answer.
+
+    after another draw of everything else, on the same parents     it reads a sample that it does not declare
+    on the same parents and another random state                   it draws random numbers of its own
+    with every other batch element's samples exchanged             it mixes batch elements
+    on branch 0 alone                                              it mixes branches
+    one step at a time                                             it mixes time steps
+    with one pathwise parent moved                                 its value moves, its gradient is always zero
+
+Autograd can see none of these. The criterion is the graph's own: a node is a function of its declared parents, and
+element by element of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves, tree_map
+
+from scg.check import Finding, parameters
+from scg.errors import GraphError
+from scg.estimator import Pathwise, kind
+from scg.evaluate import Evaluation
+from scg.node import Node
+from scg.plan import Plan
+
+if TYPE_CHECKING:
+    from scg.graph import Graph
+
+DRAWS = 16
+
+
+class _Call:
+    """One call of a node function: what it got, what it gave, and where the random stream stood."""
+
+    def __init__(self, node: Node, arguments: Any, state: Tensor) -> None:
+        self.node, self.state = node, state
+        self.arguments = arguments
+        self.content: list[Any] = []
+        self.written: str | None = None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Arguments by parameter; edges by the same key."""
+        return dict(enumerate(self.arguments)) if self.node.positional else self.arguments  # type: ignore[arg-type]
+
+    def again(self, **changes: Any) -> Any:
+        """Run the function on these arguments, some of them changed."""
+        assert self.node.fn is not None
+        if self.node.positional:
+            arguments = [changes.get(str(i), a) for i, a in enumerate(self.arguments)]
+            return self.node.fn(*arguments)
+        return self.node.fn(**{**self.arguments, **changes})
+
+
+class _Recording(Evaluation):
+    """An evaluation that keeps every call."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls: list[_Call] = []
+
+    def _call(self, node: Node, arguments: Any) -> Any:
+        call = _Call(node, arguments, torch.get_rng_state())
+        tensors = [a for a in tree_leaves(arguments) if isinstance(a, Tensor)]
+        before = [t._version for t in tensors]
+        result = super()._call(node, arguments)
+        call.content = _content(result)
+        if any(t._version != v for t, v in zip(tensors, before, strict=True)):
+            call.written = node.name
+        self.calls.append(call)
+        return result
+
+
+class Examination:
+    """Draws plain samples of a graph and compares. `findings()` is the outcome."""
+
+    def __init__(
+        self, graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
+    ) -> None:
+        self.graph, self.plan, self.structure = graph, plan, graph.structure
+        self.given, self.inputs, self.steps = given, inputs, steps
+        self.recording = self._draw(given)
+        self.distributions = self.recording.distributions
+        self.found: dict[tuple[str, str], Finding] = {}
+
+    def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> _Recording:
+        recording = _Recording(
+            self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping
+        )
+        recording.trace = recording.run()  # type: ignore[attr-defined]
+        return recording
+
+    def _error(self, node: str, what: str, message: str) -> None:
+        self.found.setdefault((node, what), Finding("error", node, message))
+
+    def findings(self) -> list[Finding]:
+        self._distributions()
+        self._batch_shapes()
+        if not self.found:
+            self._again()
+        if not self.found:
+            self._branches()
+            self._at_once()
+        return list(self.found.values())
+
+    # -- what the estimators need --------------------------------------------------------------------------
+
+    def _distributions(self) -> None:
+        for name, distribution in self.distributions.items():
+            node = self.graph.nodes[name]
+            live = any(self.structure.window(name, c, live=True) for c in self.structure.costs)
+            if name in self.given:
+                if f"{name}.log_prob" in self.given or isinstance(node.estimator, Pathwise):
+                    continue
+            refusal = node.estimator.refuses(distribution) if live or isinstance(node.estimator, Pathwise) else None
+            if refusal is not None:
+                self._error(name, "distribution", refusal)
+            if live and not getattr(node.estimator, "differentiates", True):
+                self._error(
+                    name,
+                    "gradient",
+                    f"{node.estimator!r} gives no gradient, but a cost depends on this sample other than through detach(…). "
+                    "Detach it there, or choose an estimator.",
+                )
+
+    def _batch_shapes(self) -> None:
+        for name in self.structure.stochastic:
+            node, rank = self.graph.nodes[name], self.plan.ranks[name]
+            if isinstance(node.estimator, Pathwise) and name not in self.given:
+                continue  # no likelihood ratio: nothing broadcasts
+            for cost in self.structure.costs:
+                window = self.structure.window(name, cost, live=True)
+                if window is None or rank <= self.plan.cost_ranks[cost]:
+                    continue
+                shape = list(self.distributions[name].batch_shape)
+                self._error(
+                    name,
+                    "batch",
+                    f"its {kind(self.distributions[name])} has batch shape {shape}, more axes than the cost {cost!r} "
+                    f"(rank {self.plan.cost_ranks[cost]}), so its log-density would broadcast against the cost.\n"
+                    f"Wrap it in Independent(…, {rank - self.plan.cost_ranks[cost]}) where those axes belong to one sample, "
+                    "or return one cost per batch element.",
+                )
+
+    # -- running again -------------------------------------------------------------------------------------
+
+    def _again(self) -> None:
+        """Up to DRAWS other draws, until every sample has differed once and every pathwise gradient has shown itself."""
+        for call in self.recording.calls:
+            if call.written:
+                self._error(
+                    call.node.name,
+                    "written",
+                    "its function writes into a parent in place, which changes what other nodes see. Clone it first.",
+                )
+        if self.found:
+            return
+        unchanged = {c.node.name for c in self.recording.calls if c.node.kind == "stochastic"} - set(self.given)
+        paths = self._paths()
+        for i in range(DRAWS):
+            other = self._draw(self._exchanged())
+            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
+                if mine.node.name in unchanged and not self._same_samples(mine.node.name, other):
+                    unchanged.discard(mine.node.name)
+                self._same_again(mine, first=i == 0)
+                self._batch_elements(mine, theirs)
+            self._follow(paths, other)
+            if self.found or (i and not unchanged and all(p.settled for p in paths)):
+                break
+        for path in paths:
+            if path.moved and not path.gradient:
+                self._error(
+                    path.node,
+                    f"path {path.source}",
+                    f"the pathwise gradient of {path.source!r} ends here: the value of {path.node!r} moves with it, and the "
+                    "gradient is zero wherever it was looked at (round, a comparison, .item() and integer casts do this).\n"
+                    f"Use ScoreFunction() at {', '.join(map(repr, path.roots))}, or detach({path.source!r}) if no gradient is meant.",
+                )
+
+    def _same_samples(self, name: str, other: _Recording) -> bool:
+        return _same(self.recording.trace[name], other.trace[name])  # type: ignore[attr-defined]
+
+    def _same_again(self, call: _Call, first: bool) -> None:
+        name = call.node.name
+        torch.set_rng_state(call.state)
+        again = _content(call.again())
+        if not _same(call.content, again):
+            self._error(
+                name,
+                "dependency",
+                "run again on the same parents after another draw of the rest of the graph, it gave another result: it reads "
+                "a sample, or something made from one, that it does not declare (a closure, a global, a buffer).\n"
+                "Make what it reads a parameter of its function.",
+            )
+            return
+        if first:
+            torch.manual_seed(int(torch.randint(2**31, ())))
+            if not _same(again, _content(call.again())):
+                self._error(
+                    name,
+                    "randomness",
+                    "its function draws random numbers of its own (dropout in training mode does), so its value is no function "
+                    "of its parents and no estimator accounts for it.\nCall .eval() on the module, or make the noise a stochastic node.",
+                )
+
+    def _exchanged(self) -> dict[str, Any]:
+        """Given values cannot be drawn again: other batch elements' and steps' values stand in for another draw."""
+        exchanged = dict(self.given)
+        for name, value in self.given.items():
+            node = self.graph.nodes.get(name)
+            if node is None or not isinstance(value, Tensor) or not node.in_sequence or name == self.structure.first:
+                continue
+            for axis in range(min(value.ndim, self.plan.batch_rank + 1)):
+                value = value.roll(1, axis)
+            exchanged[name] = value
+        return exchanged
+
+    def _batch_elements(self, mine: _Call, theirs: _Call) -> None:
+        """Element 0 must not move when the samples of all other elements do."""
+        rank = self.plan.batch_rank
+        if rank == 0 or ("batch" in (w for _, w in self.found)):
+            return
+        shape = self._batch_shape()
+        if shape is None or shape.numel() == 1:
+            return
+        changes = {}
+        for key, value in mine.named.items():
+            edge = next(e for e in mine.node.parents if e.param == str(key))
+            other = theirs.named[key]
+            if edge.source in self.graph.nodes and _batched(value, shape) and _batched(other, shape):
+                mixed = other.detach().clone().to(value.dtype)
+                mixed[(0,) * rank] = value[(0,) * rank].detach()
+                changes[str(key)] = mixed
+        if not changes:
+            return
+        torch.set_rng_state(mine.state)
+        try:
+            result = mine.again(**changes)
+        except ValueError:
+            return  # a mixture of two draws may leave a constraint that holds within each
+        for before, after in zip(mine.content, _content(result), strict=True):
+            if not isinstance(before, Tensor) or before.shape != after.shape:
+                continue
+            if before.shape[:rank] == shape:
+                before, after = before[(0,) * rank], after[(0,) * rank]
+            if not _close(before, after):
+                self._error(
+                    mine.node.name,
+                    "mixing",
+                    "element 0 of the batch moves when only the samples of other elements do: its function mixes batch elements "
+                    "(batch normalisation in training mode, a reduction or a product over the wrong axis), and a weight per "
+                    "element cannot account for that.\nReduce over event axes only (dim=-1, not dim=0 or none); call .eval() on "
+                    "normalisation layers.",
+                )
+                return
+
+    def _batch_shape(self) -> torch.Size | None:
+        trace = self.recording.trace  # type: ignore[attr-defined]
+        values = trace.history[-1].values if trace.history else trace.values
+        for cost in self.structure.costs:
+            if self.plan.cost_ranks[cost] == self.plan.batch_rank:
+                return values[cost].shape if cost in values else trace.values[cost].shape
+        return None
+
+    # -- pathwise gradients --------------------------------------------------------------------------------
+
+    def _paths(self) -> list[_Path]:
+        """Every edge along which a pathwise gradient has to flow to reach a cost."""
+        roots: dict[str, set[str]] = {}
+        for name in self.structure.stochastic:
+            if isinstance(self.graph.nodes[name].estimator, Pathwise) and name not in self.given:
+                roots.setdefault(name, set()).add(name)
+        for name in self.structure.order:
+            node = self.graph.nodes[name]
+            if node.kind == "deterministic":
+                for edge in node.parents:
+                    if edge.source in roots and not edge.detached and not edge.dist:
+                        roots.setdefault(name, set()).update(roots[edge.source])
+        useful = {c for c in self.structure.costs}
+        paths = []
+        for name in self.structure.order:
+            node = self.graph.nodes[name]
+            reaches = name in useful or any(c in self.structure.reached(name, live=True) for c in self.structure.costs)
+            if node.kind == "observed" or not reaches:
+                continue
+            for edge in node.parents:
+                if edge.source in roots and not edge.detached and not edge.dist:
+                    paths.append(_Path(name, edge.source, edge.param, tuple(sorted(roots[edge.source]))))
+        return paths
+
+    def _follow(self, paths: list[_Path], other: _Recording) -> None:
+        for path in paths:
+            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
+                if mine.node.name != path.node or path.settled:
+                    continue
+                key: Any = int(path.param) if mine.node.positional else path.param
+                here, there = mine.named[key], theirs.named[key]
+                if not isinstance(here, Tensor) or not here.is_floating_point():
+                    continue
+                try:
+                    torch.set_rng_state(mine.state)
+                    moved = mine.again(**{path.param: there.detach()})
+                    path.moved |= not _same(mine.content, _content(moved))
+                    leaf = there.detach().requires_grad_()
+                    torch.set_rng_state(mine.state)
+                    outputs = [o for o in _content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad]
+                    if outputs:
+                        probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
+                        (gradient,) = torch.autograd.grad(probe, leaf, allow_unused=True)  # type: ignore[arg-type]
+                        path.gradient |= gradient is not None and bool((gradient != 0).any())
+                except ValueError:
+                    continue  # one draw's value may not fit another draw's other arguments
+
+    # -- branches and time ---------------------------------------------------------------------------------
+
+    def _branches(self) -> None:
+        """On branch 0 alone every function must give slice 0 of what it gave on all branches."""
+        recording = self._draw(self.given, branching=True, stepping=True)
+        if not recording.axes:
+            return
+        for call in recording.calls:
+            changes = {}
+            for key, value in call.named.items():
+                edge = next(e for e in call.node.parents if e.param == str(key))
+                rank = self.plan.value_ranks.get(edge.source)
+                if isinstance(value, Tensor) and rank is not None and value.ndim > rank:
+                    changes[str(key)] = value[(0,) * (value.ndim - rank)].detach()
+            if not changes:
+                continue
+            torch.set_rng_state(call.state)
+            try:
+                alone = call.again(**changes)
+            except Exception as error:
+                self._error(
+                    call.node.name, "branch", f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}"
+                )
+                return
+            for together, single in zip(call.content, _content(alone), strict=True):
+                if not isinstance(together, Tensor) or not isinstance(single, Tensor):
+                    continue
+                extra = together.ndim - single.ndim
+                slice0 = together[(0,) * extra] if extra > 0 else together
+                if slice0.shape != single.shape or not _close(slice0, single):
+                    self._error(
+                        call.node.name,
+                        "branch",
+                        f"run on branch 0 alone it gives another result than branch 0 of all branches (shapes {tuple(single.shape)} "
+                        f"and {tuple(together.shape)}): its function mixes branches (a reduction, a bmm or a norm over a leading "
+                        "axis).\nBranch axes come first: address axes from the right (dim=-1), and use @ rather than bmm.",
+                    )
+                    return
+
+    def _at_once(self) -> None:
+        """All steps at once must give what one step after another gives, where nothing is drawn."""
+        if not self.structure.inside or self.steps == 1:
+            return
+        at_once = self._draw(self.given, stepping=False)
+        if not at_once.vectorised:
+            return
+        drawn = {n for n in self.structure.stochastic if n not in self.given}
+        blocks = {c.node.name: c.content for c in at_once.calls}
+        steps: dict[str, list[_Call]] = {}
+        for call in self.recording.calls:
+            steps.setdefault(call.node.name, []).append(call)
+        for node in self.structure.inside:
+            name = node.name
+            if name not in blocks or name in drawn or any(self.structure.window(d, name) for d in drawn):
+                continue
+            for t, call in enumerate(steps[name]):
+                for block, single in zip(blocks[name], call.content, strict=True):
+                    if not isinstance(block, Tensor) or block.ndim <= single.ndim:
+                        continue
+                    if block.shape[1:] != single.shape or not _close(block[t], single):
+                        self._error(
+                            name,
+                            "time",
+                            "all steps at once it gives another result than one step after another: its function mixes time steps, "
+                            "or counts axes from the left.\nA node of the sequence is a function of one step; what recurs goes "
+                            "through prev(…).",
+                        )
+                        return
+
+
+class _Path:
+    """One edge of a pathwise gradient: did the value move with the parent, was there ever a gradient?"""
+
+    def __init__(self, node: str, source: str, param: str, roots: tuple[str, ...]) -> None:
+        self.node, self.source, self.param, self.roots = node, source, param, roots
+        self.moved = self.gradient = False
+
+    @property
+    def settled(self) -> bool:
+        return self.gradient
+
+
+def _content(result: Any) -> list[Any]:
+    """What can be compared in a node's result: a distribution's parameters, or the leaves of a value."""
+    if isinstance(result, Distribution):
+        return parameters(result)
+    return tree_leaves(tree_map(lambda x: parameters(x) if isinstance(x, Distribution) else x, result))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal to the bit, NaN equal to NaN."""
+    xs, ys = tree_leaves(a), tree_leaves(b)
+    if len(xs) != len(ys):
+        return False
+    for x, y in zip(xs, ys, strict=True):
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            if x.shape != y.shape or not torch.equal(torch.nan_to_num(x.detach()), torch.nan_to_num(y.detach())):
+                return False
+        elif isinstance(x, (int, float, bool, str)) and x != y:
+            return False
+    return True
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal to rounding: batched and unbatched kernels sum in different orders."""
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    a, b = a.detach().double(), b.detach().double()
+    scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
+    tolerance = 1e-3 if a.dtype != torch.float64 else 1e-3
+    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=tolerance, atol=tolerance * scale + 1e-12))
+
+
+def _batched(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape[: len(shape)] == shape
+
+
+__all__ = ["Examination", "GraphError"]

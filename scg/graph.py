@@ -1,0 +1,283 @@
+"""The specification of a stochastic computation graph: declarations, and the calls that evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scg.analysis import Structure, Window
+from scg.check import Finding, findings
+from scg.credit import Credit
+from scg.errors import GraphError, nearest
+from scg.estimator import Estimator
+from scg.evaluate import evaluate
+from scg.node import Edge, Node, check_edge, edges_of, node_name
+from scg.plan import Plan
+from scg.randomness import randomness
+from scg.trace import Trace
+
+
+class Graph:
+    """A stochastic computation graph (Schulman et al. 2015): declared once, evaluated any number of times.
+
+    Nodes are functions of their parents; a stochastic node's function returns a `torch.distributions.Distribution`
+    and carries an estimator, a cost's function returns one cost per batch element.
+
+        graph = scg.Graph()
+
+        @graph.stochastic(ScoreFunction())
+        def b(theta):
+            return Bernoulli(logits=theta)
+
+        @graph.cost
+        def loss(b):
+            return (b - 0.499) ** 2
+
+        graph.surrogate(theta=theta).backward()
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.first: str | None = None
+        self._inside = False
+        self._structure: Structure | None = None
+        self._plans: dict[Any, Plan] = {}
+
+    def __repr__(self) -> str:
+        return f"Graph({', '.join(f'{n.name}: {n.kind}' for n in self.nodes.values() if not n.hidden)})"
+
+    def _repr_html_(self) -> str:
+        from scg.draw import to_html
+
+        return to_html(self)
+
+    # -- declarations --------------------------------------------------------------------------------------
+
+    def deterministic(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        parents: Sequence[str | Edge] | None = None,
+    ) -> Any:
+        """A node whose value is `fn(parents)`."""
+        return self._declare(fn, "deterministic", name, parents)
+
+    def stochastic(
+        self,
+        *args: Any,
+        estimator: Estimator | None = None,
+        credit: Credit | Callable[..., Tensor] | str | float | None = None,
+        baseline: Callable[..., Tensor] | str | float | None = None,
+        name: str | None = None,
+        parents: Sequence[str | Edge] | None = None,
+    ) -> Any:
+        """A node that is sampled from the distribution `fn(parents)`, and differentiated by `estimator`.
+
+        credit    replaces the cost downstream of the node: a `Credit`, a node's name, a function of nodes, a constant
+        baseline  is subtracted from it: a node's name, a function of nodes that this node does not influence, a constant
+
+        `@graph.stochastic(ScoreFunction())`, or `graph.stochastic(ScoreFunction(), policy, name="action", parents=["obs"])`.
+        """
+        fn: Callable[..., Any] | None = None
+        for arg in args:
+            if hasattr(arg, "branch") and not isinstance(arg, type):
+                estimator = arg
+            elif callable(arg) and not (isinstance(arg, type) and issubclass(arg, Estimator)):
+                fn = arg
+            else:
+                raise GraphError(f"graph.stochastic takes an estimator (an instance, as in ScoreFunction()), got {arg!r}")
+        if estimator is None:
+            raise GraphError("graph.stochastic needs an estimator: graph.stochastic(ScoreFunction()), say")
+        estimator = Estimator.of(estimator)
+        return self._declare(fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline)
+
+    def cost(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        trains: Any = None,
+        name: str | None = None,
+        parents: Sequence[str | Edge] | None = None,
+    ) -> Any:
+        """A node to minimise, `[batch…]`. `trains`: the modules, parameters or inputs (by name) that alone get its gradient."""
+        return self._declare(fn, "cost", name, parents, trains=trains)
+
+    def reward(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        trains: Any = None,
+        name: str | None = None,
+        parents: Sequence[str | Edge] | None = None,
+    ) -> Any:
+        """A node to maximise: a cost whose value is `-fn(parents)`, negated here and nowhere else."""
+        return self._declare(fn, "cost", name, parents, trains=trains, sign=-1.0)
+
+    def observed(self, name: str, parents: Sequence[str | Edge] = ()) -> None:
+        """A node whose structure is known and whose value is always given: an environment, a data set, recorded flags."""
+        self._declare(None, "observed", name, list(parents))
+
+    @contextmanager
+    def sequence(self, first: str | None = None) -> Iterator[None]:
+        """Nodes declared inside exist at every time step. A graph has one sequence; entering again adds to it.
+
+        first   the observed node `[time, batch…]` that is true where an episode starts: there `prev` gives its `init`,
+                and products of weights, traces and discounted sums begin anew
+        """
+        if self._inside:
+            raise GraphError("sequence() inside sequence(): a graph has one time axis; put the other one into the batch")
+        if first is not None and self.first not in (None, first):
+            raise GraphError(f"sequence(first={first!r}): this graph's sequence already has first={self.first!r}")
+        self.first = first or self.first
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+
+    def _declare(
+        self,
+        fn: Callable[..., Any] | None,
+        kind: Any,
+        name: str | None,
+        parents: Sequence[str | Edge] | None,
+        **settings: Any,
+    ) -> Any:
+        if fn is None and kind != "observed":  # a decorator with options
+            return lambda f: self._declare(f, kind, name, parents, **settings)
+        title = node_name(fn or (lambda: None), name)
+        if title in self.nodes:
+            raise GraphError(f"node {title!r} is declared twice")
+        edges, positional = edges_of(title, fn, parents)
+        for edge in edges:
+            check_edge(title, edge, self._inside)
+        estimator = settings.get("estimator")
+        if estimator is not None and not estimator.unbiased and not estimator.allow_bias:
+            raise GraphError(
+                f"node {title!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True."
+            )
+        hidden = {}
+        for what in ("credit", "baseline"):
+            given = settings.get(what)
+            if callable(given) and not isinstance(given, Credit):
+                hidden[f"{title}.{what}"] = edges_of(f"{title}.{what}", given, None), given
+                settings[what] = f"{title}.{what}"
+            elif isinstance(given, Tensor):
+                settings[what] = float(given)
+        self.nodes[title] = Node(title, kind, fn, edges, self._inside, positional, **settings)
+        for label, ((label_edges, by_position), function) in hidden.items():
+            self.nodes[label] = Node(label, "deterministic", function, label_edges, self._inside, by_position, hidden=True)
+        self._structure, self._plans = None, {}
+        return fn
+
+    # -- analysis ------------------------------------------------------------------------------------------
+
+    @property
+    def structure(self) -> Structure:
+        """Order, ancestors and lags. Raises what is structurally wrong, at the first use after a declaration."""
+        if self._structure is None:
+            self._structure = Structure(self.nodes, self.first)
+        return self._structure
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """The stochastic nodes that influence `name`, in topological order."""
+        self._known(name)
+        return tuple(i.node for i in self.structure.influences(name))
+
+    def lags(self, source: str, target: str) -> Window | None:
+        """The window of lags at which `source` influences `target` along time; None if it never does."""
+        self._known(source), self._known(target)
+        return self.structure.window(source, target)
+
+    def _known(self, name: str) -> None:
+        if name not in self.nodes:
+            raise GraphError(f"{name!r} is no node of this graph.{nearest(name, self.nodes)}")
+
+    def check(self, *, steps: int | None = None, **inputs: Any) -> list[Finding]:
+        """What is wrong, errors first. Without inputs the structure alone; with them also a first sample, examined."""
+        return findings(self, inputs, steps)
+
+    def with_estimators(self, **estimators: Estimator) -> Graph:
+        """The same graph with other estimators at the named stochastic nodes."""
+        for name in estimators:
+            self._known(name)
+            if self.nodes[name].kind != "stochastic":
+                raise GraphError(f"node {name!r}: a {self.nodes[name].kind} node has no estimator to replace")
+        other = Graph()
+        other.first = self.first
+        for name, node in self.nodes.items():
+            chosen = estimators.get(name)
+            if chosen is not None:
+                chosen = Estimator.of(chosen)
+                if not chosen.unbiased and not chosen.allow_bias:
+                    raise GraphError(
+                        f"node {name!r}: {chosen!r} is biased. If that is what you want, opt in with allow_bias=True."
+                    )
+                node = replace(node, estimator=chosen)
+            other.nodes[name] = node
+        return other
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language, in the notation of Schulman et al. (2015)."""
+        from scg.draw import to_dot
+
+        return to_dot(self)
+
+    def to_mermaid(self) -> str:
+        """The graph in Mermaid's language."""
+        from scg.draw import to_mermaid
+
+        return to_mermaid(self)
+
+    def derivation(self, wrt: Sequence[str] | None = None) -> Any:
+        """The gradient estimator of this graph, term by term, in Unicode and LaTeX."""
+        from scg.derivation import derive
+
+        return derive(self, wrt)
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def sample(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Trace:
+        """Ancestral sampling. Observed nodes are given by keyword, like inputs; in a sequence `[time, batch…, event…]`."""
+        for name in inputs:
+            node = self.nodes.get(name)
+            if node is not None and node.kind != "observed":
+                raise GraphError(f"node {name!r}: a {node.kind} node is computed here; to give its value use graph.replay")
+        with randomness(generator):
+            return evaluate(self, {}, inputs, steps)
+
+    def replay(
+        self,
+        given: Mapping[str, Any],
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        **inputs: Any,
+    ) -> Trace:
+        """Evaluation at recorded values, vectorised over time where nothing recurrent is left to compute.
+
+        given   values by node name; besides, for a stochastic node x: `"x.log_prob"` (log μ of the recording policy:
+                its weight becomes π/μ), `"x.credit"` (a credit computed before), and `"x.prev"` (its previous values).
+                What is not given is sampled or computed.
+        """
+        for name in given:
+            stem, _, suffix = name.partition(".")
+            node = self.nodes.get(stem)
+            if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
+                raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, self.nodes)}")
+            if not suffix and node.kind not in ("observed", "stochastic"):
+                raise GraphError(f"given[{name!r}]: a {node.kind} node is computed from its parents, not given")
+        with randomness(generator):
+            return evaluate(self, given, inputs, steps)
+
+    def surrogate(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Tensor:
+        """Draw once and return the scalar surrogate: its value estimates the objective (mean over the batch, sum over
+        costs and time), its derivatives the objective's derivatives."""
+        return self.sample(steps=steps, generator=generator, **inputs).surrogate()
+

@@ -1,0 +1,146 @@
+"""What a graph is made of: nodes, and the edges that their functions' parameters declare.
+
+    @graph.stochastic(ScoreFunction())
+    def action(obs, h=prev("h", init="h0")):     # edges obs → action and h(t-1) → action(t)
+        ...
+
+A parameter without a default is an edge from the node or input of that name. A marker as the default
+says more: `prev`, `detach`, `dist`, alone or nested. Any other default makes an optional input.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import nn
+
+from scg.errors import GraphError
+
+Kind = Literal["stochastic", "deterministic", "cost", "observed"]
+RESERVED = frozenset({"steps", "generator", "costs", "given"})
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`source → node`: the value now, or `lag` steps ago; with its gradient or `detached`; the sample or its `dist`."""
+
+    source: str
+    lag: int = 0
+    init: str | None = None
+    detached: bool = False
+    dist: bool = False
+    optional: bool = False
+    param: str = ""
+
+    @property
+    def plain(self) -> bool:
+        return not (self.lag or self.detached or self.dist or self.optional)
+
+
+def _edge(source: str | Edge) -> Edge:
+    if isinstance(source, Edge):
+        return source
+    if isinstance(source, str):
+        return Edge(source)
+    raise GraphError(f"a parent is a node's name or a marker around one, not {type(source).__name__}")
+
+
+def prev(source: str | Edge, init: str | None = None) -> Any:
+    """The previous step's value of `source`; at the first step of an episode, the node or input `init`."""
+    return replace(_edge(source), lag=1, init=init)
+
+
+def detach(source: str | Edge) -> Any:
+    """The value of `source` without its gradient: neither pathwise nor through its weight."""
+    return replace(_edge(source), detached=True)
+
+
+def dist(source: str | Edge) -> Any:
+    """The distribution of the stochastic node `source` instead of its sample."""
+    return replace(_edge(source), dist=True)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One declared node. `parents` are its edges in the order of its function's parameters."""
+
+    name: str
+    kind: Kind
+    fn: Callable[..., Any] | None
+    parents: tuple[Edge, ...]
+    in_sequence: bool = False
+    positional: bool = False
+    sign: float = 1.0
+    estimator: Any = None
+    credit: Any = None
+    baseline: Any = None
+    trains: Any = field(default=None, compare=False)
+    hidden: bool = False
+
+    @cached_property
+    def simple(self) -> tuple[tuple[str, str], ...] | None:
+        """(parameter, source) pairs where every edge is plain: the fast path of evaluation."""
+        return tuple((e.param, e.source) for e in self.parents) if all(e.plain for e in self.parents) else None
+
+
+def node_name(fn: Callable[..., Any], name: str | None) -> str:
+    """The declared name, else the function's own. Lambdas, partials and modules have none to give."""
+    if name is None:
+        name = getattr(fn, "__name__", None) if inspect.isfunction(fn) or inspect.ismethod(fn) else None
+        if name is None or name == "<lambda>":
+            raise GraphError(f"a {type(fn).__name__} has no name of its own: pass name='…'")
+    if not isinstance(name, str) or not name or "." in name:
+        raise GraphError(f"node name {name!r}: a name is a non-empty string without dots")
+    if name in RESERVED:
+        raise GraphError(f"node {name!r}: this name is reserved ({', '.join(sorted(RESERVED))})")
+    return name
+
+
+def edges_of(
+    name: str, fn: Callable[..., Any] | None, parents: Sequence[str | Edge] | None
+) -> tuple[tuple[Edge, ...], bool]:
+    """The edges of a node, and whether its function is called by position (`parents=`) or by keyword."""
+    if parents is not None:
+        if isinstance(parents, str):
+            raise GraphError(f"node {name!r}: parents= is a list of names, got the string {parents!r}")
+        return tuple(replace(_edge(p), param=str(i)) for i, p in enumerate(parents)), True
+    if fn is None:
+        return (), False
+    target = fn.forward if isinstance(fn, nn.Module) else fn
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"node {name!r}: {fn!r} shows no signature; say parents=['…', …]") from error
+    edges = []
+    for p in parameters:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise GraphError(
+                f"node {name!r}: the signature of {fn!r} has {'*' * (1 + (p.kind == p.VAR_KEYWORD))}{p.name}, "
+                "which names no parents (compiled and wrapped modules look so); say parents=['…', …]"
+            )
+        if p.kind is p.POSITIONAL_ONLY:
+            raise GraphError(f"node {name!r}: parameter {p.name!r} is positional-only; node functions are called by keyword")
+        if isinstance(p.default, Edge):
+            edges.append(replace(p.default, param=p.name))
+        elif p.default is p.empty:
+            edges.append(Edge(p.name, param=p.name))
+        else:
+            edges.append(Edge(p.name, param=p.name, optional=True))
+    return tuple(edges), False
+
+
+def check_edge(node: str, edge: Edge, in_sequence: bool) -> None:
+    """What is wrong with one edge whatever the rest of the graph says."""
+    if edge.lag and not in_sequence:
+        raise GraphError(f"node {node!r}: prev({edge.source!r}) outside a sequence; declare it inside `with graph.sequence():`")
+    if edge.lag and edge.dist:
+        raise GraphError(
+            f"node {node!r}: dist(prev({edge.source!r})) has no value at the first step; "
+            "pass the distribution's parameters through a deterministic node and take prev of that"
+        )
+    if edge.source in RESERVED:
+        raise GraphError(f"node {node!r}: {edge.source!r} is a reserved name ({', '.join(sorted(RESERVED))})")

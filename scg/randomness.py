@@ -1,0 +1,41 @@
+"""`generator=`: torch.distributions takes no generator, so the default one's state is swapped around a call.
+
+The draw is reproducible, the global stream is left untouched, and the bits are those of the generator itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_swap = threading.RLock()
+
+
+def _default(device: torch.device) -> torch.Generator:
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    raise ValueError(f"generator= on device {device}: only cpu and cuda generators can be swapped in")
+
+
+@contextmanager
+def randomness(generator: torch.Generator | None) -> Iterator[None]:
+    """Draw from `generator` inside the block, and advance it; nothing happens when it is None."""
+    if generator is None:
+        yield
+        return
+    if torch.compiler.is_compiling():
+        raise ValueError("generator= cannot enter compiled code: swap it in around the compiled call (scg.randomness)")
+    default = _default(generator.device)
+    with _swap:
+        outer = default.get_state()
+        default.set_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(default.get_state())
+            default.set_state(outer)

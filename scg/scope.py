@@ -1,0 +1,178 @@
+"""Objectives: which parameters a cost may train, and how the others are kept out of its gradient.
+
+A cost with `trains=` is evaluated with every other known parameter swapped for its detached self, so a gradient
+passes *through* a critic and leaves nothing in it. Nodes upstream are shared between objectives where that is exact:
+
+    free    the node reaches no parameter that this objective must not train        its value, as it is
+    cut     the node reaches no parameter that this objective trains                its value, detached
+    mixed   it reaches both                                                         evaluated again under the swap,
+                                                                                    on the same random numbers
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+from scg.errors import GraphError, nearest
+from scg.node import Node
+
+
+@dataclass
+class Scope:
+    """The parameters of one objective, and what each node is to it. `swaps` are (module, parameter name) to detach."""
+
+    costs: tuple[str, ...]
+    trained: frozenset[int]
+    trained_inputs: frozenset[str]
+    swaps: tuple[tuple[nn.Module, str], ...]
+    blocked_inputs: frozenset[str] = frozenset()
+    cut: set[str] = field(default_factory=set)
+    mixed: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """Inside, the parameters that this objective does not train carry no gradient."""
+        saved = [(module._parameters, name, module._parameters[name]) for module, name in self.swaps]
+        try:
+            for parameters, name, parameter in saved:
+                parameters[name] = parameter.detach()  # type: ignore[union-attr,assignment]
+            yield
+        finally:
+            for parameters, name, parameter in saved:
+                parameters[name] = parameter
+
+
+def scopes_of(nodes: Mapping[str, Node]) -> tuple[Scope, ...]:
+    """One scope per different `trains=`; none where no cost has one."""
+    claims = {n.name: trained_by(n, nodes) for n in nodes.values() if n.kind == "cost" and n.trains is not None}
+    if not claims:
+        return ()
+    modules = known_modules(nodes)
+    scopes = []
+    for claim in dict.fromkeys(claims.values()):
+        trained, inputs = claim
+        swaps = tuple((m, key) for m in modules for key, p in m._parameters.items() if p is not None and id(p) not in trained)
+        scopes.append(Scope(tuple(c for c, v in claims.items() if v == claim), trained, inputs, swaps))
+    return tuple(scopes)
+
+
+def trained_by(node: Node, nodes: Mapping[str, Node]) -> tuple[frozenset[int], frozenset[str]]:
+    """The identities of the parameters, and the names of the inputs, that a cost trains."""
+    tensors: set[int] = set()
+    names: set[str] = set()
+
+    def add(item: Any) -> None:
+        if isinstance(item, nn.Module):
+            tensors.update(id(p) for p in item.parameters())
+        elif isinstance(item, Tensor):
+            tensors.add(id(item))
+        elif isinstance(item, str):
+            if item in nodes:
+                raise GraphError(f"cost {node.name!r}: trains={item!r} is a node; a cost trains modules, parameters or inputs")
+            names.add(item)
+        elif isinstance(item, Iterable):
+            for part in item:
+                add(part)
+        else:
+            raise GraphError(f"cost {node.name!r}: trains= takes modules, parameters or names of inputs, got {item!r}")
+
+    # An iterator (module.parameters()) can be read once: the declaration keeps what it yielded.
+    if isinstance(node.trains, Iterator):
+        object.__setattr__(node, "trains", tuple(node.trains))
+    add(node.trains)
+    inputs = {e.source for n in nodes.values() for e in n.parents} | {e.init for n in nodes.values() for e in n.parents}
+    for name in names - inputs:
+        raise GraphError(f"cost {node.name!r}: trains={name!r} is no input of the graph.{nearest(name, [i for i in inputs if i])}")
+    return frozenset(tensors), frozenset(names)
+
+
+def known_modules(nodes: Mapping[str, Node]) -> list[nn.Module]:
+    """Every submodule that a declaration names or a node's function can reach."""
+    found: dict[int, nn.Module] = {}
+    for node in nodes.values():
+        for root in [*reachable_modules(node.trains), *reachable_modules(node.fn)]:
+            for module in root.modules():
+                found.setdefault(id(module), module)
+    return list(found.values())
+
+
+def reachable_modules(thing: Any, depth: int = 3) -> list[nn.Module]:
+    """Modules that are `thing`, lie in it, or that its code can name: closure, globals, defaults, `self`, partials."""
+    if isinstance(thing, nn.Module):
+        return [thing]
+    if depth == 0 or thing is None:
+        return []
+    inside: list[Any] = []
+    if isinstance(thing, functools.partial):
+        inside = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, Mapping):
+        inside = list(thing.values())
+    elif isinstance(thing, (list, tuple, set)):
+        inside = list(thing)
+    elif inspect.ismethod(thing):
+        inside = [thing.__self__, thing.__func__]
+    elif inspect.isfunction(thing):
+        inside = list(inspect.getclosurevars(thing).nonlocals.values())
+        inside += list(inspect.getclosurevars(thing).globals.values())
+        inside += list(thing.__defaults__ or ())
+    elif hasattr(thing, "__dict__") and not isinstance(thing, (type, Tensor)) and not inspect.ismodule(thing):
+        inside = list(vars(thing).values())
+    return [m for part in inside for m in reachable_modules(part, depth - 1)]
+
+
+def leaves(*things: Any) -> dict[int, Tensor]:
+    """The leaf tensors that autograd would give a gradient to, from tensors or containers of them."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    queue: list[Any] = []
+    for tensor in (t for thing in things for t in tree_iter(thing) if isinstance(t, Tensor)):
+        if tensor.grad_fn is not None:
+            queue.append(tensor.grad_fn)
+        elif tensor.requires_grad:
+            found[id(tensor)] = tensor
+    while queue:
+        function = queue.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        variable = getattr(function, "variable", None)
+        if isinstance(variable, Tensor):
+            found[id(variable)] = variable
+        queue += [f for f, _ in function.next_functions if f is not None]
+    return found
+
+
+def classify(scope: Scope, reached: Mapping[str, Mapping[int, Tensor]], inputs: Mapping[str, Any]) -> None:
+    """Fill in what each node is to the scope, from the leaves that each node reached at the first sample."""
+    trained = scope.trained | {id(inputs[n]) for n in scope.trained_inputs if isinstance(inputs.get(n), Tensor)}
+    scope.blocked_inputs = frozenset(
+        n for n, v in inputs.items() if isinstance(v, Tensor) and v.requires_grad and id(v) not in trained
+    )
+    for name, found in reached.items():
+        if found.keys() - trained:
+            (scope.mixed if found.keys() & trained else scope.cut).add(name)
+
+
+def leak(scope: Scope, cost: str, surrogate: Tensor, inputs: Mapping[str, Any], where: Callable[[int], str]) -> None:
+    """Refuse an objective that would still leave a gradient in something that it does not train."""
+    trained = scope.trained | {id(inputs[n]) for n in scope.trained_inputs if isinstance(inputs.get(n), Tensor)}
+    for key, leaf in leaves(surrogate).items():
+        if key not in trained:
+            raise GraphError(
+                f"cost {cost!r}: its gradient would reach {where(key)} of shape {tuple(leaf.shape)}, which it does not train "
+                "and which cannot be swapped out. Keep it in an nn.Module, pass it as an input, or detach() it in the function."
+            )
+
+
+def no_grad_call(call: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return call()

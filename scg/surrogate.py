@@ -1,0 +1,271 @@
+"""The surrogate: one line, for every graph and estimator.
+
+    Σ_costs c        fold[ Π_{x ∈ anc(c)} ω_x · c ]
+  − Σ_baselined x    fold[ Π_{y ∈ anc(x)} w_y · (w_x − sg w_x) · sg b_x ]
+  + Σ_credited x     fold[ Π_{y ∈ anc(x)} sg w_y · (K_x − sg K_x) ],       K_x = combine(w_x, sg credit_x)
+
+    ω_x = w_x, but sg w_x where x is credited, or where x reaches c only through detach edges
+
+`fold` is the weighted sum over branch axes, the mean over the batch and the sum over time. Along time the products
+run over the window of lags at which x influences c, within the episode. Only the first term has a value.
+
+Schulman et al. (2015), the costs-downstream rule; Foerster et al. (2018), the operator; Weber et al. (2019), credit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scg.analysis import Influence, Window
+from scg.credit import Credit, Downstream
+from scg.errors import GraphError
+from scg.scan import INFINITE, starts, window_product, window_sum
+from scg.scope import leak
+from scg.trace import Trace, Weight
+
+
+def assemble(trace: Trace, costs: Iterable[str], reduce: Literal["sum", "mean"]) -> Tensor:
+    """The surrogate of `costs`, objective by objective."""
+    scope_of = trace.plan.scope_of
+    groups: dict[int | None, list[str]] = {}
+    for cost in costs:
+        groups.setdefault(scope_of.get(cost), []).append(cost)
+    total: Tensor | None = None
+    for scope, names in groups.items():
+        term = _objective(trace, names, scope, reduce)
+        total = term if total is None else total + term
+    if total is None:
+        raise GraphError("this graph has no cost: declare one with @graph.cost or @graph.reward")
+    _assert_finite(trace, total)
+    return total
+
+
+def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
+    structure, nodes = trace.structure, trace.structure.nodes
+    total: Tensor | None = None
+    scored: dict[str, None] = {}  # nodes whose likelihood ratio these costs are weighed with
+    for cost in costs:
+        influences = structure.influences(cost)
+        product = Product(trace, scope, cost)
+        for influence in influences:
+            live = influence.live is not None
+            product.add(influence, live=live and nodes[influence.node].credit is None)
+            if live:
+                scored[influence.node] = None
+        term = product.fold(trace.batch_value(cost), reduce, cost)
+        total = term if total is None else total + term
+    assert total is not None
+    for name in scored:
+        node = nodes[name]
+        if node.credit is not None:
+            total = total + _credit_term(trace, name, scope, costs, reduce)
+        elif node.baseline is not None:
+            term = _baseline_term(trace, name, scope, reduce)
+            total = total if term is None else total - term
+    if scope is not None and scope not in trace.plan.sealed and not torch.compiler.is_compiling():
+        trace.plan.sealed.add(scope)
+        leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
+    return total
+
+
+def objective(trace: Trace) -> Tensor:
+    """The cost terms alone, detached."""
+    total: Tensor | None = None
+    for cost in trace.structure.costs:
+        product = Product(trace, None, cost)
+        for influence in trace.structure.influences(cost):
+            product.add(influence, live=False)
+        term = product.fold(trace.batch_value(cost).detach(), "sum", cost)
+        total = term if total is None else total + term
+    if total is None:
+        raise GraphError("this graph has no cost: declare one with @graph.cost or @graph.reward")
+    return total.detach()
+
+
+def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor | None:
+    weight = trace.weight(name, scope)
+    if weight.score is None and weight.factor is None:
+        return None  # a pathwise node has no score to subtract from
+    baseline = level(trace, trace.structure.nodes[name].baseline)
+    product = Product(trace, scope, name)
+    for influence in trace.structure.influences(name):
+        product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
+    product.own(weight)
+    centred = torch.expm1(weight.score) if weight.score is not None else weight.factor - weight.factor.detach()  # type: ignore[union-attr,operator]
+    return product.fold(centred * baseline, reduce, name)
+
+
+def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
+    weight = trace.weight(name, scope)
+    if weight.score is None and weight.factor is None:
+        raise GraphError(
+            f"node {name!r}: a credit multiplies a likelihood ratio, and {trace.structure.nodes[name].estimator!r} has none.\n"
+            "Drop credit=, or use ScoreFunction() or another estimator with weights."
+        )
+    credit = credit_of(trace, name, scope, costs)
+    live = weight.score.exp() if weight.score is not None else weight.factor
+    assert live is not None
+    combined = trace.structure.nodes[name].estimator.combine(live, credit)
+    product = Product(trace, scope, name)
+    for influence in trace.structure.influences(name):
+        if influence.node != name:  # earlier steps of the node itself are left out: PPO's documented approximation
+            product.add(influence, live=False)
+    product.own(weight)
+    return product.fold(combined - combined.detach(), reduce, name)
+
+
+def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] | None = None) -> Tensor:
+    """`sg (credit_x − b_x)`, from what was given, a node, a constant, or a `Credit` over the downstream costs."""
+    node = trace.structure.nodes[name]
+    given = trace.given.get(f"{name}.credit")
+    if given is not None:
+        return given.detach()
+    if node.credit is None:
+        raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
+    if isinstance(node.credit, Credit):
+        credit = node.credit(downstream(trace, name, costs or trace.structure.costs)).detach()
+    else:
+        credit = level(trace, node.credit)
+    if node.baseline is not None:
+        credit = credit - level(trace, node.baseline)
+    return torch.as_tensor(credit)
+
+
+def level(trace: Trace, source: str | float) -> Tensor | float:
+    """A baseline or credit that is a node or a constant, detached."""
+    return trace.batch_value(source).detach() if isinstance(source, str) else float(source)
+
+
+def downstream(trace: Trace, name: str, costs: Iterable[str]) -> Downstream:
+    """The costs that a node influences with gradient, and what else a credit may read."""
+    found = []
+    for cost in costs:
+        window = trace.structure.window(name, cost, live=True)
+        if window is not None:
+            found.append((trace.batch_value(cost).detach(), window.lo, window.hi))
+    if not found:
+        raise GraphError(f"node {name!r}: it has a credit, but no cost is downstream of it")
+    node = trace.structure.nodes[name]
+    return Downstream(tuple(found), trace.first, node.in_sequence, lambda other: trace.batch_value(other).detach())
+
+
+class Product:
+    """`Π w_x` over the ancestors of one target, kept factored: scores are summed, other weights multiplied."""
+
+    def __init__(self, trace: Trace, scope: int | None, target: str) -> None:
+        self.trace, self.scope, self.target = trace, scope, target
+        self.in_sequence = trace.structure.nodes[target].in_sequence
+        self.scores: dict[tuple[bool, int, int], Tensor] = {}
+        self.factor: Tensor | None = None
+        self.branched: list[Weight] = []
+
+    def own(self, weight: Weight) -> None:
+        """The target's own branch axis counts in the fold; its weight is in the folded value already."""
+        if weight.n is not None:
+            self.branched.append(weight)
+
+    def add(self, influence: Influence, live: bool) -> None:
+        weight = self.trace.weight(influence.node, self.scope)
+        if weight.n is not None:
+            self.branched.append(weight)
+        if weight.score is not None and live:  # detached, it is 1
+            window = influence.live or influence.full
+            key = (weight.in_sequence, window.lo, window.hi)
+            self.scores[key] = weight.score if key not in self.scores else self.scores[key] + weight.score
+        if weight.factor is not None:
+            for window, factor in _parts(influence, weight.factor, live):
+                part = self._along(factor, weight.in_sequence, window, window_product)
+                self.factor = part if self.factor is None else self.factor * part
+
+    def _along(
+        self, x: Tensor, in_sequence: bool, window: Window, scan: Callable[..., Tensor]
+    ) -> Tensor:
+        """A weight, seen from the target: its window along time, or the same at every step."""
+        rank = self.trace.plan.batch_rank
+        if not in_sequence:
+            if not self.in_sequence or x.ndim <= rank or self.trace.evaluation.vectorised:
+                return x
+            return x.unsqueeze(x.ndim - rank)
+        if window.lo != 0 or window.hi != 0:
+            first = self.trace.first
+            x = scan(x, window.lo, window.hi, None if first is None else starts(first), -(rank + 1))
+        return x if self.in_sequence else x.select(-(rank + 1), -1)
+
+    def fold(self, value: Tensor, reduce: Literal["sum", "mean"], name: str) -> Tensor:
+        """Weigh `value`, then reduce: branches by their weights, the batch by its mean, time by sum or mean."""
+        log: Tensor | None = None
+        for (in_sequence, lo, hi), score in self.scores.items():
+            part = self._along(score, in_sequence, Window(lo, hi), window_sum)
+            log = part if log is None else log + part
+        weight = self.factor
+        if log is not None:
+            weight = log.exp() if weight is None else weight * log.exp()
+        rank = self.trace.plan.batch_rank + self.in_sequence
+        total = value
+        if weight is not None:
+            total = value * weight
+            if total.shape[total.ndim - rank :] != value.shape[value.ndim - rank :] or value.ndim < min(rank, total.ndim):
+                _refuse_broadcast(self.trace, name, value, weight, rank)
+        if total.ndim == 0:
+            return total
+        scale = 1
+        batch = total.shape[max(0, total.ndim - rank) :]
+        for size in batch[1:] if self.in_sequence and reduce == "sum" else batch:
+            scale *= size
+        for branched in self.branched:  # uniform weights average over their axis where the value has it
+            dim = total.ndim - (self.trace.plan.batch_rank + self._timed()) - 1 - branched.axis
+            if branched.factor is None and dim >= 0:
+                scale *= total.shape[dim]
+        return total.sum() if scale == 1 else total.sum() / scale
+
+    def _timed(self) -> bool:
+        return self.in_sequence or self.trace.evaluation.vectorised
+
+
+def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Window, Tensor]]:
+    """Weights whose value is not 1 count wherever the node influences at all, and with gradient where it does so live."""
+    full, window = influence.full, influence.live
+    if not live or window is None:
+        return [(full, factor.detach())]
+    parts = [(window, factor)]
+    if full.lo < window.lo:
+        parts.append((Window(full.lo, window.lo - 1), factor.detach()))
+    if full.hi > window.hi:
+        parts.append((Window(window.hi + 1, full.hi), factor.detach()))
+    return parts
+
+
+def _refuse_broadcast(trace: Trace, name: str, value: Tensor, weight: Tensor, rank: int) -> None:
+    raise GraphError(
+        f"node {name!r}: its value has batch shape {tuple(value.shape[max(0, value.ndim - rank):])}, and the weights of its "
+        f"stochastic ancestors have {tuple(weight.shape[max(0, weight.ndim - rank):])}; broadcasting one up to the other "
+        "mixes batch elements.\nReturn one cost per batch element, or wrap the ancestors' distributions in Independent(…, 1)."
+    )
+
+
+def where(trace: Trace, key: int) -> str:
+    """Words for a leaf tensor, by identity."""
+    for name, value in trace.evaluation.inputs.items():
+        if id(value) == key:
+            return f"the input {name!r}"
+    return "a tensor"
+
+
+def _assert_finite(trace: Trace, total: Tensor) -> None:
+    """A surrogate that is not finite names the node that made the first value or weight that is not."""
+    if torch.compiler.is_compiling():
+        torch._assert_async(torch.isfinite(total.detach()), "scg: the surrogate is not finite; run it eagerly to see which node")
+        return
+    if math.isfinite(total.item()):
+        return
+    from scg.check import blame
+
+    blame(trace)
+
+
+__all__ = ["INFINITE", "Product", "assemble", "credit_of", "downstream", "objective"]

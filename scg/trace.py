@@ -1,0 +1,217 @@
+"""One evaluated graph: values by name, and the surrogates built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scg.errors import GraphError, nearest
+
+if TYPE_CHECKING:
+    from scg.evaluate import Evaluation, Step
+
+
+@dataclass(slots=True)
+class Weight:
+    """The weight of one node: exp(score)/n, or `factor`, which sums over the branches. Neither: 1/n."""
+
+    score: Tensor | None
+    factor: Tensor | None
+    n: int | None
+    axis: int
+    in_sequence: bool
+
+    def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
+        return replace(
+            self,
+            score=None if self.score is None else change(self.score),
+            factor=None if self.factor is None else change(self.factor),
+        )
+
+
+class Trace:
+    """What `graph.sample` and `graph.replay` return.
+
+    `trace["x"]` is the value of node x, `[branch…, (time,) batch…, event…]`.
+    """
+
+    def __init__(self, evaluation: Evaluation, values: dict[str, Any], history: list[Step] | None) -> None:
+        self.graph = evaluation.graph
+        self.structure = evaluation.structure
+        self.plan = evaluation.plan
+        self.given = evaluation.given
+        self.steps = evaluation.steps
+        self.evaluation = evaluation
+        self.values = values
+        self.history = history
+        self._stacked: dict[Any, Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values or (self.history is not None and name in self.history[-1].values)
+
+    def __getitem__(self, name: str) -> Any:
+        if self.history is not None and name in self.structure.nodes and self.structure.nodes[name].in_sequence:
+            if name not in self._stacked:
+                if name not in self.history[-1].values:
+                    raise KeyError(name)
+                self._stacked[name] = self._stack(name, [step.values[name] for step in self.history])
+            return self._stacked[name]
+        if name in self.values:
+            return self.values[name]
+        if name in self.given:
+            return self.given[name]
+        raise KeyError(f"{name!r} has no value in this trace.{nearest(name, self.structure.nodes)}")
+
+    def _stack(self, name: str, values: list[Any]) -> Any:
+        if not isinstance(values[0], Tensor):
+            return values
+        rank = self.plan.value_ranks.get(name, values[0].ndim)
+        return torch.stack(values, max(0, values[0].ndim - rank))
+
+    def dist(self, name: str) -> Distribution | list[Distribution]:
+        """The distribution of a stochastic node; one for each step where the sequence was stepped through."""
+        if self.history is not None and self.structure.nodes[name].in_sequence:
+            return [step.distributions[name] for step in self.history]
+        return self.evaluation.distributions[name]
+
+    def log_prob(self, name: str) -> Tensor:
+        """log p of the values of a stochastic node, detached: what `given["x.log_prob"]` takes later."""
+        distribution = self.dist(name)
+        if isinstance(distribution, list):
+            assert self.history is not None
+            steps = zip(distribution, self.history, strict=True)
+            return torch.stack([d.log_prob(step.values[name]).detach() for d, step in steps])
+        return distribution.log_prob(self[name]).detach()
+
+    # -- along time ----------------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> Tensor | None:
+        """Where episodes start, `[time, batch…]` with the batch padded to the graph's rank."""
+        if self.structure.first is None or self.structure.first not in self.given:
+            return None
+        return self.timed(self.given[self.structure.first], varies=True)
+
+    def timed(self, x: Tensor, varies: bool) -> Tensor:
+        """`x` of a node of the sequence with its time axis at `-(rank + 1)`: `[branch…, time, batch…]`."""
+        rank = self.plan.batch_rank
+        if not varies:
+            assert self.steps is not None
+            x = x.reshape(*x.shape[: max(0, x.ndim - rank)], *[1] * max(0, rank - x.ndim), *x.shape[max(0, x.ndim - rank) :])
+            if x.ndim > rank and self.evaluation.vectorised and x.shape[-rank - 1] == 1:
+                return x.expand(*x.shape[: -rank - 1], self.steps, *x.shape[x.ndim - rank :])  # an outer branch axis
+            x = x.unsqueeze(x.ndim - rank)
+            return x.expand(*x.shape[: x.ndim - rank - 1], self.steps, *x.shape[x.ndim - rank :])
+        if x.ndim <= rank:
+            return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
+        return x
+
+    def _stack_batch(self, tensors: list[Tensor]) -> Tensor:
+        """Steps' `[branch…, batch…]` into `[branch…, time, batch…]`."""
+        rank = self.plan.batch_rank
+        short = rank - tensors[0].ndim
+        if short > 0:
+            tensors = [t.reshape(*[1] * short, *t.shape) for t in tensors]
+        return torch.stack(tensors, tensors[0].ndim - rank)
+
+    def batch_value(self, name: str) -> Tensor:
+        """A cost's, baseline's or credit's value, shaped `[branch…, (time,) batch…]`."""
+        node = self.structure.nodes.get(name)
+        if node is None or not node.in_sequence:
+            return self[name]
+        key = ("batch", name)
+        if key not in self._stacked:
+            if self.history is not None and name in self.history[-1].values:
+                self._stacked[key] = self._stack_batch([step.values[name] for step in self.history])
+            else:
+                self._stacked[key] = self.timed(self[name], varies=name not in self.structure.timeless)
+        return self._stacked[key]
+
+    def weight(self, name: str, scope: int | None = None) -> Weight:
+        """The live weight of a stochastic node, as the objective `scope` sees it."""
+        key = ("weight", name, scope)
+        if key in self._stacked:
+            return self._stacked[key]
+        own = None if scope is None else self.plan.scopes[scope]
+        mixed = own is not None and name in own.mixed
+        if self.history is not None and self.structure.nodes[name].in_sequence:
+            steps = [step.scoped[scope][name] if mixed else step.weights[name] for step in self.history]  # type: ignore[index]
+            weight = replace(
+                steps[0],
+                score=None if steps[0].score is None else self._stack_batch([w.score for w in steps]),  # type: ignore[misc]
+                factor=None if steps[0].factor is None else self._stack_batch([w.factor for w in steps]),  # type: ignore[misc]
+            )
+        else:
+            weight = self.evaluation.scoped[scope].weights[name] if mixed else self.evaluation.weights[name]  # type: ignore[index]
+            if weight.in_sequence:
+                weight = weight.over(lambda x: self.timed(x, varies=True))
+        if own is not None and name in own.cut:
+            weight = weight.over(Tensor.detach)
+        self._stacked[key] = weight
+        return weight
+
+    # -- surrogates ----------------------------------------------------------------------------------------
+
+    def surrogate(self, *costs: str, reduce: Literal["sum", "mean"] = "sum") -> Tensor:
+        """The scalar surrogate of the named costs, or of all: mean over the batch, sum (or mean) over time, sum over costs.
+
+        Its value is the Monte Carlo estimate of the objective, its gradient is unbiased, and so are its higher
+        derivatives up to the order of the estimators involved; a credit makes it first order.
+        """
+        from scg.surrogate import assemble
+
+        for name in costs:
+            if name not in self.structure.costs:
+                raise GraphError(f"trace.surrogate({name!r}): no such cost.{nearest(name, self.structure.costs)}")
+        if reduce not in ("sum", "mean"):
+            raise GraphError(f"trace.surrogate(reduce={reduce!r}): over time it is 'sum' or 'mean'")
+        return assemble(self, costs or self.structure.costs, reduce)
+
+    @property
+    def objective(self) -> Tensor:
+        """The Monte Carlo estimate of the sum of all costs, detached."""
+        from scg.surrogate import objective
+
+        return objective(self)
+
+    def credit(self, name: str) -> Tensor:
+        """What multiplies the score of node `name`: its credit less its baseline, detached, `[(time,) batch…]`.
+
+        Hand it to a replay of any part of the trace as `given["name.credit"]`.
+        """
+        from scg.surrogate import credit_of
+
+        return credit_of(self, name, None)
+
+    def pairs(self, index: Tensor) -> dict[str, Any]:
+        """`given` for a replay of the (time, batch) pairs numbered by `index` (t · batch + b), as one step of a batch.
+
+        Recorded values, log-probabilities and credits of the sequence travel along, so minibatches may be shuffled:
+        nothing of them asks for the order of time any more. Refused where a recurrent value was computed, not given.
+        """
+        for source in sorted(self.structure.recurrent_sources):
+            if source not in self.given and f"{source}.prev" not in self.given:
+                raise GraphError(f"recurrent node {source!r}: its value was computed along time; split along batch")
+        rank = self.plan.batch_rank
+        if rank != 1:
+            raise GraphError(f"trace.pairs needs one batch axis besides time, this graph's costs have {rank}")
+        chosen: dict[str, Any] = {}
+        for name, value in self.given.items():
+            if isinstance(value, Tensor) and self.structure.nodes[name.partition(".")[0]].in_sequence:
+                chosen[name] = value.flatten(0, 1)[index].unsqueeze(0)
+            else:
+                chosen[name] = value
+        for edge in (e for n in self.structure.inside if n.kind != "observed" for e in n.parents if e.lag):
+            if f"{edge.source}.prev" not in chosen:
+                previous = self.evaluation._previous(edge, self.values, None, None)
+                chosen[f"{edge.source}.prev"] = previous.flatten(0, 1)[index].unsqueeze(0)
+        for name in self.structure.stochastic:
+            node = self.structure.nodes[name]
+            if node.credit is not None and node.in_sequence and f"{name}.credit" not in chosen:
+                chosen[f"{name}.credit"] = self.credit(name).flatten(0, 1)[index].unsqueeze(0)
+        return chosen
