@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution, Independent
 
-from scg.estimator import Branches, Estimator, kind
+from scg.estimator import Branches, Estimator, kind, log_density
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Enumeration(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         values = support(distribution)
-        return Branches(values, values.shape[0], weights=distribution.log_prob(values).exp())
+        return Branches(values, values.shape[0], weights=log_density(distribution, values).exp())
 
     def refuses(self, distribution: Distribution) -> str | None:
         base, width = distribution, 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.estimator import Branches, Estimator, at_least, moving_support
+from scg.estimator import Branches, Estimator, at_least, log_density, moving_support
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LeaveOneOut(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         values = distribution.sample(torch.Size((self.samples,)))
-        return Branches(values, self.samples, weights=leave_one_out(distribution.log_prob(values)))
+        return Branches(values, self.samples, weights=leave_one_out(log_density(distribution, values)))
 
     def refuses(self, distribution: Distribution) -> str | None:
         return moving_support(distribution)
@@ -39,5 +39,4 @@ def leave_one_out(log_prob: Tensor) -> Tensor:
     """The weights of n samples from their log-probabilities `[n, batch…]`."""
     n = log_prob.shape[0]
     z = torch.expm1(log_prob - log_prob.detach())
-    others = (z.sum(0) - z) / (n - 1)
-    return (1 + z - others) / n
+    return (z - z.mean(0)) / (n - 1) + 1 / n  # the same, rearranged: zᵢ less the mean of the others is n/(n−1) (zᵢ − z̄)

@@ -89,9 +89,9 @@ class Structure:
     @cached_property
     def timeless(self) -> frozenset[str]:
         """Nodes of the sequence whose value is the same at every step: nothing they read varies in time."""
-        varying: set[str] = set()
+        varying: set[str] = set(self.observed_inside)
         for node in self.inside:
-            if node.kind in ("stochastic", "observed") or any(e.lag or e.source in varying for e in node.parents):
+            if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
                 varying.add(node.name)
         return frozenset(n.name for n in self.inside) - varying
 
@@ -117,11 +117,28 @@ class Structure:
     def before(self) -> tuple[Node, ...]:
         """Nodes outside the sequence that do not need it."""
         after = {n.name for n in self.after}
-        return tuple(self.nodes[n] for n in self.order if not self.nodes[n].in_sequence and n not in after)
+        return tuple(n for n in self._computed if not n.in_sequence and n.name not in after)
 
     @cached_property
     def inside(self) -> tuple[Node, ...]:
-        return tuple(self.nodes[n] for n in self.order if self.nodes[n].in_sequence)
+        """Computed nodes of the sequence."""
+        return tuple(n for n in self._computed if n.in_sequence)
+
+    @cached_property
+    def has_sequence(self) -> bool:
+        return any(n.in_sequence for n in self.nodes.values())
+
+    @cached_property
+    def _computed(self) -> tuple[Node, ...]:
+        return tuple(self.nodes[n] for n in self.order if self.nodes[n].kind != "observed")
+
+    @cached_property
+    def observed_inside(self) -> tuple[str, ...]:
+        return tuple(n.name for n in self.nodes.values() if n.kind == "observed" and n.in_sequence)
+
+    @cached_property
+    def observed_outside(self) -> tuple[str, ...]:
+        return tuple(n.name for n in self.nodes.values() if n.kind == "observed" and not n.in_sequence)
 
     @cached_property
     def after(self) -> tuple[Node, ...]:
@@ -134,6 +151,11 @@ class Structure:
             ):
                 late.add(name)
         return tuple(self.nodes[n] for n in self.order if n in late)
+
+    @cached_property
+    def asked_for(self) -> frozenset[str]:
+        """Stochastic nodes whose distribution another node takes."""
+        return frozenset(e.source for n in self.nodes.values() for e in n.parents if e.dist)
 
     @cached_property
     def recurrent_sources(self) -> frozenset[str]:

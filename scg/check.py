@@ -51,7 +51,7 @@ def findings(graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> list
     found = structural(structure)
     if inputs or not structure.required:
         try:
-            plain_inputs, given = split(structure, {}, inputs)
+            given, plain_inputs = split(structure, {}, inputs)
             plan, sampled = examine(graph, given, plain_inputs, steps)
             found += sampled
         except GraphError as error:
@@ -170,7 +170,7 @@ def learn_scopes(
 
 def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None) -> tuple[dict[str, Any], int | None]:
     """The first three steps: enough for a first step, a previous one, and one between."""
-    if not structure.inside:
+    if not structure.has_sequence:
         return dict(given), steps
     short = {}
     for name, value in given.items():
@@ -178,13 +178,6 @@ def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None)
         if inside and steps is not None and value.shape[0] != steps:
             raise GraphError(f"steps={steps}, but {name!r} was given for {value.shape[0]} steps")
         short[name] = value[:3] if inside else value
-    lengths = {
-        k: v.shape[0]
-        for k, v in given.items()
-        if isinstance(v, Tensor) and structure.nodes[k.partition(".")[0]].in_sequence
-    }
-    if len(set(lengths.values())) > 1:
-        raise GraphError(f"given values of different length along time: {lengths}; they are [time, batch…, event…]")
     return short, None if steps is None else min(steps, 3)
 
 

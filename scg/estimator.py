@@ -101,7 +101,7 @@ class ScoreFunction(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         values, n = draw(distribution.sample, self.samples)
-        log_prob = distribution.log_prob(values)
+        log_prob = log_density(distribution, values)
         return Branches(values, n, score=log_prob - log_prob.detach())
 
     def refuses(self, distribution: Distribution) -> str | None:
@@ -144,6 +144,27 @@ class Pathwise(Estimator):
 def draw(sampler: Callable[..., Tensor], samples: int) -> tuple[Tensor, int | None]:
     """One sample without an axis, or `samples` of them along a new first one."""
     return (sampler(), None) if samples == 1 else (sampler(torch.Size((samples,))), samples)
+
+
+def log_density(distribution: Distribution, values: Tensor) -> Tensor:
+    """`distribution.log_prob(values)` of values just drawn from it: that they lie in its support need not be checked."""
+    if torch.compiler.is_compiling():
+        return distribution.log_prob(values)
+    validated = []
+    layer: Any = distribution
+    while layer is not None:
+        if layer._validate_args:
+            validated.append((layer, layer.__dict__.get("_validate_args")))
+            layer._validate_args = False
+        layer = layer.__dict__.get("base_dist")
+    try:
+        return distribution.log_prob(values)
+    finally:
+        for layer, own in validated:
+            if own is None:
+                del layer._validate_args
+            else:
+                layer._validate_args = own
 
 
 def at_least(estimator: str, samples: int, least: int) -> None:

@@ -10,12 +10,15 @@ leftwards from the batch, so values of different nodes broadcast against each ot
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.constraints import Constraint
 from torch.utils._pytree import tree_map
 
 from scg.errors import GraphError, nearest
@@ -33,27 +36,43 @@ if TYPE_CHECKING:
 
 def evaluate(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Trace:
     """Evaluate a graph: `given` values at nodes, the rest computed or drawn. The first time, everything is checked."""
-    structure = graph.structure
-    inputs, given = split(structure, given, inputs)
     key = signature(given, inputs)
     plan = graph._plans.get(key)
     if plan is None:
         from scg.check import first_sample
 
-        plan = first_sample(graph, given, inputs, steps)
+        known(graph.structure, given)
+        plan = first_sample(graph, *split(graph.structure, given, inputs), steps)
+        plan.observed = tuple(name for name in inputs if name in graph.nodes)
         if not torch.compiler.is_compiling():
             graph._plans[key] = plan
+    if plan.observed:
+        given = {**given, **{name: inputs[name] for name in plan.observed}}
+        inputs = {name: value for name, value in inputs.items() if name not in plan.observed}
     return Evaluation(graph, plan, given, inputs, steps).run()
+
+
+def known(structure: Structure, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be given: names of no node, and nodes that are computed."""
+    for name in given:
+        stem, _, suffix = name.partition(".")
+        node = structure.nodes.get(stem)
+        if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
+            raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, structure.nodes)}")
+        if not suffix and node.kind not in ("observed", "stochastic"):
+            raise GraphError(f"given[{name!r}]: a {node.kind} node is computed from its parents, not given")
 
 
 def split(
     structure: Structure, given: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Sort what a call passes into inputs and given node values; complain about what is missing or unknown."""
-    observed = [name for name in inputs if name in structure.nodes]
-    if observed:
-        given = {**given, **{name: inputs[name] for name in observed}}
-        inputs = {name: value for name, value in inputs.items() if name not in structure.nodes}
+    """Sort what a call passes into given node values and inputs; complain about what is missing or unknown."""
+    for name in inputs:
+        node = structure.nodes.get(name)
+        if node is not None and node.kind != "observed":
+            raise GraphError(f"node {name!r}: a {node.kind} node is computed here; to give its value use graph.replay")
+    given = {**given, **{name: value for name, value in inputs.items() if name in structure.nodes}}
+    inputs = {name: value for name, value in inputs.items() if name not in structure.nodes}
     for name in structure.required:
         if name not in inputs and name not in given:
             what = "observed node" if name in structure.nodes else "input"
@@ -66,7 +85,7 @@ def split(
             raise GraphError(
                 f"{name!r} is neither an input nor an observed node of this graph.{nearest(name, structure.required)}"
             )
-    return inputs, given
+    return given, inputs
 
 
 class Evaluation:
@@ -91,23 +110,28 @@ class Evaluation:
         self.weights: dict[str, Weight] = {}
         self.scoped: list[_Scoped] = [_Scoped(scope) for scope in plan.scopes]
         self.inside = self.structure.inside
-        self.steps = self._steps(steps) if self.inside else None
-        self.vectorised = bool(self.inside) and not stepping and self._replayable()
+        timed = self.structure.has_sequence
+        self.steps = self._steps(steps) if timed else None
+        self.vectorised = timed and not stepping and self._replayable()
         self.rank = plan.batch_rank + self.vectorised
         self.previous: dict[str, Any] = {}
 
     def _steps(self, steps: int | None) -> int:
-        lengths = {
-            name: value.shape[0]
-            for name, value in self.given.items()
-            if isinstance(value, Tensor) and self.structure.nodes[name.partition(".")[0]].in_sequence
-        }
-        if len(set(lengths.values())) > 1:
-            raise GraphError(f"given values of different length along time: {lengths}; they are [time, batch…, event…]")
-        for name, length in lengths.items():
-            if steps is not None and steps != length:
-                raise GraphError(f"steps={steps}, but {name!r} was given for {length} steps")
-            return length
+        known: int | None = None
+        nodes = self.structure.nodes
+        for name, value in self.given.items():
+            if not isinstance(value, Tensor) or not (nodes.get(name) or nodes[name.partition(".")[0]]).in_sequence:
+                continue
+            if known is None:
+                known = value.shape[0]
+            elif known != value.shape[0]:
+                raise GraphError(
+                    f"given values of different length along time: {name!r} has {value.shape[0]} steps, another {known}; "
+                    "they are [time, batch…, event…]"
+                )
+        if known is not None and steps is not None and steps != known:
+            raise GraphError(f"steps={steps}, but values were given for {known} steps")
+        steps = known if known is not None else steps
         if steps is None or not isinstance(steps, int) or steps < 1:
             raise GraphError(f"this graph has a sequence: say how many steps, steps=100 for instance (got {steps!r})")
         return steps
@@ -118,34 +142,32 @@ class Evaluation:
 
     def run(self) -> Trace:
         structure = self.structure
-        for name, value in self.given.items():
-            node = structure.nodes.get(name)
-            if node is not None and not node.in_sequence and node.kind == "observed":
-                self.outside[name] = value
-        self._nodes(structure.before, self.outside, None)
         values, history = self.outside, None
-        if self.inside and self.vectorised:
-            for node in self.inside:
-                if node.kind == "observed" and node.name in self.given:
-                    values[node.name] = self.given[node.name]
+        for name in structure.observed_outside:
+            if name in self.given:
+                values[name] = self.given[name]
+        if structure.before:
+            self._nodes(structure.before, values, None)
+        if self.vectorised:
+            for name in structure.observed_inside:
+                if name in self.given:
+                    values[name] = self.given[name]
             self._nodes(self.inside, values, None)
-        elif self.inside:
+        elif self.steps is not None:
             history = self._unrolled()
         trace = Trace(self, values, history)
         if structure.after:
             late = dict(values)
-            for node in self.inside:
-                if node.name in trace:
-                    late[node.name] = history[-1].values.get(node.name) if history else self._last(trace, node)
+            for name in (*(node.name for node in self.inside), *structure.observed_inside):
+                if name in trace:
+                    late[name] = history[-1].values.get(name) if history else self._last(trace, name)
             self._nodes(structure.after, late, None)
-            values.update({node.name: late[node.name] for node in structure.after if node.name in late})
+            values.update({node.name: late[node.name] for node in structure.after})
         return trace
 
-    def _last(self, trace: Trace, node: Node) -> Any:
-        value = trace.values[node.name]
-        if not isinstance(value, Tensor) or value.ndim <= self.plan.value_ranks.get(node.name, value.ndim):
-            return value
-        return value.select(-1 - self.plan.value_ranks[node.name], -1)
+    def _last(self, trace: Trace, name: str) -> Any:
+        value, rank = trace.values[name], self.plan.value_ranks.get(name)
+        return value.select(-1 - rank, -1) if isinstance(value, Tensor) and rank is not None and value.ndim > rank else value
 
     def _unrolled(self) -> list[Step]:
         first = self.given.get(self.structure.first) if self.structure.first else None
@@ -153,9 +175,9 @@ class Evaluation:
         assert self.steps is not None
         for t in range(self.steps):
             values = dict(self.outside)
-            for node in self.inside:
-                if node.kind == "observed" and node.name in self.given:
-                    values[node.name] = self.given[node.name][t]
+            for name in self.structure.observed_inside:
+                if name in self.given:
+                    values[name] = self.given[name][t]
             self.distributions, self.weights = dict(self.distributions), dict(self.weights)
             self.first_now = None if first is None else first[t]
             self._nodes(self.inside, values, t)
@@ -170,8 +192,6 @@ class Evaluation:
     def _nodes(self, nodes: Iterable[Node], values: dict[str, Any], t: int | None) -> None:
         """Evaluate `nodes` in order into `values`."""
         for node in nodes:
-            if node.kind == "observed":
-                continue
             objective = self.plan.scope_of.get(node.name) if self.scoped else None
             if objective is not None:
                 scoped = self.scoped[objective]
@@ -183,6 +203,8 @@ class Evaluation:
             if node.kind == "stochastic":
                 mixed = [s for s in self.scoped if node.name in s.scope.mixed]
                 state = _random_state() if mixed else None
+                if node.name in self.structure.asked_for:
+                    remember(result)
                 self.distributions[node.name] = result
                 values[node.name], self.weights[node.name] = self._branch(node, result, t)
                 for scoped in mixed:
@@ -227,11 +249,10 @@ class Evaluation:
         return detached(value) if edge.detached else value
 
     def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: _Scoped | None) -> Distribution:
-        """A distribution without gradient, or of another scope, is the node's function called once more; nothing is drawn."""
+        """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""
         source = self.structure.nodes[edge.source]
         if edge.detached:
-            with torch.no_grad():
-                return self._call(source, self._arguments(source, values, t, scoped))
+            return frozen(self.distributions[source.name], source.name)
         if scoped is not None and source.name in scoped.scope.cut:
             with scoped.scope.detached():
                 return self._call(source, self._arguments(source, values, t, scoped))
@@ -340,6 +361,8 @@ class Evaluation:
         own = min(length - present, self.rank)
 
         def place(x: Tensor) -> Tensor:
+            if axis == present and own == self.rank:
+                return x
             rest = x.shape[1:]
             return x.reshape(
                 x.shape[0], *[1] * (axis - present), *rest[:present], *[1] * (self.rank - own), *rest[present:]
@@ -390,6 +413,26 @@ class _View:
         return name in self.base
 
 
+def remember(distribution: Any) -> None:
+    """Let a distribution that other nodes ask for keep its log-density at the last value it was asked about.
+
+    The estimator takes it at the sample, and a cost that is given the sample and its `dist` takes it again.
+    """
+    if torch.compiler.is_compiling() or not isinstance(distribution, Distribution):
+        return
+    compute, itself = type(distribution).log_prob, weakref.ref(distribution)  # no cycle: tensors must die with the trace
+    kept: list[Any] = [None, -1, None]
+
+    def remembered(value: Tensor) -> Tensor:
+        if value is kept[0] and value._version == kept[1]:
+            return kept[2]
+        result = compute(itself(), value)
+        kept[:] = value, value._version, result
+        return result
+
+    distribution.log_prob = remembered  # type: ignore[method-assign]
+
+
 def plain(node: Node, distribution: Distribution) -> Branches:
     """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
     from scg.estimator import Pathwise
@@ -417,9 +460,31 @@ def detached(value: Any) -> Any:
     return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
 
 
+def frozen(distribution: Distribution, name: str) -> Distribution:
+    """A copy of a distribution that holds detached parameters all the way down."""
+
+    def freeze(thing: Any) -> Any:
+        if isinstance(thing, Tensor):
+            return thing.detach()
+        if isinstance(thing, nn.Module):
+            raise GraphError(
+                f"node {name!r}: detach(dist({name!r})) cannot reach the parameters of the {type(thing).__name__} inside the "
+                "distribution. Declare a second node that builds it under torch.no_grad()."
+            )
+        if isinstance(thing, (list, tuple)):
+            return type(thing)(freeze(part) for part in thing)
+        if isinstance(thing, (Distribution, Transform, Constraint)):
+            twin = copy.copy(thing)
+            twin.__dict__ = {k: freeze(v) for k, v in vars(thing).items() if k != "log_prob"}
+            return twin
+        return thing
+
+    return freeze(distribution)
+
+
 def _grown(mask: Tensor, like: Tensor) -> Tensor:
     """`mask` with trailing axes to broadcast over the event of `like`."""
-    return mask.view(*mask.shape, *[1] * (like.ndim - mask.ndim))
+    return mask.reshape((*mask.shape, *[1] * (like.ndim - mask.ndim)))
 
 
 def _shapes(node: Node, arguments: Any) -> str:

@@ -357,7 +357,7 @@ class Examination:
 
     def _at_once(self) -> None:
         """All steps at once must give what one step after another gives, where nothing is drawn."""
-        if not self.structure.inside or self.steps == 1:
+        if not self.structure.has_sequence or self.steps == 1:
             return
         at_once = self._draw(self.given, stepping=False)
         if not at_once.vectorised:

@@ -245,10 +245,8 @@ class Graph:
 
     def sample(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Trace:
         """Ancestral sampling. Observed nodes are given by keyword, like inputs; in a sequence `[time, batch…, event…]`."""
-        for name in inputs:
-            node = self.nodes.get(name)
-            if node is not None and node.kind != "observed":
-                raise GraphError(f"node {name!r}: a {node.kind} node is computed here; to give its value use graph.replay")
+        if generator is None:
+            return evaluate(self, {}, inputs, steps)
         with randomness(generator):
             return evaluate(self, {}, inputs, steps)
 
@@ -266,13 +264,8 @@ class Graph:
                 its weight becomes π/μ), `"x.credit"` (a credit computed before), and `"x.prev"` (its previous values).
                 What is not given is sampled or computed.
         """
-        for name in given:
-            stem, _, suffix = name.partition(".")
-            node = self.nodes.get(stem)
-            if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
-                raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, self.nodes)}")
-            if not suffix and node.kind not in ("observed", "stochastic"):
-                raise GraphError(f"given[{name!r}]: a {node.kind} node is computed from its parents, not given")
+        if generator is None:
+            return evaluate(self, given, inputs, steps)
         with randomness(generator):
             return evaluate(self, given, inputs, steps)
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from scg.scope import Scope
 
 
@@ -18,7 +16,7 @@ from scg.scope import Scope
 class Plan:
     """batch_rank: the rank of the costs at one step. ranks: of each stochastic node's distribution, unbranched.
     value_ranks: of each node's value, unbranched. first_order: nodes whose estimator stops there.
-    scope_of: the scope of each cost with `trains=`. sealed: scopes whose gradient was seen to leak nowhere."""
+    observed: nodes that were given among the inputs. scope_of: the scope of each cost with `trains=`. sealed: scopes whose gradient was seen to leak nowhere."""
 
     batch_rank: int
     ranks: dict[str, int]
@@ -27,12 +25,13 @@ class Plan:
     first_order: frozenset[str] = frozenset()
     scopes: tuple[Scope, ...] = ()
     scope_of: dict[str, int] = field(default_factory=dict)
+    observed: tuple[str, ...] = ()
     sealed: set[int] = field(default_factory=set)
 
 
 def signature(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a plan depends on: which values are given, and the rank of everything."""
     return (
-        tuple((k, v.ndim if isinstance(v, Tensor) else 0) for k, v in given.items()),
-        tuple((k, v.ndim if isinstance(v, Tensor) else 0) for k, v in inputs.items()),
-    )
+        *given, None, *inputs,
+        *[getattr(v, "ndim", 0) for v in given.values()], *[getattr(v, "ndim", 0) for v in inputs.values()],
+    )  # fmt: skip

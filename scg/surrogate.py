@@ -179,11 +179,11 @@ class Product:
             self.scores[key] = weight.score if key not in self.scores else self.scores[key] + weight.score
         if weight.factor is not None:
             for window, factor in _parts(influence, weight.factor, live):
-                part = self._along(factor, weight.in_sequence, window, window_product)
+                part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product)
                 self.factor = part if self.factor is None else self.factor * part
 
     def _along(
-        self, x: Tensor, in_sequence: bool, window: Window, scan: Callable[..., Tensor]
+        self, x: Tensor, in_sequence: bool, lo: int, hi: int, scan: Callable[..., Tensor]
     ) -> Tensor:
         """A weight, seen from the target: its window along time, or the same at every step."""
         rank = self.trace.plan.batch_rank
@@ -191,32 +191,30 @@ class Product:
             if not self.in_sequence or x.ndim <= rank or self.trace.evaluation.vectorised:
                 return x
             return x.unsqueeze(x.ndim - rank)
-        if window.lo != 0 or window.hi != 0:
+        if lo != 0 or hi != 0:
             first = self.trace.first
-            x = scan(x, window.lo, window.hi, None if first is None else starts(first), -(rank + 1))
+            x = scan(x, lo, hi, None if first is None else starts(first), -(rank + 1))
         return x if self.in_sequence else x.select(-(rank + 1), -1)
 
     def fold(self, value: Tensor, reduce: Literal["sum", "mean"], name: str) -> Tensor:
         """Weigh `value`, then reduce: branches by their weights, the batch by its mean, time by sum or mean."""
-        log: Tensor | None = None
-        for (in_sequence, lo, hi), score in self.scores.items():
-            part = self._along(score, in_sequence, Window(lo, hi), window_sum)
-            log = part if log is None else log + part
         weight = self.factor
-        if log is not None:
+        if self.scores:
+            log: Tensor | None = None
+            for (in_sequence, lo, hi), score in self.scores.items():
+                part = self._along(score, in_sequence, lo, hi, window_sum)
+                log = part if log is None else log + part
+            assert log is not None
             weight = log.exp() if weight is None else weight * log.exp()
         rank = self.trace.plan.batch_rank + self.in_sequence
-        total = value
+        total = value if weight is None else value * weight
         if weight is not None:
-            total = value * weight
             if total.shape[total.ndim - rank :] != value.shape[value.ndim - rank :] or value.ndim < min(rank, total.ndim):
-                _refuse_broadcast(self.trace, name, value, weight, rank)
+                _refuse_broadcast(name, value, weight, rank)
         if total.ndim == 0:
             return total
-        scale = 1
         batch = total.shape[max(0, total.ndim - rank) :]
-        for size in batch[1:] if self.in_sequence and reduce == "sum" else batch:
-            scale *= size
+        scale = (batch[1:] if self.in_sequence and reduce == "sum" else batch).numel()
         for branched in self.branched:  # uniform weights average over their axis where the value has it
             dim = total.ndim - (self.trace.plan.batch_rank + self._timed()) - 1 - branched.axis
             if branched.factor is None and dim >= 0:
@@ -240,7 +238,7 @@ def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Windo
     return parts
 
 
-def _refuse_broadcast(trace: Trace, name: str, value: Tensor, weight: Tensor, rank: int) -> None:
+def _refuse_broadcast(name: str, value: Tensor, weight: Tensor, rank: int) -> None:
     raise GraphError(
         f"node {name!r}: its value has batch shape {tuple(value.shape[max(0, value.ndim - rank):])}, and the weights of its "
         f"stochastic ancestors have {tuple(weight.shape[max(0, weight.ndim - rank):])}; broadcasting one up to the other "

@@ -27,11 +27,11 @@ class Weight:
     in_sequence: bool
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
-        return replace(
-            self,
-            score=None if self.score is None else change(self.score),
-            factor=None if self.factor is None else change(self.factor),
-        )
+        score = None if self.score is None else change(self.score)
+        factor = None if self.factor is None else change(self.factor)
+        if score is self.score and factor is self.factor:
+            return self
+        return Weight(score, factor, self.n, self.axis, self.in_sequence)
 
 
 class Trace:
@@ -148,7 +148,7 @@ class Trace:
             )
         else:
             weight = self.evaluation.scoped[scope].weights[name] if mixed else self.evaluation.weights[name]  # type: ignore[index]
-            if weight.in_sequence:
+            if weight.in_sequence and self.plan.batch_rank:
                 weight = weight.over(lambda x: self.timed(x, varies=True))
         if own is not None and name in own.cut:
             weight = weight.over(Tensor.detach)

@@ -1,0 +1,238 @@
+"""The surrogate against the loss that one would write by hand, in the same process.
+
+    python -m benchmarks.surrogate              # eager, and compiled where it is asked for
+    python -m benchmarks.surrogate --no-compile --only toy
+
+Each row times value + backward of both, alternately, and prints the median of the pairwise ratios with its
+quartiles. One thread. A ratio below 1 means that the graph is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+import scg
+from estimators import LeaveOneOut, Pathwise, ScoreFunction
+
+
+@dataclass
+class Case:
+    """`ours` and `by_hand` give the same loss; `bare` is written without torch.distributions; `limit` is the ratio to keep."""
+
+    name: str
+    ours: Callable[[], Tensor]
+    by_hand: Callable[[], Tensor]
+    limit: float
+    bare: Callable[[], Tensor] | None = None
+    compiles: bool = False
+
+
+def discrete_vae() -> Case:
+    """784–200, batch 64, 4 leave-one-out samples, linear."""
+    encoder, decoder, prior = nn.Linear(784, 200), nn.Linear(200, 784), torch.zeros(200)
+    data = torch.rand(64, 784).bernoulli()
+
+    graph = scg.Graph()
+
+    @graph.stochastic(LeaveOneOut(samples=4))
+    def b(x):
+        return Independent(Bernoulli(logits=encoder(x)), 1)
+
+    @graph.cost
+    def negative_elbo(x, b, q=scg.dist("b")):
+        log_p = -bce(decoder(b), x.expand(*b.shape[:-1], -1), reduction="none").sum(-1)
+        log_prior = Independent(Bernoulli(logits=prior), 1).log_prob(b)
+        return q.log_prob(b) - log_prior - log_p
+
+    def by_hand():
+        q = Independent(Bernoulli(logits=encoder(data)), 1)
+        b = q.sample((4,))
+        log_q = q.log_prob(b)
+        log_p = -bce(decoder(b), data.expand(4, -1, -1), reduction="none").sum(-1)
+        cost = log_q - Independent(Bernoulli(logits=prior), 1).log_prob(b) - log_p
+        baseline = (cost.sum(0) - cost) / 3
+        return (cost + log_q * (cost - baseline).detach()).mean()
+
+    return Case("discrete VAE 784–200, leave-one-out n=4", lambda: graph.surrogate(x=data), by_hand, 1.05, compiles=True)
+
+
+def gaussian_vae() -> Case:
+    """784–200, batch 64, one pathwise sample, linear."""
+    encoder, decoder = nn.Linear(784, 400), nn.Linear(200, 784)
+    data = torch.rand(64, 784).bernoulli()
+
+    def q(x):
+        mean, log_scale = encoder(x).chunk(2, -1)
+        return Independent(Normal(mean, log_scale.exp()), 1)
+
+    prior = Independent(Normal(torch.zeros(200), torch.ones(200)), 1)
+    graph = scg.Graph()
+    graph.stochastic(Pathwise(), q, name="z")
+
+    @graph.cost
+    def negative_elbo(x, z, q=scg.dist("z")):
+        log_p = -bce(decoder(z), x, reduction="none").sum(-1)
+        return q.log_prob(z) - prior.log_prob(z) - log_p
+
+    def by_hand():
+        posterior = q(data)
+        z = posterior.rsample()
+        log_p = -bce(decoder(z), data, reduction="none").sum(-1)
+        return (posterior.log_prob(z) - prior.log_prob(z) - log_p).mean()
+
+    return Case("Gaussian VAE 784–200, pathwise", lambda: graph.surrogate(x=data), by_hand, 1.05, compiles=True)
+
+
+def chain(steps: int, batch: int = 32) -> Case:
+    """T recorded steps: categorical action, a cost each step, score function with cost-to-go, a 64–64 policy."""
+    policy = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5))
+    obs, costs = torch.randn(steps, batch, 4), torch.randn(steps, batch)
+    actions = torch.randint(5, (steps, batch))
+
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.observed("obs", parents=[scg.prev("obs"), scg.prev("action")])
+
+        @graph.stochastic(ScoreFunction())
+        def action(obs):
+            return Categorical(logits=policy(obs))
+
+        graph.observed("price", parents=["obs", "action"])
+
+        @graph.cost
+        def cost(price):
+            return price
+
+    given = {"obs": obs, "action": actions, "price": costs}
+
+    def by_hand():
+        log_prob = Categorical(logits=policy(obs)).log_prob(actions)
+        to_go = costs.flip(0).cumsum(0).flip(0)
+        return (costs + log_prob * to_go - (log_prob * to_go).detach()).sum(0).mean()
+
+    return Case(f"chain of {steps} steps, replayed", lambda: graph.replay(given).surrogate(), by_hand, 1.10)
+
+
+def scalar_toy() -> Case:
+    """E[(b − 0.45)²], b ~ Bernoulli(sigmoid θ): one score-function sample."""
+    theta = torch.tensor(0.0, requires_grad=True)
+    graph = scg.Graph()
+
+    @graph.stochastic(ScoreFunction())
+    def b(theta):
+        return Bernoulli(logits=theta)
+
+    @graph.cost
+    def loss(b):
+        return (b - 0.45) ** 2
+
+    def by_hand():
+        p = Bernoulli(logits=theta)
+        b = p.sample()
+        cost = (b - 0.45) ** 2
+        return cost + p.log_prob(b) * cost.detach()
+
+    def bare():
+        b = torch.bernoulli(torch.sigmoid(theta.detach()))
+        return (b - 0.45) ** 2 + -bce(theta, b) * (b - 0.45) ** 2
+
+    return Case("scalar toy, score function", lambda: graph.surrogate(theta=theta), by_hand, 1.5, bare)
+
+
+def wide_toy() -> Case:
+    """200 independent bits in one sample, four leave-one-out samples."""
+    theta = torch.zeros(200, requires_grad=True)
+    graph = scg.Graph()
+
+    @graph.stochastic(LeaveOneOut(samples=4))
+    def b(theta):
+        return Independent(Bernoulli(logits=theta), 1)
+
+    @graph.cost
+    def loss(b):
+        return ((b - 0.45) ** 2).sum(-1)
+
+    def by_hand():
+        p = Independent(Bernoulli(logits=theta), 1)
+        b = p.sample((4,))
+        cost = ((b - 0.45) ** 2).sum(-1)
+        advantage = cost - (cost.sum(0) - cost) / 3
+        return (cost + p.log_prob(b) * advantage.detach()).mean()
+
+    def bare():
+        b = torch.bernoulli(torch.sigmoid(theta.detach()).expand(4, 200))
+        cost = ((b - 0.45) ** 2).sum(-1)
+        log_prob = -bce(theta.expand(4, 200), b, reduction="none").sum(-1)
+        return (cost + log_prob * (cost - (cost.sum(0) - cost) / 3)).mean()
+
+    return Case("200-dimensional toy, leave-one-out n=4", lambda: graph.surrogate(theta=theta), by_hand, 1.5, bare)
+
+
+def cases() -> Iterator[Case]:
+    yield discrete_vae()
+    yield gaussian_vae()
+    for steps in (10, 100, 1000):
+        yield chain(steps)
+    yield scalar_toy()
+    yield wide_toy()
+
+
+def seconds(loss: Callable[[], Tensor], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        loss().backward()
+    return (time.perf_counter() - start) / repeats
+
+
+def compare(ours: Callable[[], Tensor], other: Callable[[], Tensor], rounds: int) -> tuple[float, list[float]]:
+    """Seconds of `ours` (median), and the ratios ours/other of alternating rounds."""
+    for loss in (ours, other):
+        seconds(loss, 3)
+    repeats = max(1, int(0.02 / seconds(other, 5)))
+    times, ratios = [], []
+    for i in range(rounds):
+        pair = [(0, ours), (1, other)] if i % 2 else [(1, other), (0, ours)]
+        measured = {which: seconds(loss, repeats) for which, loss in pair}
+        times.append(measured[0])
+        ratios.append(measured[0] / measured[1])
+    return statistics.median(times), ratios
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--no-compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"{'work (value + backward)':44} {'ms':>8} {'ratio':>7} {'quartiles':>13} {'limit':>6}")
+    missed = 0
+    for case in cases():
+        if options.only not in case.name:
+            continue
+        rows = [("", case.ours, case.by_hand, case.limit)]
+        if case.bare is not None:
+            rows.append(("  … to one without torch.distributions", case.ours, case.bare, None))
+        if case.compiles and not options.no_compile:
+            rows.append(("  … both compiled", torch.compile(case.ours, fullgraph=True), torch.compile(case.by_hand, fullgraph=True), case.limit))
+        for label, ours, other, limit in rows:
+            median, ratios = compare(ours, other, options.rounds)
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            missed += limit is not None and middle > limit
+            shown = f"{limit:.2f}" if limit else ""
+            print(f"{label or case.name:44} {1e3 * median:8.3f} {middle:7.3f} {low:6.3f}–{high:.3f} {shown:>6}", flush=True)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
