@@ -7,9 +7,8 @@ A window is kept for all paths, and one for the paths without a `detach` edge: o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
@@ -60,107 +59,47 @@ class Structure:
         self.order = self._topological()
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
+        self._sort()
         self._check_baselines()
 
     # -- names ---------------------------------------------------------------------------------------------
 
-    @cached_property
-    def inputs(self) -> tuple[str, ...]:
-        """Names that are no node: what a call has to give. Optional ones are in `optional_inputs`."""
-        return tuple(dict.fromkeys(s for s in self._sources(optional=False) if s not in self.nodes))
+    def _sort(self) -> None:
+        """Everything that evaluation asks for by name, once: it is asked at every call, inside compiled code too."""
+        nodes = self.nodes.values()
+        computed = tuple(self.nodes[n] for n in self.order if self.nodes[n].kind != "observed")
+        read = [e for n in computed for e in n.parents]
+        sources = [*(e.source for e in read if not e.optional), *(e.init for e in read if e.init is not None)]
 
-    @cached_property
-    def optional_inputs(self) -> frozenset[str]:
-        return frozenset(s for s in self._sources(optional=True) if s not in self.nodes) - set(self.inputs)
-
-    @cached_property
-    def required(self) -> tuple[str, ...]:
-        """Inputs, and the observed nodes whose values a computed node reads: what a call must give."""
-        read = dict.fromkeys(
-            e.source for n in self.nodes.values() if n.kind != "observed" for e in n.parents if e.source in self.nodes
-        )
-        observed = [name for name in read if self.nodes[name].kind == "observed"]
-        return (*self.inputs, *observed)
-
-    @cached_property
-    def known_inputs(self) -> frozenset[str]:
-        return frozenset(self.inputs) | self.optional_inputs
-
-    @cached_property
-    def timeless(self) -> frozenset[str]:
-        """Nodes of the sequence whose value is the same at every step: nothing they read varies in time."""
-        varying: set[str] = set(self.observed_inside)
+        self.costs = tuple(n.name for n in nodes if n.kind == "cost")
+        self.stochastic = tuple(n.name for n in computed if n.kind == "stochastic")
+        self.has_sequence = any(n.in_sequence for n in nodes)
+        self.observed_inside = tuple(n.name for n in nodes if n.kind == "observed" and n.in_sequence)
+        self.observed_outside = tuple(n.name for n in nodes if n.kind == "observed" and not n.in_sequence)
+        # Names that are no node are inputs; a call gives them, and the observed nodes that a computed one reads.
+        self.inputs = tuple(dict.fromkeys(s for s in sources if s not in self.nodes))
+        self.optional_inputs = frozenset(e.source for e in read if e.optional) - set(self.inputs)
+        self.known_inputs = frozenset(self.inputs) | self.optional_inputs
+        observed = [s for s in dict.fromkeys(sources) if s in self.nodes and self.nodes[s].kind == "observed"]
+        self.required = (*self.inputs, *observed, *([self.first] if self.first and self.first not in observed else []))
+        # Outside the sequence, nodes come before it, or after it where they read its last step.
+        late: set[str] = set()
+        for node in computed:
+            inside = [e.source for e in node.parents if e.source in self.nodes and self.nodes[e.source].in_sequence]
+            if not node.in_sequence and (inside or any(e.source in late for e in node.parents)):
+                late.add(node.name)
+        self.before = tuple(n for n in computed if not n.in_sequence and n.name not in late)
+        self.inside = tuple(n for n in computed if n.in_sequence)
+        self.after = tuple(n for n in computed if n.name in late)
+        # Nodes whose distribution another node takes, and nodes whose previous value a computed node asks for.
+        self.asked_for = frozenset(e.source for e in read if e.dist)
+        self.recurrent_sources = frozenset(e.source for e in read if e.lag)
+        # Nodes of the sequence whose value is the same at every step: nothing they read varies in time.
+        varying = set(self.observed_inside)
         for node in self.inside:
             if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
                 varying.add(node.name)
-        return frozenset(n.name for n in self.inside) - varying
-
-    def _sources(self, optional: bool) -> Iterator[str]:
-        for node in self.nodes.values():
-            if node.kind == "observed":
-                continue
-            for edge in node.parents:
-                if edge.optional == optional:
-                    yield edge.source
-                if edge.init is not None and not optional:
-                    yield edge.init
-
-    @cached_property
-    def costs(self) -> tuple[str, ...]:
-        return tuple(n.name for n in self.nodes.values() if n.kind == "cost")
-
-    @cached_property
-    def stochastic(self) -> tuple[str, ...]:
-        return tuple(n for n in self.order if self.nodes[n].kind == "stochastic")
-
-    @cached_property
-    def before(self) -> tuple[Node, ...]:
-        """Nodes outside the sequence that do not need it."""
-        after = {n.name for n in self.after}
-        return tuple(n for n in self._computed if not n.in_sequence and n.name not in after)
-
-    @cached_property
-    def inside(self) -> tuple[Node, ...]:
-        """Computed nodes of the sequence."""
-        return tuple(n for n in self._computed if n.in_sequence)
-
-    @cached_property
-    def has_sequence(self) -> bool:
-        return any(n.in_sequence for n in self.nodes.values())
-
-    @cached_property
-    def _computed(self) -> tuple[Node, ...]:
-        return tuple(self.nodes[n] for n in self.order if self.nodes[n].kind != "observed")
-
-    @cached_property
-    def observed_inside(self) -> tuple[str, ...]:
-        return tuple(n.name for n in self.nodes.values() if n.kind == "observed" and n.in_sequence)
-
-    @cached_property
-    def observed_outside(self) -> tuple[str, ...]:
-        return tuple(n.name for n in self.nodes.values() if n.kind == "observed" and not n.in_sequence)
-
-    @cached_property
-    def after(self) -> tuple[Node, ...]:
-        """Nodes outside the sequence that read its last step."""
-        late: set[str] = set()
-        for name in self.order:
-            node = self.nodes[name]
-            if not node.in_sequence and any(
-                e.source in late or (e.source in self.nodes and self.nodes[e.source].in_sequence) for e in node.parents
-            ):
-                late.add(name)
-        return tuple(self.nodes[n] for n in self.order if n in late)
-
-    @cached_property
-    def asked_for(self) -> frozenset[str]:
-        """Stochastic nodes whose distribution another node takes."""
-        return frozenset(e.source for n in self.nodes.values() for e in n.parents if e.dist)
-
-    @cached_property
-    def recurrent_sources(self) -> frozenset[str]:
-        """Nodes whose previous value a computed node asks for."""
-        return frozenset(e.source for n in self.nodes.values() if n.kind != "observed" for e in n.parents if e.lag)
+        self.timeless = frozenset(n.name for n in self.inside) - varying
 
     # -- construction --------------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ def _ranks(
     value_ranks = {k: v.ndim for k, v in values.items() if k in graph.nodes and isinstance(v, Tensor)}
     ranks = {k: len(d.batch_shape) for k, d in evaluation.distributions.items()}
     costs = {c: values[c].ndim for c in graph.structure.costs}
-    plan = Plan(max(costs.values(), default=0), ranks, value_ranks, costs)
+    plan = Plan(max([0, *costs.values()]), ranks, value_ranks, costs)
     return plan, evaluation
 
 

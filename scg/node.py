@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from torch import nn
@@ -81,10 +80,12 @@ class Node:
     trains: Any = field(default=None, compare=False)
     hidden: bool = False
 
-    @cached_property
-    def simple(self) -> tuple[tuple[str, str], ...] | None:
-        """(parameter, source) pairs where every edge is plain: the fast path of evaluation."""
-        return tuple((e.param, e.source) for e in self.parents) if all(e.plain for e in self.parents) else None
+    simple: tuple[tuple[str, str], ...] | None = field(default=None, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # (parameter, source) pairs where every edge is plain: the fast path of evaluation.
+        if all(e.plain for e in self.parents):
+            object.__setattr__(self, "simple", tuple((e.param, e.source) for e in self.parents))
 
 
 def node_name(fn: Callable[..., Any], name: str | None) -> str:

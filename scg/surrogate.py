@@ -257,7 +257,11 @@ def where(trace: Trace, key: int) -> str:
 def _assert_finite(trace: Trace, total: Tensor) -> None:
     """A surrogate that is not finite names the node that made the first value or weight that is not."""
     if torch.compiler.is_compiling():
-        torch._assert_async(torch.isfinite(total.detach()), "scg: the surrogate is not finite; run it eagerly to see which node")
+        for name, weight in trace.evaluation.weights.items():  # asynchronous: they fire when the compiled code has run
+            for tensor in (weight.score, weight.factor):
+                if tensor is not None:
+                    torch._assert_async(torch.isfinite(tensor.detach()).all(), f"node {name!r}: its weight is not finite")
+        torch._assert_async(torch.isfinite(total.detach()), "the surrogate is not finite: evaluate it eagerly to see where")
         return
     if math.isfinite(total.item()):
         return

@@ -16,9 +16,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scg.draw.dot import dot
-from scg.draw.mermaid import mermaid
-from scg.draw.picture import Line, Mark, Picture, picture
+from scg.draw.dot import digraph
+from scg.draw.mermaid import flowchart
+from scg.draw.picture import Line, Mark, Picture, picture_of
 
 if TYPE_CHECKING:
     from scg.graph import Graph
@@ -28,12 +28,12 @@ IMAGES, TEXTS = (".png", ".svg", ".pdf"), (".dot", ".mmd")
 
 def to_dot(graph: Graph) -> str:
     """The graph in Graphviz's language."""
-    return dot(picture(graph))
+    return digraph(picture_of(graph))
 
 
 def to_mermaid(graph: Graph) -> str:
     """The graph in Mermaid's language."""
-    return mermaid(picture(graph))
+    return flowchart(picture_of(graph))
 
 
 def to_html(graph: Graph) -> str:
@@ -62,19 +62,19 @@ def render(graph: Graph, path: str | PathLike[str]) -> Path:
 
 def drawn(graph: Graph, suffix: str) -> bytes:
     """The picture as an image: by Graphviz, or without it (or where it fails) by matplotlib."""
-    shown = picture(graph)
+    shown = picture_of(graph)
     program = shutil.which("dot")
     if program is not None:
         command = [program, f"-T{suffix.removeprefix('.')}", *(["-Gdpi=160"] if suffix == ".png" else [])]
         try:
-            return subprocess.run(command, input=dot(shown).encode(), capture_output=True, check=True, timeout=60).stdout
+            return subprocess.run(command, input=digraph(shown).encode(), capture_output=True, check=True, timeout=60).stdout
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None)
             reason = said.decode(errors="replace").strip() if said else str(error)
             warnings.warn(f"Graphviz could not draw the graph, matplotlib does: {reason}", stacklevel=3)
-    from scg.draw.canvas import canvas
+    from scg.draw.canvas import paint
 
-    return canvas(shown, suffix)
+    return paint(shown, suffix)
 
 
-__all__ = ["Line", "Mark", "Picture", "drawn", "picture", "render", "to_dot", "to_html", "to_mermaid"]
+__all__ = ["Line", "Mark", "Picture", "drawn", "picture_of", "render", "to_dot", "to_html", "to_mermaid"]

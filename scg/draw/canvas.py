@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,10 @@ COLOURS = {"value": "black", "dist": "#3465a4", "prev": "#4e7a27", "aside": "#80
 MARGIN = 12.0
 
 
-def canvas(picture: Picture, suffix: str) -> bytes:
+def paint(picture: Picture, suffix: str) -> bytes:
     """The picture as bytes of an image format that matplotlib writes."""
-    blocks = {mark.name: Block(mark) for mark in picture.marks}
+    arrows = Counter((line.target for line in picture.lines)) | Counter(line.source for line in picture.lines)
+    blocks = {mark.name: Block(mark, arrows[mark.name]) for mark in picture.marks}
     widths = {line: _width(line.label, LABEL) for line in picture.lines if line.label}
     sizes = {name: block.size for name, block in blocks.items()}
     layout = Arranger(sizes, picture.lines, {m.name for m in picture.plate}, widths).layout()
@@ -60,7 +62,7 @@ def _width(text: str, font: FontProperties) -> float:
 class Block:
     """A mark with its text measured: how large its shape is, and where a line at a given height meets it."""
 
-    def __init__(self, mark: Mark) -> None:
+    def __init__(self, mark: Mark, arrows: int = 0) -> None:
         self.mark = mark
         rows = [(printable(mark.title), TITLE)] + [(row, NOTE) for n in mark.notes for row in wrap(printable(n))]
         heights = [1.25 * font.get_size_in_points() for _, font in rows]
@@ -69,18 +71,18 @@ class Block:
         for (text, font), height in zip(rows, heights, strict=True):
             self.rows.append((text, font, y + height / 2 - total / 2, _width(text, font)))
             y += height
-        width = max(w for *_, w in self.rows)
+        width, crowd = max(w for *_, w in self.rows), 9.0 * arrows
         corners = [(w / 2, abs(at) + font.get_size_in_points() / 2) for _, font, at, w in self.rows]
         if mark.kind in ("stochastic", "observed"):
-            diameter = max(40.0, 2 * max(math.hypot(*c) for c in corners) + 7)
+            diameter = max(40.0, 1.2 * crowd, 2 * max(math.hypot(*c) for c in corners) + 7)
             self.size = (diameter, diameter)
         elif mark.kind == "cost":
-            height = 2.3 * total + 6
+            height = max(2.1 * total + 6, 1.4 * crowd)
             self.size = (max(2 * a / (1 - 2 * b / height) for a, b in corners) + 6, height)
         elif mark.kind == "input":
-            self.size = (width + 6, total + 4)
+            self.size = (width + 6, max(total + 4, 0.7 * crowd))
         else:
-            self.size = (max(34.0, width + 14), max(30.0, total + 12))
+            self.size = (max(34.0, width + 14), max(30.0, total + 12, crowd + 4))
 
     def reach(self, dy: float) -> float:
         """Half the width of the shape at height `dy` from its centre."""

@@ -10,9 +10,9 @@ from scg.draw.picture import PLATE, Line, Mark, Picture
 STYLES = {
     "input": "shape=plaintext",
     "deterministic": "shape=box",
-    "stochastic": "shape=circle",
+    "stochastic": "shape=circle, margin=0",
     "cost": 'shape=diamond, fillcolor="#fdf0d5"',
-    "observed": 'shape=circle, fillcolor="#d9d9d9"',
+    "observed": 'shape=circle, margin=0, fillcolor="#d9d9d9"',
     "aside": 'shape=box, style=dotted, color="#808080", fontcolor="#808080"',
 }
 READINGS = {
@@ -23,7 +23,7 @@ READINGS = {
 }
 
 
-def dot(picture: Picture) -> str:
+def digraph(picture: Picture) -> str:
     """The graph as `digraph`: a node's name is its identifier."""
     rows = [
         "digraph scg {",
@@ -55,7 +55,8 @@ def _edge(line: Line) -> str:
         settings.append(f'label="{line.label}"')
     if not line.forward:
         settings.append("constraint=false")
-    return f"{quoted(line.source)} -> {quoted(line.target)}{f' [{", ".join(settings)}]' if settings else ''};"
+    shown = f" [{', '.join(settings)}]" if settings else ""
+    return f"{quoted(line.source)} -> {quoted(line.target)}{shown};"
 
 
 def quoted(name: str) -> str:

@@ -211,18 +211,16 @@ class Arranger:
         ports = self._ports()
         routes = {line: self._passing(line, ports) for line in self.forward}
         routes |= {line: self._looping(line, positions) for line in self.loops}
-        bottom = max((y + self.shapes[n][1] / 2 for n, (_, y) in positions.items()), default=0.0)
-        bottom = max([bottom, *(self.y[v] for v in self.y if isinstance(v, tuple))])
-        level = bottom + 16.0
         inner = [r for r in self.returning if r.source in self.plate and r.target in self.plate]
+        heights = {v: self.shapes[v][1] if isinstance(v, str) else height for v, (_, height) in self.sizes.items()}
+        floors = {k: max((self.y[v] + heights[v] / 2 for v in layer), default=0.0) for k, layer in enumerate(self.layers)}
         for line in sorted(inner, key=self._span):
-            routes[line] = self._returning(line, ports, level)
-            level += TRACK + 3.0
-        plate = self._plate(positions, level + 4.0) if self.plate else None
-        level = plate[3] + 14.0 if plate else level
+            routes[line] = self._returning(line, ports, self._track(line, floors))
+        plate = self._plate(positions, floors) if self.plate else None
+        if plate:
+            floors = {k: max(floor, plate[3]) for k, floor in floors.items()}
         for line in sorted((r for r in self.returning if r not in inner), key=self._span):
-            routes[line] = self._returning(line, ports, level)
-            level += TRACK + 3.0
+            routes[line] = self._returning(line, ports, self._track(line, floors))
         points = [p for r in routes.values() for _, ps in r.pieces for p in ps]
         boxes = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for n, (x, y) in positions.items() for w, h in [self.sizes[n]]]
         boxes += [(x, y, x, y) for x, y in points] + ([plate] if plate else [])
@@ -232,7 +230,17 @@ class Arranger:
     def _span(self, line: Line) -> int:
         return abs(self.layer[line.source] - self.layer[line.target])
 
-    def _plate(self, positions: dict[str, tuple[float, float]], bottom: float) -> tuple[float, float, float, float]:
+    def _track(self, line: Line, floors: dict[int, float]) -> float:
+        """A height below everything that the line passes, which then counts as the floor there."""
+        ends = sorted((self.layer[line.source], self.layer[line.target]))
+        span = range(ends[0], ends[1] + 1)
+        level = max(floors[k] for k in span) + 16.0
+        floors.update((k, level) for k in span)
+        return level
+
+    def _plate(
+        self, positions: dict[str, tuple[float, float]], floors: dict[int, float]
+    ) -> tuple[float, float, float, float]:
         columns = [self.layer[n] for n in self.plate]
         inside = [n for n in self.names if n in self.plate]
         left, right = self.edges[min(columns)][0], self.edges[max(columns)][1]
@@ -240,7 +248,8 @@ class Arranger:
         left -= 6.0 + TRACK * sum(self.layer[r.target] == min(columns) for r in inner)
         right += 6.0 + TRACK * sum(self.layer[r.source] == max(columns) for r in inner)
         top = min(positions[n][1] - self.sizes[n][1] / 2 for n in inside) - 12.0
-        return left, top, right, bottom + 16.0
+        bottom = max(floors[k] for k in range(min(columns), max(columns) + 1))
+        return left, top, right, bottom + 26.0
 
     def _ports(self) -> dict[tuple[Line, str], float]:
         """The height at which each line leaves its source and enters its target, spread over the shape's side."""

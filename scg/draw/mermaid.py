@@ -24,7 +24,7 @@ CLASSES = (
 COLOURS = {"dist": "#3465a4", "prev": "#4e7a27", "aside": "#808080"}
 
 
-def mermaid(picture: Picture) -> str:
+def flowchart(picture: Picture) -> str:
     """The graph as `flowchart`."""
     keys = {mark.name: f"n{i}" for i, mark in enumerate(picture.marks)}
     rows = ["flowchart LR"]

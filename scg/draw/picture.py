@@ -14,7 +14,7 @@ carries `t=T`. Below a name stand the estimator, the credit and the baseline, or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -62,7 +62,7 @@ class Picture:
         return tuple(m for m in self.marks if m.on_plate)
 
 
-def picture(graph: Graph) -> Picture:
+def picture_of(graph: Graph) -> Picture:
     """The marks and lines of a graph. Asks for no analysis, so a graph that is wrong can be looked at, too."""
     nodes = graph.nodes
     named = ParameterNames(nodes)
@@ -74,7 +74,7 @@ def picture(graph: Graph) -> Picture:
                 if source not in marks:
                     marks[source] = Mark(source, source, "input", ("optional",) if edge.optional else ())
             lines += _lines(edge, node, nodes.get(edge.source))
-        lines += _asides(node, marks)
+        lines += _asides(node, nodes)
     inputs = [m for m in marks.values() if m.name not in nodes]
     return Picture((*inputs, *(m for m in marks.values() if m.name in nodes)), tuple(_once(lines)))
 
@@ -102,15 +102,24 @@ def _lines(edge: Edge, node: Node, source: Node | None) -> Iterator[Line]:
         yield Line(edge.init, node.name, "aside" if node.hidden else "value", "t=1", edge.detached)
 
 
-def _asides(node: Node, marks: dict[str, Mark]) -> Iterator[Line]:
-    """Grey lines from what a node's score is multiplied with."""
-    for what, level in (("credit", node.credit), ("baseline", node.baseline)):
-        if isinstance(level, str) and level in marks:
-            own = level == f"{node.name}.{what}"
-            yield Line(level, node.name, "aside", "" if own else what, forward=what == "baseline")
-    for critic in getattr(node.credit, "critics", ()):
-        if critic in marks:
-            yield Line(critic, node.name, "aside", "critic", forward=False)
+def _asides(node: Node, nodes: Mapping[str, Node]) -> Iterator[Line]:
+    """Grey lines from what a node's score is multiplied with; forward where it can be known before the sample."""
+    named = [(what, level) for what, level in (("credit", node.credit), ("baseline", node.baseline)) if isinstance(level, str)]
+    for what, source in [*named, *(("critic", critic) for critic in getattr(node.credit, "critics", ()))]:
+        if source in nodes:
+            own = source == f"{node.name}.{what}"
+            yield Line(source, node.name, "aside", "" if own else what, forward=not _reads(source, node.name, nodes))
+
+
+def _reads(name: str, other: str, nodes: Mapping[str, Node]) -> bool:
+    """Whether `name` depends on `other` within a step."""
+    seen, queue = {name}, [name]
+    while queue:
+        node = nodes.get(queue.pop())
+        new = {e.source for e in node.parents if not e.lag} - seen if node else set()
+        seen |= new
+        queue += new
+    return other in seen
 
 
 def _once(lines: list[Line]) -> Iterator[Line]:

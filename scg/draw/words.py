@@ -37,7 +37,7 @@ def notes(node: Node) -> tuple[str, ...]:
             if isinstance(level, str):
                 lines.append(f"{what}: {'a function' if level == f'{node.name}.{what}' else level}")
             elif level is not None:
-                lines.append(f"{what}: {type(level).__name__ if isinstance(level, Credit) else f'{level:g}'}")
+                lines.append(f"{what}: {brief(level) if isinstance(level, Credit) else f'{level:g}'}")
         return tuple(lines)
     if node.kind == "cost":
         return ("reward" if node.sign < 0 else "cost",)

@@ -1,0 +1,254 @@
+"""The graph as a plain program: every node at every step, who reads whom, and what each function gives.
+
+Nothing here knows surrogates, weights or estimators, so that an oracle built on it shares no algebra with what it
+judges. A node at a step is an *occurrence* `(name, t)`, `t` None outside the sequence.
+
+    reach(c)    the occurrences that influence the cost occurrence c: by paths without a detach edge (`live`),
+                by paths with one (`frozen`), or both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_flatten, tree_map
+
+from scg.errors import GraphError
+from scg.graph import Graph
+from scg.node import Edge, Node
+
+Key = tuple[str, int | None]
+Read = Callable[[Key], tuple[Any, bool]]  # an occurrence's value, and whether it has the axis of outcomes
+
+
+@dataclass
+class Reach:
+    live: bool = False
+    frozen: bool = False
+
+
+class NotVectorised(Exception):
+    """A node's function does not work along a leading axis: it must be called outcome by outcome."""
+
+
+class Program:
+    """`graph` at given inputs, unrolled over `steps`."""
+
+    def __init__(self, graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> None:
+        self.graph, self.structure, self.nodes = graph, graph.structure, graph.structure.nodes
+        self.inputs = inputs
+        self.steps = self._steps(steps)
+        self.keys: list[Key] = [(n.name, None) for n in self.structure.before if n.kind != "observed"]
+        self.keys += [(n.name, t) for t in range(self.steps) for n in self.structure.inside if n.kind != "observed"]
+        self.keys += [(n.name, None) for n in self.structure.after]
+        self.costs = [key for key in self.keys if self.nodes[key[0]].kind == "cost"]
+        self.stochastic = [key for key in self.keys if self.nodes[key[0]].kind == "stochastic"]
+        self.detaches = any(edge.detached for node in self.nodes.values() for edge in node.parents)
+        missing = [n for n in self.structure.required if n not in inputs]
+        if missing:
+            raise GraphError(f"{missing[0]!r} is missing: the oracle evaluates the graph, so every input must be passed")
+
+    def _steps(self, steps: int | None) -> int:
+        if not self.structure.inside:
+            return 0
+        for node in self.structure.inside:
+            if node.kind == "observed" and node.name in self.inputs:
+                steps = self.inputs[node.name].shape[0]
+        if steps is None:
+            raise GraphError("this graph has a sequence: say how many steps, steps=3 for instance")
+        return steps
+
+    # -- who reads whom ------------------------------------------------------------------------------------
+
+    def occurrence(self, name: str, t: int | None) -> Key:
+        """Where a reader at step t finds `name`: at its own step, outside, or at the sequence's last step."""
+        if not self.nodes[name].in_sequence:
+            return (name, None)
+        return (name, self.steps - 1 if t is None else t)
+
+    def sources(self, edge: Edge, t: int | None) -> Iterator[Key]:
+        """The occurrences that an edge may take its value from."""
+        if edge.lag:
+            assert t is not None
+            if t == 0 or self.structure.first in self.inputs:
+                if edge.init in self.nodes:
+                    yield (edge.init, None)  # type: ignore[misc]
+            if t > 0:
+                yield (edge.source, t - 1)
+        elif edge.source in self.nodes:
+            yield self.occurrence(edge.source, t)
+
+    def arrows(self, key: Key) -> Iterator[tuple[Key, bool]]:
+        """(source, without a detach edge); a `dist` edge reads what its distribution's function reads."""
+        for edge in self.nodes[key[0]].parents:
+            if self.nodes[key[0]].kind == "observed":
+                return
+            if edge.dist:
+                for source, live in self.arrows(self.occurrence(edge.source, key[1])):
+                    yield source, live and not edge.detached
+                continue
+            for source in self.sources(edge, key[1]):
+                yield source, not edge.detached
+
+    def reach(self, target: Key) -> dict[Key, Reach]:
+        """Everything that influences `target`, in the order in which it runs; `target` itself last."""
+        found: dict[Key, Reach] = {}
+        queue = [(target, True)]
+        while queue:
+            key, live = queue.pop()
+            seen = found.setdefault(key, Reach())
+            if seen.live if live else seen.frozen:
+                continue
+            if live:
+                seen.live = True
+            else:
+                seen.frozen = True
+            queue += [(source, live and plain) for source, plain in self.arrows(key)]
+        return {key: found[key] for key in self.keys if key in found}
+
+    # -- what each function gives --------------------------------------------------------------------------
+
+    def given(self, name: str, t: int | None) -> Any:
+        """The value of an input, or of an observed node at a step."""
+        value = self.inputs[name]
+        if name in self.nodes and self.nodes[name].in_sequence:
+            return value[self.steps - 1 if t is None else t]
+        return value
+
+    def arguments(self, key: Key, read: Read, frozen: Read | None = None, axis: int = 0) -> list[tuple[Edge, Any, bool]]:
+        """(edge, value, has the axis of outcomes). Detached edges read from `frozen`, where it is given."""
+        found = []
+        for edge in self.nodes[key[0]].parents:
+            if edge.optional and edge.source not in self.inputs:
+                continue
+            source = frozen if edge.detached and frozen is not None else read
+            if edge.dist:
+                value, has = self._distribution(edge, key[1], source, axis)
+            else:
+                value, has = self._value(edge, key[1], source)
+                value = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value) if edge.detached else value
+            found.append((edge, value, has))
+        return found
+
+    def _value(self, edge: Edge, t: int | None, read: Read) -> tuple[Any, bool]:
+        if not edge.lag:
+            return self._named(edge.source, t, read)
+        assert t is not None and edge.init is not None
+        initial, initial_has = self._named(edge.init, None, read)
+        if t == 0:
+            return initial, initial_has
+        before, has = self._named(edge.source, t - 1, read)
+        if self.structure.first not in self.inputs:
+            return before, has
+        opens = self.inputs[self.structure.first][t].bool()
+        rank = max(before.ndim - has, initial.ndim - initial_has)
+        opens = opens.reshape(*opens.shape, *[1] * (rank - opens.ndim))
+        return torch.where(opens, initial, before), has or initial_has
+
+    def _named(self, name: str, t: int | None, read: Read) -> tuple[Any, bool]:
+        if name not in self.nodes or self.nodes[name].kind == "observed":
+            return self.given(name, t), False
+        return read(self.occurrence(name, t))
+
+    def _distribution(self, edge: Edge, t: int | None, read: Read, axis: int) -> tuple[Any, bool]:
+        source = self.occurrence(edge.source, t)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not edge.detached):
+            return settled(self.nodes[edge.source], self.arguments(source, read, axis=axis), axis)
+
+
+def call(node: Node, arguments: list[tuple[Edge, Any, bool]]) -> Any:
+    assert node.fn is not None
+    if node.positional:
+        result = node.fn(*[value for _, value, _ in arguments])
+    else:
+        result = node.fn(**{edge.param: value for edge, value, _ in arguments})
+    if node.kind != "cost":
+        return result
+    result = result if isinstance(result, Tensor) else torch.as_tensor(result, dtype=torch.get_default_dtype())
+    return result * node.sign
+
+
+def settled(node: Node, arguments: list[tuple[Edge, Any, bool]], axis: int) -> tuple[Any, bool]:
+    """The function's result on all outcomes at once, and whether it has their axis.
+
+    Held against its results on the first and on the last outcome alone: a function that mixes outcomes, or that asks
+    a tensor for its truth value, is not trusted along an axis (`NotVectorised`).
+    """
+    if not any(has for _, _, has in arguments):
+        return call(node, arguments), False
+    try:
+        together = call(node, arguments)
+    except Exception as error:
+        raise NotVectorised(f"node {node.name!r}: {error}") from error
+    verdicts = set()
+    for i in {0, axis - 1}:
+        alone = call(node, [(edge, _take(value, i) if has else value, False) for edge, value, has in arguments])
+        for whole, single in zip(_content(together), _content(alone), strict=True):
+            if whole.shape == (axis, *single.shape) and _close(whole[i], single):
+                verdicts.add(True)
+            elif whole.shape != single.shape or not _close(whole, single):
+                raise NotVectorised(f"node {node.name!r}: all outcomes at once differ from one alone")
+        if isinstance(together, Distribution) and together.batch_shape == alone.batch_shape and True in verdicts:
+            raise NotVectorised(f"node {node.name!r}: outcomes reach its distribution other than through the batch")
+    return together, True in verdicts
+
+
+def lifted(value: Any, n: int, axis: int) -> Any:
+    """A value made when there were n outcomes, seen from `axis` of them."""
+    if n == axis:
+        return value
+    return tree_map(lambda v: v.repeat_interleave(axis // n, 0) if isinstance(v, Tensor) else v, value)
+
+
+def _take(value: Any, i: int) -> Any:
+    if isinstance(value, Distribution):
+        return _SliceOf(value, i).build()
+    return tree_map(lambda v: v[i] if isinstance(v, Tensor) else v, value)
+
+
+class _SliceOf:
+    """Outcome i of a distribution: the same class on its parameters' slices."""
+
+    def __init__(self, distribution: Distribution, i: int) -> None:
+        self.distribution, self.i = distribution, i
+
+    def build(self) -> Distribution:
+        d, i = self.distribution, self.i
+        new = type(d).__new__(type(d))
+        for name, value in vars(d).items():
+            if isinstance(value, Distribution):
+                value = _take(value, i) if value.batch_shape[:1] == d.batch_shape[:1] else value
+            elif isinstance(value, Tensor) and value.ndim and value.shape[0] == d.batch_shape[0]:
+                value = value[i]
+            setattr(new, name, value)
+        new._batch_shape = d.batch_shape[1:]  # type: ignore[attr-defined]
+        return new
+
+
+def _content(result: Any) -> list[Tensor]:
+    """The tensors to compare: those of a value, or those that a distribution is made of."""
+    if isinstance(result, Distribution):
+        found: list[Tensor] = []
+        for name, value in sorted(vars(result).items()):
+            parts = value if isinstance(value, (list, tuple)) else [value]
+            for part in parts:
+                if isinstance(part, Distribution):
+                    found += _content(part)
+                elif isinstance(part, Tensor):
+                    found.append(part)
+                elif hasattr(part, "domain") and hasattr(part, "__dict__"):  # a transform of a TransformedDistribution
+                    found += [v for _, v in sorted(vars(part).items()) if isinstance(v, Tensor)]
+        return found
+    leaves = [leaf for leaf in tree_flatten(result)[0] if not isinstance(leaf, Distribution)]
+    return [leaf if isinstance(leaf, Tensor) else torch.as_tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, float, int))]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    a, b = a.detach().double(), b.detach().double()
+    tolerance = 1e-4 * float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
+    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-4, atol=tolerance + 1e-12))
