@@ -217,13 +217,6 @@ def blame(trace: Trace) -> NoReturn:
     )
 
 
-def impossible(name: str, log_prob: Tensor) -> NoReturn:
-    raise GraphError(
-        f"node {name!r}: a recorded value has probability 0 under its distribution now ({_first_bad(log_prob)}): "
-        "it cannot have come from a policy that this one may be weighed against"
-    )
-
-
 def _first_bad(x: Tensor) -> str:
     bad = (~torch.isfinite(x)).nonzero()[0].tolist()
     return f"{x[tuple(bad)].item()} at index {bad}, shape {list(x.shape)}"

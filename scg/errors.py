@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
+
+from torch import Tensor
 
 
 class GraphError(ValueError):
     """A graph, or a sample of it, whose gradient would be wrong. The message opens with the node's name."""
+
+
+def impossible(name: str, weights: Tensor) -> NoReturn:
+    """A recorded value that the distribution now excludes."""
+    where = (weights == 0).nonzero()[0].tolist()
+    raise GraphError(
+        f"node {name!r}: a recorded value has probability 0 under its distribution now (weight 0 at index {where}, shape "
+        f"{list(weights.shape)}). It says nothing about this policy; leave it out, or keep the policy's support from shrinking."
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

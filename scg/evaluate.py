@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.utils._pytree import tree_map
 
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, impossible, nearest
 from scg.estimator import Branches, FirstOrder
 from scg.node import Edge, Node
 from scg.plan import Plan, signature
@@ -252,7 +252,7 @@ class Evaluation:
         """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""
         source = self.structure.nodes[edge.source]
         if edge.detached:
-            return frozen(self.distributions[source.name], source.name)
+            return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
         if scoped is not None and source.name in scoped.scope.cut:
             with scoped.scope.detached():
                 return self._call(source, self._arguments(source, values, t, scoped))
@@ -294,10 +294,11 @@ class Evaluation:
             raise
         except Exception as error:
             error.add_note(f"in node {node.name!r}" + _shapes(node, arguments))
-            if isinstance(error, ValueError) and "to satisfy the constraint" in str(error):
+            if isinstance(error, ValueError) and ("within the support" in str(error) or "satisfy the constraint" in str(error)):
                 raise GraphError(
-                    f"node {node.name!r}: a parent's value lies outside what its distribution takes; "
-                    f"a relaxed sample where a hard one belongs does this.\n{error}"
+                    f"node {node.name!r}: a value lies outside the support or the constraints of a distribution there. "
+                    "A relaxed sample where a hard one belongs does this: score the relaxed density instead, or use an "
+                    f"estimator with hard samples.\n{error}"
                 ) from error
             raise
 
@@ -310,6 +311,9 @@ class Evaluation:
                 f"node {name!r}: a stochastic node's function returns a torch Distribution, got {type(distribution).__name__}"
             )
         at_once = self.vectorised and node.in_sequence
+        if name in self.plan.first_order and not torch.compiler.is_compiling():
+            # On the parameters, not on the sample: samplers that differentiate once cut the way back to θ themselves.
+            distribution = rebuilt(distribution, lambda p: FirstOrder.apply(p, name) if p.requires_grad else p, name)
         if name in self.given:
             branches = self._given(node, distribution, t)
         else:
@@ -319,8 +323,6 @@ class Evaluation:
                 branches = node.estimator.branch(distribution)
             else:
                 branches = plain(node, distribution)
-        if name in self.plan.first_order and not torch.compiler.is_compiling():
-            branches = first_order(branches, name)
         if branches.n is None:
             return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence)
         return self._placed(node, distribution, branches)
@@ -331,7 +333,10 @@ class Evaluation:
             value, recorded = value[t], None if recorded is None else recorded[t]
         try:
             if self.branching:
-                return node.estimator.given(distribution, value, recorded)
+                branches = node.estimator.given(distribution, value, recorded)
+                if branches.weights is not None and not torch.compiler.is_compiling() and bool((branches.weights == 0).any()):
+                    impossible(node.name, branches.weights)
+                return branches
             return Branches(value)
         except ValueError as error:
             raise GraphError(f"node {node.name!r}: {error}") from error
@@ -443,43 +448,32 @@ def plain(node: Node, distribution: Distribution) -> Branches:
     return Branches(value)
 
 
-def first_order(branches: Branches, name: str) -> Branches:
-    """The same branches behind a barrier that raises on double backward."""
-
-    def barrier(x: Tensor | None) -> Tensor | None:
-        return FirstOrder.apply(x, name) if x is not None and x.requires_grad else x
-
-    values = barrier(branches.values)
-    assert values is not None
-    return Branches(values, branches.n, barrier(branches.weights), barrier(branches.score))
-
-
 def detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
     return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
 
 
-def frozen(distribution: Distribution, name: str) -> Distribution:
-    """A copy of a distribution that holds detached parameters all the way down."""
+def rebuilt(distribution: Distribution, change: Callable[[Tensor], Tensor], name: str) -> Distribution:
+    """A copy of a distribution with `change` applied to its parameters, all the way down."""
 
-    def freeze(thing: Any) -> Any:
+    def rebuild(thing: Any) -> Any:
         if isinstance(thing, Tensor):
-            return thing.detach()
+            return change(thing)
         if isinstance(thing, nn.Module):
             raise GraphError(
-                f"node {name!r}: detach(dist({name!r})) cannot reach the parameters of the {type(thing).__name__} inside the "
-                "distribution. Declare a second node that builds it under torch.no_grad()."
+                f"node {name!r}: its distribution holds a {type(thing).__name__}, whose parameters cannot be told apart from "
+                "outside. For detach(dist(…)), declare a second node that builds it under torch.no_grad()."
             )
         if isinstance(thing, (list, tuple)):
-            return type(thing)(freeze(part) for part in thing)
+            return type(thing)(rebuild(part) for part in thing)
         if isinstance(thing, (Distribution, Transform, Constraint)):
             twin = copy.copy(thing)
-            twin.__dict__ = {k: freeze(v) for k, v in vars(thing).items() if k != "log_prob"}
+            twin.__dict__ = {k: rebuild(v) for k, v in vars(thing).items() if k != "log_prob"}
             return twin
         return thing
 
-    return freeze(distribution)
+    return rebuild(distribution)
 
 
 def _grown(mask: Tensor, like: Tensor) -> Tensor:

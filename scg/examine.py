@@ -164,10 +164,11 @@ class Examination:
         paths = self._paths()
         for i in range(DRAWS):
             other = self._draw(self._exchanged())
-            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
-                if mine.node.name in unchanged and not self._same_samples(mine.node.name, other):
-                    unchanged.discard(mine.node.name)
+            unchanged = {name for name in unchanged if self._same_samples(name, other)}
+            # Backwards, so that what a function leaves behind is still the other draw's when its reader runs.
+            for mine in reversed(self.recording.calls):
                 self._same_again(mine, first=i == 0)
+            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
                 self._batch_elements(mine, theirs)
             self._follow(paths, other)
             if self.found or (i and not unchanged and all(p.settled for p in paths)):

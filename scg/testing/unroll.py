@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 from torch.utils._pytree import tree_flatten, tree_map
 
 from scg.errors import GraphError
 from scg.graph import Graph
-from scg.node import Edge, Node
+from scg.node import Edge
 
 Key = tuple[str, int | None]
 Read = Callable[[Key], tuple[Any, bool]]  # an occurrence's value, and whether it has the axis of outcomes
+Frozen = dict[tuple[Key, str], tuple[Any, bool]]  # the same for a detached edge, by reader and parameter
 
 
 @dataclass
@@ -120,18 +121,22 @@ class Program:
             return value[self.steps - 1 if t is None else t]
         return value
 
-    def arguments(self, key: Key, read: Read, frozen: Read | None = None, axis: int = 0) -> list[tuple[Edge, Any, bool]]:
-        """(edge, value, has the axis of outcomes). Detached edges read from `frozen`, where it is given."""
+    def arguments(self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None) -> list[tuple[Edge, Any, bool]]:
+        """(edge, value, has the axis of outcomes). Detached edges are noted in `frozen`, or taken from it once it is full."""
         found = []
         for edge in self.nodes[key[0]].parents:
             if edge.optional and edge.source not in self.inputs:
                 continue
-            source = frozen if edge.detached and frozen is not None else read
-            if edge.dist:
-                value, has = self._distribution(edge, key[1], source, axis)
+            if edge.detached and frozen is not None and (key, edge.param) in frozen:
+                value, has = frozen[key, edge.param]
+            elif edge.dist:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not edge.detached):
+                    value, has = self.result(self.occurrence(edge.source, key[1]), read, axis)
             else:
-                value, has = self._value(edge, key[1], source)
+                value, has = self._value(edge, key[1], read)
                 value = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value) if edge.detached else value
+            if edge.detached and frozen is not None:
+                frozen[key, edge.param] = value, has
             found.append((edge, value, has))
         return found
 
@@ -155,47 +160,51 @@ class Program:
             return self.given(name, t), False
         return read(self.occurrence(name, t))
 
-    def _distribution(self, edge: Edge, t: int | None, read: Read, axis: int) -> tuple[Any, bool]:
-        source = self.occurrence(edge.source, t)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not edge.detached):
-            return settled(self.nodes[edge.source], self.arguments(source, read, axis=axis), axis)
+    def call(self, key: Key, arguments: list[tuple[Edge, Any, bool]]) -> Any:
+        node = self.nodes[key[0]]
+        assert node.fn is not None
+        if node.positional:
+            result = node.fn(*[value for _, value, _ in arguments])
+        else:
+            result = node.fn(**{edge.param: value for edge, value, _ in arguments})
+        if node.kind != "cost":
+            return result
+        return node.sign * (result if isinstance(result, Tensor) else torch.as_tensor(result, dtype=torch.get_default_dtype()))
+
+    def result(self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None) -> tuple[Any, bool]:
+        """What the function gives on all outcomes at once, and whether that has their axis.
+
+        Held against what it gives on the first and on the last outcome alone: a function that mixes outcomes, or asks
+        a tensor for its truth value, cannot be called along an axis (`NotVectorised`).
+        """
+        arguments = self.arguments(key, read, axis, frozen)
+        if not any(has for _, _, has in arguments):
+            return self.call(key, arguments), False
+        try:
+            together = self.call(key, arguments)
+        except Exception as error:
+            raise NotVectorised(f"node {key[0]!r}: {error}") from error
+        verdicts = set()
+        for i in sorted({0, axis - 1}):
+            alone = self.call(key, self.arguments(key, outcome(read, i)))
+            for whole, single in zip(content(together), content(alone), strict=True):
+                if whole.shape == (axis, *single.shape) and close(whole[i], single):
+                    verdicts.add(True)
+                elif whole.shape != single.shape or not close(whole, single):
+                    raise NotVectorised(f"node {key[0]!r}: all outcomes at once differ from one alone")
+            if isinstance(together, Distribution) and together.batch_shape == alone.batch_shape and True in verdicts:
+                raise NotVectorised(f"node {key[0]!r}: outcomes reach its distribution other than through its batch shape")
+        return together, True in verdicts
 
 
-def call(node: Node, arguments: list[tuple[Edge, Any, bool]]) -> Any:
-    assert node.fn is not None
-    if node.positional:
-        result = node.fn(*[value for _, value, _ in arguments])
-    else:
-        result = node.fn(**{edge.param: value for edge, value, _ in arguments})
-    if node.kind != "cost":
-        return result
-    result = result if isinstance(result, Tensor) else torch.as_tensor(result, dtype=torch.get_default_dtype())
-    return result * node.sign
+def outcome(read: Read, i: int) -> Read:
+    """`read`, as outcome i alone sees it."""
 
+    def alone(key: Key) -> tuple[Any, bool]:
+        value, has = read(key)
+        return (tree_map(lambda v: v[i] if isinstance(v, Tensor) else v, value) if has else value), False
 
-def settled(node: Node, arguments: list[tuple[Edge, Any, bool]], axis: int) -> tuple[Any, bool]:
-    """The function's result on all outcomes at once, and whether it has their axis.
-
-    Held against its results on the first and on the last outcome alone: a function that mixes outcomes, or that asks
-    a tensor for its truth value, is not trusted along an axis (`NotVectorised`).
-    """
-    if not any(has for _, _, has in arguments):
-        return call(node, arguments), False
-    try:
-        together = call(node, arguments)
-    except Exception as error:
-        raise NotVectorised(f"node {node.name!r}: {error}") from error
-    verdicts = set()
-    for i in {0, axis - 1}:
-        alone = call(node, [(edge, _take(value, i) if has else value, False) for edge, value, has in arguments])
-        for whole, single in zip(_content(together), _content(alone), strict=True):
-            if whole.shape == (axis, *single.shape) and _close(whole[i], single):
-                verdicts.add(True)
-            elif whole.shape != single.shape or not _close(whole, single):
-                raise NotVectorised(f"node {node.name!r}: all outcomes at once differ from one alone")
-        if isinstance(together, Distribution) and together.batch_shape == alone.batch_shape and True in verdicts:
-            raise NotVectorised(f"node {node.name!r}: outcomes reach its distribution other than through the batch")
-    return together, True in verdicts
+    return alone
 
 
 def lifted(value: Any, n: int, axis: int) -> Any:
@@ -205,50 +214,26 @@ def lifted(value: Any, n: int, axis: int) -> Any:
     return tree_map(lambda v: v.repeat_interleave(axis // n, 0) if isinstance(v, Tensor) else v, value)
 
 
-def _take(value: Any, i: int) -> Any:
-    if isinstance(value, Distribution):
-        return _SliceOf(value, i).build()
-    return tree_map(lambda v: v[i] if isinstance(v, Tensor) else v, value)
-
-
-class _SliceOf:
-    """Outcome i of a distribution: the same class on its parameters' slices."""
-
-    def __init__(self, distribution: Distribution, i: int) -> None:
-        self.distribution, self.i = distribution, i
-
-    def build(self) -> Distribution:
-        d, i = self.distribution, self.i
-        new = type(d).__new__(type(d))
-        for name, value in vars(d).items():
-            if isinstance(value, Distribution):
-                value = _take(value, i) if value.batch_shape[:1] == d.batch_shape[:1] else value
-            elif isinstance(value, Tensor) and value.ndim and value.shape[0] == d.batch_shape[0]:
-                value = value[i]
-            setattr(new, name, value)
-        new._batch_shape = d.batch_shape[1:]  # type: ignore[attr-defined]
-        return new
-
-
-def _content(result: Any) -> list[Tensor]:
+def content(result: Any) -> list[Tensor]:
     """The tensors to compare: those of a value, or those that a distribution is made of."""
-    if isinstance(result, Distribution):
-        found: list[Tensor] = []
-        for name, value in sorted(vars(result).items()):
-            parts = value if isinstance(value, (list, tuple)) else [value]
-            for part in parts:
-                if isinstance(part, Distribution):
-                    found += _content(part)
-                elif isinstance(part, Tensor):
-                    found.append(part)
-                elif hasattr(part, "domain") and hasattr(part, "__dict__"):  # a transform of a TransformedDistribution
-                    found += [v for _, v in sorted(vars(part).items()) if isinstance(v, Tensor)]
-        return found
-    leaves = [leaf for leaf in tree_flatten(result)[0] if not isinstance(leaf, Distribution)]
-    return [leaf if isinstance(leaf, Tensor) else torch.as_tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, float, int))]
+    if not isinstance(result, Distribution):
+        leaves = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, (Tensor, float, int))]
+        return [torch.as_tensor(leaf) for leaf in leaves]
+    found: list[Tensor] = []
+    for _, value in sorted(vars(result).items()):
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, Distribution):
+                found += content(part)
+            elif isinstance(part, Tensor):
+                found.append(part)
+            elif isinstance(part, Transform):
+                found += [v for _, v in sorted(vars(part).items()) if isinstance(v, Tensor)]
+    return found
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    a, b = a.detach().double(), b.detach().double()
-    tolerance = 1e-4 * float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
-    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-4, atol=tolerance + 1e-12))
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal to the rounding of kernels that sum in different orders."""
+    tolerance = 1e-4 if a.dtype in (torch.float32, torch.float16, torch.bfloat16) else 1e-9
+    a, b = torch.nan_to_num(a.detach().double()), torch.nan_to_num(b.detach().double())
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return bool(torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale + 1e-300))

@@ -1,0 +1,192 @@
+"""Two ways to write the same formula: Unicode for terminals, LaTeX for papers and notebooks.
+
+A name is a base and subscripts: `x1` is x₁, `theta` is θ, `mu_q` is μ_q, and `x1` at step t−1 is x_{1,t−1}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+GREEK = dict(
+    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", eta="η", theta="θ", kappa="κ", lam="λ", mu="μ",
+    nu="ν", xi="ξ", pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", chi="χ", psi="ψ", omega="ω",
+)  # fmt: skip
+GREEK["lambda"] = "λ"
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+@dataclass(frozen=True)
+class Time:
+    """A step: `t − 1`, `t' `, the last one."""
+
+    variable: str = "t"
+    offset: int = 0
+
+    def __sub__(self, lag: int) -> Time:
+        return replace(self, offset=self.offset - lag)
+
+
+LAST = Time("T")
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A name at a time, None where time does not matter. `prefix` makes it a quantity of that name: `p_x`, `w_x`."""
+
+    name: str
+    time: Time | None = None
+    prefix: str = ""
+
+
+def parse(name: str) -> tuple[str, list[str]]:
+    """`theta_policy1` into the base `theta` and the subscripts `policy`, `1`."""
+    head, _, tail = name.partition("_")
+    if tail and (len(head) == 1 or head in GREEK):
+        return head, [tail]
+    match = re.fullmatch(r"([A-Za-z]+)_?(\d+)", name)
+    return (match[1], [match[2]]) if match else (name, [])
+
+
+class Unicode:
+    """Formulas for a terminal."""
+
+    minus, times, such, semicolon, comma = "−", " ", " | ", "; ", ", "
+
+    def word(self, base: str) -> str:
+        return GREEK.get(base, base)
+
+    def subscripted(self, base: str, subscripts: Sequence[str]) -> str:
+        if not subscripts:
+            return base
+        if len(subscripts) == 1 and subscripts[0].isdigit():
+            return base + subscripts[0].translate(SUBSCRIPTS)
+        inside = ",".join(subscripts)
+        return f"{base}_{inside}" if re.fullmatch(r"\w+", inside) or inside == "t'" else f"{base}_{{{inside}}}"
+
+    def symbol(self, symbol: Symbol) -> str:
+        base, subscripts = parse(symbol.name)
+        if symbol.prefix:
+            base, subscripts = symbol.prefix, [self.symbol(Symbol(symbol.name))]
+        time = [] if symbol.time is None else [self.time(symbol.time)]
+        return self.subscripted(self.word(base), [*map(self.word, subscripts), *time])
+
+    def time(self, time: Time) -> str:
+        if not time.offset:
+            return time.variable
+        return f"{time.variable}{'+' if time.offset > 0 else self.minus}{abs(time.offset)}"
+
+    def partial(self, of: str, by: str, d: str = "∂") -> str:
+        return f"{d}{of}/{d}{by}"
+
+    def total(self, of: str, by: str) -> str:
+        return self.partial(of, by, "d")
+
+    def operator(self, by: str) -> str:
+        return f"∂/∂{by}"
+
+    def log_density(self, of: str, given: str) -> str:
+        return f"log p({of}{given})"
+
+    def call(self, function: str, arguments: str) -> str:
+        return f"{function}({arguments})"
+
+    def bracket(self, inside: str) -> str:
+        return f"({inside})"
+
+    def sum(self, below: str, above: str = "") -> str:
+        body = f"{{{below}}}" if len(below) > 1 else below
+        return f"Σ_{body}" + (f"^{{{above}}}" if above else "")
+
+    def at_least(self, variable: str, bound: str) -> str:
+        return f"{variable}≥{bound}"
+
+    def expectation(self, over: Sequence[str], inside: str) -> str:
+        if not over:
+            return inside
+        return f"{self.subscripted('E', over) if len(over) < 2 else f'E_{{{self.subscripts(over)}}}'}[ {inside} ]"
+
+    def subscripts(self, over: Sequence[str]) -> str:
+        return ",".join(over)
+
+    def plain_expectation(self, inside: str) -> str:
+        return f"E[ {inside} ]"
+
+    def stopped(self, inside: str) -> str:
+        return f"sg({inside})"
+
+    def where_first(self, opens: str, time: str) -> str:
+        return f"[{time}=1]" if not opens else f"[{opens}]"
+
+    def spell(self, text: str) -> str:
+        return text
+
+
+class Latex(Unicode):
+    """Formulas for a paper, without the surrounding dollars."""
+
+    minus, times, such, semicolon, comma = "-", r" \, ", r" \mid ", r";\, ", ", "
+    _GREEK = {v: rf"\{'lambda' if k == 'lam' else k}" for k, v in GREEK.items()} | {"ε": r"\varepsilon"}
+
+    def word(self, base: str) -> str:
+        base = GREEK.get(base, base)
+        if base in self._GREEK:
+            return self._GREEK[base]
+        if len(base) == 1 or base.startswith("\\") or not re.fullmatch(r"[^\W\d].*", base):
+            return base if base.startswith("\\") else self.escaped(base)
+        return rf"\mathrm{{{self.escaped(base)}}}"
+
+    @staticmethod
+    def escaped(text: str) -> str:
+        special = {"\\": r"\backslash ", "^": r"\hat{}", "~": r"\tilde{}"}
+        return "".join(special.get(c, rf"\{c}" if c in "_#$%&{}" else c) for c in text)
+
+    def symbol(self, symbol: Symbol) -> str:
+        base, subscripts = parse(symbol.name)
+        if symbol.prefix:
+            base, subscripts = symbol.prefix, [symbol.name]
+            inner = [super(Latex, self).symbol(Symbol(symbol.name))]
+        else:
+            inner = [self.word(s) for s in subscripts]
+        time = [] if symbol.time is None else [self.time(symbol.time)]
+        return self.subscripted(self.word(base), [*inner, *time])
+
+    def subscripted(self, base: str, subscripts: Sequence[str]) -> str:
+        return f"{base}_{{{','.join(subscripts)}}}" if subscripts else base
+
+    def partial(self, of: str, by: str, d: str = r"\partial") -> str:
+        return rf"\frac{{{d} {of}}}{{{d} {by}}}"
+
+    def total(self, of: str, by: str) -> str:
+        return self.partial(of, by, r"\mathrm{d}")
+
+    def operator(self, by: str) -> str:
+        return rf"\frac{{\partial}}{{\partial {by}}}"
+
+    def log_density(self, of: str, given: str) -> str:
+        return rf"\log p({of}{given})"
+
+    def bracket(self, inside: str) -> str:
+        return rf"\left({inside}\right)"
+
+    def sum(self, below: str, above: str = "") -> str:
+        return rf"\sum_{{{below}}}" + (f"^{{{above}}}" if above else "")
+
+    def at_least(self, variable: str, bound: str) -> str:
+        return rf"{variable} \ge {bound}"
+
+    def expectation(self, over: Sequence[str], inside: str) -> str:
+        return rf"\mathbb{{E}}_{{{self.subscripts(over)}}}\left[ {inside} \right]" if over else inside
+
+    def plain_expectation(self, inside: str) -> str:
+        return rf"\mathbb{{E}}\left[ {inside} \right]"
+
+    def stopped(self, inside: str) -> str:
+        return rf"\operatorname{{sg}}({inside})"
+
+    def where_first(self, opens: str, time: str) -> str:
+        return rf"[{opens or f'{time} = 1'}]"
+
+    def spell(self, text: str) -> str:
+        return rf"\text{{{text}}}"
