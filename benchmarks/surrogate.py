@@ -224,7 +224,14 @@ def main() -> int:
         if case.bare is not None:
             rows.append(("  … to one without torch.distributions", case.ours, case.bare, None))
         if case.compiles and not options.no_compile:
-            rows.append(("  … both compiled", torch.compile(case.ours, fullgraph=True), torch.compile(case.by_hand, fullgraph=True), case.limit))
+            rows.append(
+                (
+                    "  … both compiled",
+                    torch.compile(case.ours, fullgraph=True),
+                    torch.compile(case.by_hand, fullgraph=True),
+                    case.limit,
+                )
+            )
         for label, ours, other, limit in rows:
             median, ratios = compare(ours, other, options.rounds)
             low, middle, high = statistics.quantiles(ratios, n=4)

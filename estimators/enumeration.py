@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution, Independent
 
-from scg.estimator import Branches, Estimator, kind, log_density
+from scg.distributions import kind, log_density
+from scg.estimator import Branches, Estimator
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.estimator import Branches, Estimator, at_least, log_density, moving_support
+from scg.distributions import log_density, moving_support
+from scg.estimator import Branches, Estimator, at_least
 
 
 @dataclass(frozen=True)

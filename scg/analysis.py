@@ -185,7 +185,9 @@ class Structure:
                 late.add(name)
             elif node.in_sequence and any(s in late for s in needs[name]):
                 source = next(s for s in needs[name] if s in late)
-                raise GraphError(f"node {name!r}: it is inside the sequence and needs {source!r}, which waits for its last step")
+                raise GraphError(
+                    f"node {name!r}: it is inside the sequence and needs {source!r}, which waits for its last step"
+                )
         return tuple(order)
 
     def _check_baselines(self) -> None:
@@ -282,9 +284,7 @@ class Structure:
         costs = {(c, t) for c in self.costs if self.window(node, c) for t in range(horizon + 1)}
         costs = {(c, t) for c, t in costs if t >= (self.window(node, c) or Window(0, 0)).lo}
         past = self._lifted_ancestors((node, 0), depth=2)
-        informative = [
-            (n, t) for n, t in past if self.nodes[n].kind in ("stochastic", "observed") and (n, t) not in cut
-        ]
+        informative = [(n, t) for n, t in past if self.nodes[n].kind in ("stochastic", "observed") and (n, t) not in cut]
         missed = []
         for source in informative:
             if self._lifted_reach(source, cut, horizon) & costs:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from scg.analysis import Structure
+from scg.calls import split
+from scg.distributions import parameters
 from scg.errors import GraphError
-from scg.estimator import kind
 from scg.plan import Plan
 from scg.scope import classify, leaves, scopes_of
 
@@ -42,8 +42,6 @@ class Finding:
 
 def findings(graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> list[Finding]:
     """Everything found, errors first: of the structure, and with inputs of a first sample as well."""
-    from scg.evaluate import split
-
     try:
         structure = graph.structure
     except GraphError as error:
@@ -52,7 +50,7 @@ def findings(graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> list
     if inputs or not structure.required:
         try:
             given, plain_inputs = split(structure, {}, inputs)
-            plan, sampled = examine(graph, given, plain_inputs, steps)
+            _, sampled = examine(graph, given, plain_inputs, steps)
             found += sampled
         except GraphError as error:
             found.append(Finding("error", _named(error), str(error)))
@@ -91,7 +89,9 @@ def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, An
     structure = graph.structure
     if torch.compiler.is_compiling():
         if any(n.kind == "cost" and n.trains is not None for n in structure.nodes.values()):
-            raise GraphError("a graph with trains= must be evaluated once before it is compiled: what each objective reaches is learned there")
+            raise GraphError(
+                "a graph with trains= must be evaluated once before it is compiled: what each objective reaches is learned there"
+            )
         return _ranks(graph, given, inputs, steps)[0]
     for finding in structural(structure):
         if finding.severity == "error":
@@ -103,9 +103,7 @@ def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, An
     return plan
 
 
-def _ranks(
-    graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
-) -> tuple[Plan, Evaluation]:
+def _ranks(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, Evaluation]:
     from scg.evaluate import Evaluation
 
     evaluation = Evaluation(graph, Plan(0, {}, {}, {}), given, inputs, steps, branching=False, stepping=True)
@@ -119,9 +117,7 @@ def _ranks(
     return plan, evaluation
 
 
-def examine(
-    graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
-) -> tuple[Plan, list[Finding]]:
+def examine(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, list[Finding]]:
     """Draw a few plain samples (the user's random stream is left as it was) and hold the graph against them."""
     from scg.examine import Examination
 
@@ -140,9 +136,7 @@ def examine(
     return plan, found
 
 
-def learn_scopes(
-    graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
-) -> None:
+def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> None:
     """Which parameters each node reaches, and so what it is to each objective."""
     from scg.evaluate import Evaluation
 
@@ -181,17 +175,6 @@ def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None)
     return short, None if steps is None else min(steps, 3)
 
 
-def parameters(distribution: Distribution) -> list[Tensor]:
-    """The tensors that a distribution was made from; asked before it is used, for some cache others later."""
-    found: list[Tensor] = []
-    for name, value in vars(distribution).items():
-        if isinstance(value, Distribution):
-            found += parameters(value)
-        elif isinstance(value, Tensor):
-            found.append(value)
-    return found
-
-
 def blame(trace: Trace) -> NoReturn:
     """Raise the error of the node that made the first value or weight that is not finite."""
     structure = trace.structure
@@ -201,7 +184,9 @@ def blame(trace: Trace) -> NoReturn:
             continue
         value = trace[name]
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise GraphError(f"node {name!r}: its value is not finite ({_first_bad(value)}). Look at what its function computes there.")
+            raise GraphError(
+                f"node {name!r}: its value is not finite ({_first_bad(value)}). Look at what its function computes there."
+            )
         if node.kind != "stochastic":
             continue
         weight = trace.weight(name)
@@ -225,6 +210,3 @@ def _first_bad(x: Tensor) -> str:
 def _named(error: GraphError) -> str:
     words = str(error).split("'")
     return words[1] if len(words) > 1 else ""
-
-
-__all__ = ["Finding", "blame", "examine", "findings", "first_sample", "kind", "structural"]

@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributions as D
 from torch.distributions import Distribution
 
-from scg.errors import GraphError
+from scg.distributions import kind, log_density, moving_support, reparameterise, sampler_order
 
 
 @dataclass(frozen=True)
@@ -146,136 +145,6 @@ def draw(sampler: Callable[..., Tensor], samples: int) -> tuple[Tensor, int | No
     return (sampler(), None) if samples == 1 else (sampler(torch.Size((samples,))), samples)
 
 
-def log_density(distribution: Distribution, values: Tensor) -> Tensor:
-    """`distribution.log_prob(values)` of values just drawn from it: that they lie in its support need not be checked."""
-    if torch.compiler.is_compiling():
-        return distribution.log_prob(values)
-    validated = []
-    layer: Any = distribution
-    while layer is not None:
-        if layer._validate_args:
-            validated.append((layer, layer.__dict__.get("_validate_args")))
-            layer._validate_args = False
-        layer = layer.__dict__.get("base_dist")
-    try:
-        return distribution.log_prob(values)
-    finally:
-        for layer, own in validated:
-            if own is None:
-                del layer._validate_args
-            else:
-                layer._validate_args = own
-
-
 def at_least(estimator: str, samples: int, least: int) -> None:
     if not isinstance(samples, int) or samples < least:
         raise ValueError(f"{estimator}(samples={samples!r}): samples is an integer, at least {least}")
-
-
-def kind(distribution: Distribution) -> str:
-    """The name of a distribution, looking through Independent."""
-    while isinstance(distribution, D.Independent):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
-
-
-_SMOOTH_SAMPLERS = (
-    D.Normal, D.Uniform, D.Laplace, D.Cauchy, D.Exponential, D.LogNormal, D.MultivariateNormal,
-    D.LowRankMultivariateNormal, D.Gumbel, D.HalfNormal, D.HalfCauchy, D.Kumaraswamy, D.Pareto, D.Weibull,
-    D.RelaxedBernoulli, D.RelaxedOneHotCategorical, D.LogisticNormal, D.GeneralizedPareto,
-    D.relaxed_bernoulli.LogitRelaxedBernoulli, D.relaxed_categorical.ExpRelaxedCategorical,
-)  # fmt: skip
-
-
-def sampler_order(distribution: Distribution) -> float:
-    """∞ where `rsample` is a smooth function of (θ, ε) that autograd can differentiate again, 1 where it is not known to be.
-
-    Gamma, Beta, Dirichlet and what is built on them differentiate their sampler implicitly, once: a second
-    derivative comes out without an error, and wrong.
-    """
-    if isinstance(distribution, D.Independent):
-        return sampler_order(distribution.base_dist)
-    if isinstance(distribution, _SMOOTH_SAMPLERS):
-        return math.inf
-    if type(distribution) is D.TransformedDistribution:
-        return sampler_order(distribution.base_dist)
-    return 1
-
-
-def reparameterise(distribution: Distribution, value: Tensor) -> Tensor:
-    """`value` as the differentiable sample g(ε; θ), with ε inferred from it: x = μ + σ sg((x - μ)/σ) and its kin."""
-    if isinstance(distribution, D.Independent):
-        return reparameterise(distribution.base_dist, value)
-    if isinstance(distribution, (D.Normal, D.Laplace, D.Cauchy, D.Gumbel)):
-        return distribution.loc + distribution.scale * ((value - distribution.loc) / distribution.scale).detach()
-    if isinstance(distribution, D.Uniform):
-        width = distribution.high - distribution.low
-        return distribution.low + width * ((value - distribution.low) / width).detach()
-    if isinstance(distribution, D.Exponential):
-        return (value * distribution.rate).detach() / distribution.rate
-    if isinstance(distribution, D.MultivariateNormal):
-        tril = distribution.scale_tril
-        centred = (value - distribution.loc).unsqueeze(-1)
-        noise = torch.linalg.solve_triangular(tril, centred, upper=False).detach()
-        return distribution.loc + (tril @ noise).squeeze(-1)
-    if isinstance(distribution, D.TransformedDistribution):
-        for transform in reversed(distribution.transforms):
-            value = transform.inv(value)
-        value = reparameterise(distribution.base_dist, value)
-        for transform in distribution.transforms:
-            value = transform(value)
-        return value
-    raise ValueError(
-        f"a value was given at a pathwise node, and the noise behind a {kind(distribution)} sample cannot be inferred.\n"
-        "Leave the node out of `given`, or use ScoreFunction() there."
-    )
-
-
-def moving_support(distribution: Distribution) -> str | None:
-    """A likelihood ratio misses the boundary term when the support moves with θ (∇∫ ≠ ∫∇)."""
-    base = distribution
-    while isinstance(base, D.Independent):
-        base = base.base_dist
-    try:
-        support = base.support
-    except NotImplementedError:
-        return None
-    while isinstance(support, D.constraints.independent):
-        support = support.base_constraint
-    moving = [k for k, v in vars(support).items() if isinstance(v, Tensor) and v.requires_grad]
-    if not moving:
-        return None
-    return (
-        f"the support of {kind(base)} depends on a parameter through its {', '.join(moving)}, "
-        "and a likelihood ratio misses what enters at the boundary.\n"
-        "Use Pathwise() if it reparameterises, or move the parameter out of the support (scale a fixed distribution)."
-    )
-
-
-class FirstOrder(torch.autograd.Function):
-    """Identity whose gradient refuses to be differentiated again, whatever it is differentiated for."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
-        ctx.name = name
-        ctx.save_for_backward(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # The gradient is made to depend on x: an f that is linear in x would otherwise hide the second derivative.
-        return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name), None
-
-
-class _NoSecond(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, name: str) -> Tensor:
-        ctx.name = name
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        raise GraphError(
-            f"node {ctx.name!r}: a second derivative was asked through an estimator that is right to first order only.\n"
-            "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
-        )

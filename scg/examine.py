@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
-from scg.check import Finding, parameters
-from scg.errors import GraphError
-from scg.estimator import Pathwise, kind
+from scg.check import Finding
+from scg.distributions import kind, parameters
+from scg.estimator import Pathwise
 from scg.evaluate import Evaluation
 from scg.node import Node
 from scg.plan import Plan
@@ -89,9 +89,7 @@ class Examination:
         self.found: dict[tuple[str, str], Finding] = {}
 
     def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> _Recording:
-        recording = _Recording(
-            self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping
-        )
+        recording = _Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
         recording.trace = recording.run()  # type: ignore[attr-defined]
         return recording
 
@@ -114,9 +112,8 @@ class Examination:
         for name, distribution in self.distributions.items():
             node = self.graph.nodes[name]
             live = any(self.structure.window(name, c, live=True) for c in self.structure.costs)
-            if name in self.given:
-                if f"{name}.log_prob" in self.given or isinstance(node.estimator, Pathwise):
-                    continue
+            if name in self.given and (f"{name}.log_prob" in self.given or isinstance(node.estimator, Pathwise)):
+                continue
             refusal = node.estimator.refuses(distribution) if live or isinstance(node.estimator, Pathwise) else None
             if refusal is not None:
                 self._error(name, "distribution", refusal)
@@ -282,7 +279,7 @@ class Examination:
                 for edge in node.parents:
                     if edge.source in roots and not edge.detached and not edge.dist:
                         roots.setdefault(name, set()).update(roots[edge.source])
-        useful = {c for c in self.structure.costs}
+        useful = set(self.structure.costs)
         paths = []
         for name in self.structure.order:
             node = self.graph.nodes[name]
@@ -309,7 +306,9 @@ class Examination:
                     path.moved |= not _same(mine.content, _content(moved))
                     leaf = there.detach().requires_grad_()
                     torch.set_rng_state(mine.state)
-                    outputs = [o for o in _content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad]
+                    outputs = [
+                        o for o in _content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad
+                    ]
                     if outputs:
                         probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
                         (gradient,) = torch.autograd.grad(probe, leaf, allow_unused=True)  # type: ignore[arg-type]
@@ -338,7 +337,9 @@ class Examination:
                 alone = call.again(**changes)
             except Exception as error:
                 self._error(
-                    call.node.name, "branch", f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}"
+                    call.node.name,
+                    "branch",
+                    f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}",
                 )
                 return
             for together, single in zip(call.content, _content(alone), strict=True):
@@ -426,12 +427,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return bool(torch.equal(a, b))
     a, b = a.detach().double(), b.detach().double()
     scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
-    tolerance = 1e-3 if a.dtype != torch.float64 else 1e-3
-    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=tolerance, atol=tolerance * scale + 1e-12))
+    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-3, atol=1e-3 * scale + 1e-12))
 
 
 def _batched(value: Any, shape: torch.Size) -> bool:
     return isinstance(value, Tensor) and value.shape[: len(shape)] == shape
-
-
-__all__ = ["Examination", "GraphError"]

@@ -159,9 +159,7 @@ class Graph:
             check_edge(title, edge, self._inside)
         estimator = settings.get("estimator")
         if estimator is not None and not estimator.unbiased and not estimator.allow_bias:
-            raise GraphError(
-                f"node {title!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True."
-            )
+            raise GraphError(f"node {title!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True.")
         hidden = {}
         for what in ("credit", "baseline"):
             given = settings.get(what)
@@ -192,7 +190,8 @@ class Graph:
 
     def lags(self, source: str, target: str) -> Window | None:
         """The window of lags at which `source` influences `target` along time; None if it never does."""
-        self._known(source), self._known(target)
+        self._known(source)
+        self._known(target)
         return self.structure.window(source, target)
 
     def _known(self, name: str) -> None:
@@ -273,4 +272,3 @@ class Graph:
         """Draw once and return the scalar surrogate: its value estimates the objective (mean over the batch, sum over
         costs and time), its derivatives the objective's derivatives."""
         return self.sample(steps=steps, generator=generator, **inputs).surrogate()
-

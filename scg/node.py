@@ -101,9 +101,7 @@ def node_name(fn: Callable[..., Any], name: str | None) -> str:
     return name
 
 
-def edges_of(
-    name: str, fn: Callable[..., Any] | None, parents: Sequence[str | Edge] | None
-) -> tuple[tuple[Edge, ...], bool]:
+def edges_of(name: str, fn: Callable[..., Any] | None, parents: Sequence[str | Edge] | None) -> tuple[tuple[Edge, ...], bool]:
     """The edges of a node, and whether its function is called by position (`parents=`) or by keyword."""
     if parents is not None:
         if isinstance(parents, str):

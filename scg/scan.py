@@ -91,4 +91,3 @@ def affine(a: Tensor, b: Tensor, last: Tensor | float = 0.0) -> Tensor:
 
 def _cut(x: Tensor, keep: Tensor | None, fill: float) -> Tensor:
     return x if keep is None else torch.where(keep, x, torch.full((), fill, dtype=x.dtype, device=x.device))
-

@@ -16,14 +16,19 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map
 
 from scg.errors import GraphError, nearest
 from scg.node import Node
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+    from scg.trace import Weight
 
 
 @dataclass
@@ -91,7 +96,9 @@ def trained_by(node: Node, nodes: Mapping[str, Node]) -> tuple[frozenset[int], f
     add(node.trains)
     inputs = {e.source for n in nodes.values() for e in n.parents} | {e.init for n in nodes.values() for e in n.parents}
     for name in names - inputs:
-        raise GraphError(f"cost {node.name!r}: trains={name!r} is no input of the graph.{nearest(name, [i for i in inputs if i])}")
+        raise GraphError(
+            f"cost {node.name!r}: trains={name!r} is no input of the graph.{nearest(name, [i for i in inputs if i])}"
+        )
     return frozenset(tensors), frozenset(names)
 
 
@@ -173,6 +180,60 @@ def leak(scope: Scope, cost: str, surrogate: Tensor, inputs: Mapping[str, Any], 
             )
 
 
-def no_grad_call(call: Callable[[], Any]) -> Any:
-    with torch.no_grad():
-        return call()
+class Scoped:
+    """One objective's own evaluations of mixed nodes."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.values: dict[str, Any] = {}
+        self.weights: dict[str, Weight] = {}
+        self.distributions: dict[str, Distribution] = {}
+        self.previous: dict[str, Any] = {}
+
+    def snapshot(self) -> dict[str, Weight]:
+        return dict(self.weights)
+
+
+class View:
+    """Node values as one objective sees them."""
+
+    def __init__(self, base: Mapping[str, Any], scoped: Scoped, inputs: Mapping[str, Any], before: bool = False) -> None:
+        self.base, self.scope = base, scoped.scope
+        self.own = scoped.previous if before else scoped.values
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.scope.mixed:
+            return self.own[name]
+        value = self.base[name]
+        return detached(value) if name in self.scope.cut or name in self.scope.blocked_inputs else value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.base
+
+
+def detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
+
+
+def random_state() -> Tensor:
+    if torch.compiler.is_compiling():
+        raise GraphError("a stochastic node that objectives train in parts cannot be compiled; detach it for all but one")
+    return torch.get_rng_state()
+
+
+class restored:
+    """Draw once more from where `state` was taken, then go on from where the stream stood."""
+
+    def __init__(self, state: Tensor | None) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        if self.state is not None:
+            self.now = torch.get_rng_state()
+            torch.set_rng_state(self.state)
+
+    def __exit__(self, *_: object) -> None:
+        if self.state is not None:
+            torch.set_rng_state(self.now)

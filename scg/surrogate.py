@@ -24,7 +24,7 @@ from torch import Tensor
 from scg.analysis import Influence, Window
 from scg.credit import Credit, Downstream
 from scg.errors import GraphError
-from scg.scan import INFINITE, starts, window_product, window_sum
+from scg.scan import starts, window_product, window_sum
 from scg.scope import leak
 from scg.trace import Trace, Weight
 
@@ -182,9 +182,7 @@ class Product:
                 part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product)
                 self.factor = part if self.factor is None else self.factor * part
 
-    def _along(
-        self, x: Tensor, in_sequence: bool, lo: int, hi: int, scan: Callable[..., Tensor]
-    ) -> Tensor:
+    def _along(self, x: Tensor, in_sequence: bool, lo: int, hi: int, scan: Callable[..., Tensor]) -> Tensor:
         """A weight, seen from the target: its window along time, or the same at every step."""
         rank = self.trace.plan.batch_rank
         if not in_sequence:
@@ -208,9 +206,9 @@ class Product:
             weight = log.exp() if weight is None else weight * log.exp()
         rank = self.trace.plan.batch_rank + self.in_sequence
         total = value if weight is None else value * weight
-        if weight is not None:
-            if total.shape[total.ndim - rank :] != value.shape[value.ndim - rank :] or value.ndim < min(rank, total.ndim):
-                _refuse_broadcast(name, value, weight, rank)
+        shape = value.shape[value.ndim - rank :]
+        if weight is not None and (total.shape[total.ndim - rank :] != shape or value.ndim < min(rank, total.ndim)):
+            _refuse_broadcast(name, value, weight, rank)
         if total.ndim == 0:
             return total
         batch = total.shape[max(0, total.ndim - rank) :]
@@ -240,8 +238,8 @@ def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Windo
 
 def _refuse_broadcast(name: str, value: Tensor, weight: Tensor, rank: int) -> None:
     raise GraphError(
-        f"node {name!r}: its value has batch shape {tuple(value.shape[max(0, value.ndim - rank):])}, and the weights of its "
-        f"stochastic ancestors have {tuple(weight.shape[max(0, weight.ndim - rank):])}; broadcasting one up to the other "
+        f"node {name!r}: its value has batch shape {tuple(value.shape[max(0, value.ndim - rank) :])}, and the weights of its "
+        f"stochastic ancestors have {tuple(weight.shape[max(0, weight.ndim - rank) :])}; broadcasting one up to the other "
         "mixes batch elements.\nReturn one cost per batch element, or wrap the ancestors' distributions in Independent(…, 1)."
     )
 
@@ -257,17 +255,15 @@ def where(trace: Trace, key: int) -> str:
 def _assert_finite(trace: Trace, total: Tensor) -> None:
     """A surrogate that is not finite names the node that made the first value or weight that is not."""
     if torch.compiler.is_compiling():
+        check = torch._assert_async  # pyright: ignore[reportPrivateImportUsage]
         for name, weight in trace.evaluation.weights.items():  # asynchronous: they fire when the compiled code has run
             for tensor in (weight.score, weight.factor):
                 if tensor is not None:
-                    torch._assert_async(torch.isfinite(tensor.detach()).all(), f"node {name!r}: its weight is not finite")
-        torch._assert_async(torch.isfinite(total.detach()), "the surrogate is not finite: evaluate it eagerly to see where")
+                    check(torch.isfinite(tensor.detach()).all(), f"node {name!r}: its weight is not finite")
+        check(torch.isfinite(total.detach()), "the surrogate is not finite: evaluate it eagerly to see where")
         return
     if math.isfinite(total.item()):
         return
     from scg.check import blame
 
     blame(trace)
-
-
-__all__ = ["INFINITE", "Product", "assemble", "credit_of", "downstream", "objective"]

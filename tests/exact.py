@@ -17,7 +17,9 @@ from torch import Tensor
 import scg
 
 
-def outcomes(supports: Mapping[str, list[float]], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Iterator[dict[str, Tensor]]:
+def outcomes(
+    supports: Mapping[str, list[float]], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Every joint value: of each node once for each element of its shape (`(steps, batch)` in a sequence)."""
     shapes = shapes or {}
     names = list(supports)
@@ -42,7 +44,9 @@ def log_prob(trace: scg.Trace, names: Any) -> Tensor:
     return total
 
 
-def expectation(graph: scg.Graph, every: list[dict[str, Tensor]], given: Mapping[str, Any] | None = None, **inputs: Any) -> Tensor:
+def expectation(
+    graph: scg.Graph, every: list[dict[str, Tensor]], given: Mapping[str, Any] | None = None, **inputs: Any
+) -> Tensor:
     """E[Σ costs] as a live sum over outcomes: mean over the batch, sum over time."""
     total = torch.zeros(())
     for outcome in every:
@@ -90,5 +94,7 @@ def derivatives(value: Tensor, wrt: list[Tensor], order: int = 2) -> list[Tensor
 
 
 def assert_same(ours: Tensor, truth: Tensor, wrt: list[Tensor], order: int = 2) -> None:
-    for mine, exact, what in zip(derivatives(ours, wrt, order), derivatives(truth, wrt, order), ("value", "gradient", "Hessian"), strict=False):
+    for mine, exact, what in zip(
+        derivatives(ours, wrt, order), derivatives(truth, wrt, order), ("value", "gradient", "Hessian"), strict=False
+    ):
         assert torch.allclose(mine, exact, rtol=1e-10, atol=1e-12), f"{what}: {mine.tolist()} for {exact.tolist()}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from scg.credit import Credit
-from scg.derivation.notation import Latex, Symbol, Unicode
-from scg.derivation.paths import Flow, Path, Vertex, channels
-from scg.derivation.spelling import Speller, T, bends, parameter_symbol
-from scg.derivation.written import Derivation, Equation, Term
+from scg.derivation.notation import ALL, Latex, Symbol, Unicode
+from scg.derivation.paths import Channels, Flow, Path, Vertex, channels
+from scg.derivation.spelling import Speller, T, bends
+from scg.derivation.written import Derivation, Equation, Spelling, Term
 from scg.draw.words import ParameterNames, brief
 from scg.errors import GraphError, nearest
+from scg.estimator import ScoreFunction
 from scg.graph import Graph
 from scg.node import Node
 from scg.scope import trained_by
@@ -37,11 +41,12 @@ def derive(graph: Graph, wrt: Sequence[str] | str | None = None) -> Derivation:
     structure, named = graph.structure, ParameterNames(graph.nodes)
     if not structure.costs:
         raise GraphError("this graph has no cost, so there is no gradient to derive: declare one with @graph.cost or @graph.reward")
-    spellers = {kind: Speller(structure, named, write) for kind, write in NOTATIONS.items()}
+    ways = {name: channels(graph.nodes[name].estimator) for name in structure.stochastic}
+    spellers = {kind: Speller(structure, named, ways, write) for kind, write in NOTATIONS.items()}
     equations, totals = [], {}
     for objective in objectives(graph, named, [wrt] if isinstance(wrt, str) else wrt):
         for parameter in objective.parameters:
-            flow = Flow(graph.nodes, parameter, named, parameter_symbol(parameter, structure))
+            flow = Flow(graph.nodes, ways, parameter, named, spellers["unicode"].parameter(parameter))
             terms = tuple(_terms(objective, flow, spellers))
             equations.append(_equation(objective, flow, terms, spellers))
             totals |= {key: value for kind in spellers for key, value in _totals(flow, spellers[kind], kind)}
@@ -65,19 +70,19 @@ def objectives(graph: Graph, named: ParameterNames, wrt: Sequence[str] | None) -
         groups.setdefault(claim, []).append(cost)
     found = []
     for claim, costs in groups.items():
-        own = [name for name in known if claim is None or _trains(claim, name, nodes, named)]
+        own = [name for name in known if claim is None or _trains(claim, name, named)]
         if claim is None and wrt is None:
             own = list(modules) or [n for n in known if n not in _initials(graph)] or known
         found.append(Objective(",".join(costs) if len(groups) > 1 else "", tuple(costs), tuple(n for n in own if wrt is None or n in wrt)))
     return found
 
 
-def _trains(claim: object, name: str, nodes: dict[str, Node], named: ParameterNames) -> bool:
-    tensors, inputs = claim  # type: ignore[misc]
+def _trains(claim: Any, name: str, named: ParameterNames) -> bool:
+    tensors, inputs = claim
     if name in inputs:
         return True
-    things = [thing for node in nodes.values() for thing in named.read_by(node) if named.of(thing) == name]
-    return any(id(p) in tensors for thing in things for p in (thing.parameters() if hasattr(thing, "parameters") else [thing]))
+    held = [p for thing in named.things(name) for p in (thing.parameters() if isinstance(thing, nn.Module) else [thing])]
+    return any(id(p) in tensors for p in held)
 
 
 def _initials(graph: Graph) -> set[str]:
@@ -92,7 +97,7 @@ def _terms(objective: Objective, flow: Flow, spellers: dict[str, Speller]) -> It
     for name in structure.stochastic:
         node = structure.nodes[name]
         costs = tuple(c for c in objective.costs if structure.window(name, c, live=True) is not None)
-        if not costs or not channels(node.estimator)[1]:
+        if not costs or not flow.ways[name].weights:
             continue
         time = T if node.in_sequence else None
         paths = flow.paths(Vertex(name, "dist"), time)
@@ -124,10 +129,6 @@ def _own(speller: Speller, node: Node, path: Path) -> str:
     return f"{speller.write.sum('t')} {product}" if node.in_sequence else product
 
 
-def _sign(term: Term, structure: object) -> float:
-    return 1.0
-
-
 def _equation(objective: Objective, flow: Flow, terms: tuple[Term, ...], spellers: dict[str, Speller]) -> Equation:
     spelt = {}
     for kind, speller in spellers.items():
@@ -136,21 +137,19 @@ def _equation(objective: Objective, flow: Flow, terms: tuple[Term, ...], speller
         over = []
         for name in (n for n in speller.structure.stochastic if n in influences):
             node = nodes[name]
-            base = speller.noise(node, None) if speller.is_sampler(node) else speller.symbol(name)
-            over.append(f"{base}_{{1:T}}" if node.in_sequence else base)
+            every = ALL if node.in_sequence else None
+            over.append(speller.noise(node, every) if speller.is_sampler(node) else speller.symbol(name, every))
         summands = [_summand(speller, c) for c in objective.costs]
         value = write.expectation(over, speller.added(summands))
-        signed = [
-            (nodes[t.node].sign if t.kind != "likelihood-ratio" else 1.0, getattr(t, kind)) for t in terms
-        ]
+        signed = [(1.0 if t.kind == "likelihood-ratio" else nodes[t.node].sign, getattr(t, kind)) for t in terms]
         estimator = speller.added(signed) if signed else "0"
-        spelt[kind] = Equation.Spelling(
+        spelt[kind] = Spelling(
             objective=write.symbol(Symbol("J_" + objective.name.replace(",", "_")) if objective.name else Symbol("J")),
             parameter=write.symbol(flow.symbol),
             value=value,
             estimator=estimator,
             terms=tuple(signed),
-            exact=not over,
+            exact=not over or not signed,
         )
     return Equation(objective.costs, flow.parameter, terms, spelt["unicode"], spelt["latex"])
 
@@ -183,7 +182,7 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
         time = speller.time(node)
         if node.kind == "stochastic":
             costs = [c for c in structure.costs if structure.window(name, c, live=True)]
-            words = [brief(node.estimator), *_about(node)]
+            words = [brief(node.estimator), *_about(node, speller.ways[name])]
             words.append(f"costs downstream: {', '.join(costs)}" if costs else "no cost is downstream of it with a gradient")
             formula = f"{speller.symbol(name, time)} = {speller.call(node, time, deep=False)}"
             if not speller.is_sampler(node):
@@ -203,16 +202,16 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
     return tuple(rows)
 
 
-def _about(node: Node) -> Iterator[str]:
+def _about(node: Node, ways: Channels) -> Iterator[str]:
     """What a reader needs to know about an estimator beyond its name."""
     samples = getattr(node.estimator, "samples", 1)
     if bends(node):
-        yield "K combines the weight with the credit as the estimator does"
-    elif channels(node.estimator) not in ((True, False), (False, False)) and type(node.estimator).__name__ != "ScoreFunction":
+        yield "K = combine(w, credit) of the estimator"
+    elif ways.weights and not isinstance(node.estimator, ScoreFunction):
         yield "w are the weights of its branches, over which the term is summed"
     elif isinstance(samples, int) and samples > 1:
         yield f"the mean over its {samples} branches"
     if isinstance(node.credit, Credit):
-        yield f"credit {node.credit!r}"
+        yield f"credit: {brief(node.credit)}"
     if not node.estimator.unbiased:
         yield "biased"

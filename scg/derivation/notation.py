@@ -28,7 +28,7 @@ class Time:
         return replace(self, offset=self.offset - lag)
 
 
-LAST = Time("T")
+LAST, ALL = Time("T"), Time("1:T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Unicode:
         if len(subscripts) == 1 and subscripts[0].isdigit():
             return base + subscripts[0].translate(SUBSCRIPTS)
         inside = ",".join(subscripts)
-        return f"{base}_{inside}" if re.fullmatch(r"\w+", inside) or inside == "t'" else f"{base}_{{{inside}}}"
+        return f"{base}_{inside}" if re.fullmatch(r"\w+", inside) else f"{base}_{{{inside}}}"
 
     def symbol(self, symbol: Symbol) -> str:
         base, subscripts = parse(symbol.name)
@@ -105,22 +105,13 @@ class Unicode:
     def expectation(self, over: Sequence[str], inside: str) -> str:
         if not over:
             return inside
-        return f"{self.subscripted('E', over) if len(over) < 2 else f'E_{{{self.subscripts(over)}}}'}[ {inside} ]"
-
-    def subscripts(self, over: Sequence[str]) -> str:
-        return ",".join(over)
-
-    def plain_expectation(self, inside: str) -> str:
-        return f"E[ {inside} ]"
+        return f"{self.subscripted('E', over)}[ {inside} ]"
 
     def stopped(self, inside: str) -> str:
         return f"sg({inside})"
 
     def where_first(self, opens: str, time: str) -> str:
         return f"[{time}=1]" if not opens else f"[{opens}]"
-
-    def spell(self, text: str) -> str:
-        return text
 
 
 class Latex(Unicode):
@@ -177,16 +168,10 @@ class Latex(Unicode):
         return rf"{variable} \ge {bound}"
 
     def expectation(self, over: Sequence[str], inside: str) -> str:
-        return rf"\mathbb{{E}}_{{{self.subscripts(over)}}}\left[ {inside} \right]" if over else inside
-
-    def plain_expectation(self, inside: str) -> str:
-        return rf"\mathbb{{E}}\left[ {inside} \right]"
+        return rf"\mathbb{{E}}_{{{','.join(over)}}}\left[ {inside} \right]" if over else inside
 
     def stopped(self, inside: str) -> str:
         return rf"\operatorname{{sg}}({inside})"
 
     def where_first(self, opens: str, time: str) -> str:
         return rf"[{opens or f'{time} = 1'}]"
-
-    def spell(self, text: str) -> str:
-        return rf"\text{{{text}}}"

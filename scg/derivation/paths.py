@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import distributions as D
 
-from scg.draw.words import ParameterNames
 from scg.derivation.notation import LAST, Symbol, Time
+from scg.draw.words import ParameterNames
 from scg.estimator import Estimator, Pathwise, ScoreFunction
 from scg.node import Edge, Node
 
@@ -62,10 +62,11 @@ class Step:
 class Flow:
     """The differentiated graph, seen from one parameter."""
 
-    def __init__(self, nodes: Mapping[str, Node], parameter: str, named: ParameterNames, symbol: Symbol) -> None:
-        self.nodes, self.parameter, self.named, self.symbol = nodes, parameter, named, symbol
+    def __init__(
+        self, nodes: Mapping[str, Node], ways: Mapping[str, Channels], parameter: str, named: ParameterNames, symbol: Symbol
+    ) -> None:
+        self.nodes, self.ways, self.parameter, self.named, self.symbol = nodes, ways, parameter, named, symbol
         self.totals: dict[Vertex, None] = {}
-        self._reached: dict[Vertex, bool] = {}
         self._below: dict[Vertex, frozenset[Vertex]] = {}
 
     def steps(self, vertex: Vertex) -> Iterator[Step]:
@@ -89,7 +90,7 @@ class Flow:
                 yield Step(None, edge, initial)
         elif edge.dist:
             yield Step(Vertex(name, "dist"), edge)
-        elif node.kind in ("deterministic", "cost") or (node.kind == "stochastic" and channels(node.estimator)[0]):
+        elif node.kind in ("deterministic", "cost") or (node.kind == "stochastic" and self.ways[name].values):
             yield Step(Vertex(name), edge, initial)
 
     def reaches(self, vertex: Vertex) -> bool:
@@ -160,14 +161,22 @@ class Flow:
         return Symbol(vertex.name, time, "p" if vertex.what == "dist" else "")
 
 
-def channels(estimator: Estimator) -> tuple[bool, bool]:
-    """Whether an estimator's values, and whether its weights, carry gradients. Others than the primitives are tried out."""
+@dataclass(frozen=True)
+class Channels:
+    """Whether an estimator's values, and whether its weights, carry gradients."""
+
+    values: bool
+    weights: bool
+
+
+def channels(estimator: Estimator) -> Channels:
+    """What an estimator differentiates. Others than the primitives are tried out on small distributions."""
     if isinstance(estimator, Pathwise):
-        return True, False
+        return Channels(True, False)
     if isinstance(estimator, ScoreFunction):
-        return False, True
+        return Channels(False, True)
     if not getattr(estimator, "differentiates", True):
-        return False, False
+        return Channels(False, False)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         for distribution in _toys():
             try:
@@ -177,10 +186,10 @@ def channels(estimator: Estimator) -> tuple[bool, bool]:
             except Exception:  # a learned estimator may want its own shapes
                 continue
             weights = [w for w in (branches.weights, branches.score) if w is not None]
-            live = branches.values.requires_grad, any(w.requires_grad for w in weights)
-            if any(live):
+            live = Channels(branches.values.requires_grad, any(w.requires_grad for w in weights))
+            if live.values or live.weights:
                 return live
-    return False, True
+    return Channels(False, True)
 
 
 def _toys() -> Iterator[Any]:

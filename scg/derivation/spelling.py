@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from scg.analysis import Structure, Window
 from scg.credit import Credit
 from scg.derivation.notation import LAST, Latex, Symbol, Time, Unicode
-from scg.derivation.paths import Factor, Path, channels
-from scg.draw.words import ParameterNames, brief
+from scg.derivation.paths import Channels, Factor, Path
+from scg.draw.words import ParameterNames
 from scg.estimator import Estimator, ScoreFunction
 from scg.node import Edge, Node
 from scg.scan import INFINITE
@@ -24,6 +26,7 @@ class Speller:
 
     structure: Structure
     named: ParameterNames
+    ways: Mapping[str, Channels]
     write: Unicode | Latex
 
     def time(self, node: Node) -> Time | None:
@@ -33,8 +36,9 @@ class Speller:
         return self.write.symbol(Symbol(name, time, prefix))
 
     def parameter(self, name: str) -> Symbol:
-        """An input by its name; what a module holds as θ with the module's name, unless it is Greek already."""
-        return parameter_symbol(name, self.structure)
+        """An input or a tensor by its name; what a module holds as θ with the module's name."""
+        module = any(isinstance(thing, nn.Module) for thing in self.named.things(name))
+        return Symbol(name, None, "theta") if module and name not in self.structure.known_inputs else Symbol(name)
 
     def of(self, name: str, time: Time | None) -> str:
         """A node's symbol; hidden nodes are the baseline or credit of their node."""
@@ -80,11 +84,10 @@ class Speller:
             inside = self.write.semicolon.join(filter(None, (self.write.comma.join(values), self.write.comma.join(own))))
             if len(inside) <= LONG:
                 break
-        name = self.of(node.name, time)
-        return self.write.call(name, inside) if inside else name
+        return self.write.call(self.of(node.name, None), inside) if inside else self.of(node.name, time)
 
     def is_sampler(self, node: Node) -> bool:
-        return node.kind == "stochastic" and channels(node.estimator) == (True, False)
+        return node.kind == "stochastic" and self.ways[node.name] == Channels(True, False)
 
     def noise(self, node: Node, time: Time | None) -> str:
         samplers = [n for n in self.structure.stochastic if self.is_sampler(self.structure.nodes[n])]
@@ -208,8 +211,4 @@ def bends(node: Node) -> bool:
     return node.credit is not None and getattr(type(node.estimator), "combine", None) is not Estimator.combine
 
 
-def parameter_symbol(name: str, structure: Structure) -> Symbol:
-    return Symbol(name) if name in structure.known_inputs else Symbol(name, None, "theta")
-
-
-__all__ = ["Speller", "T", "bends", "brief", "parameter_symbol"]
+__all__ = ["Speller", "T", "bends"]

@@ -34,17 +34,20 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """One equation in one notation: ∂objective/∂parameter = E[estimator], objective = value. `exact`: there is no E."""
+
+    objective: str
+    parameter: str
+    value: str
+    estimator: str
+    terms: tuple[tuple[float, str], ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Equation:
     """The gradient of one objective for one parameter."""
-
-    @dataclass(frozen=True)
-    class Spelling:
-        objective: str
-        parameter: str
-        value: str
-        estimator: str
-        terms: tuple[tuple[float, str], ...]
-        exact: bool
 
     costs: tuple[str, ...]
     wrt: str
@@ -90,7 +93,7 @@ class Derivation:
     def unicode(self) -> str:
         """Objectives, their gradients, and what every symbol is."""
         objectives = dict.fromkeys(f"{e.unicode.objective} = {e.unicode.value}" for e in self.equations)
-        width = max((len(formula) for formula, words in self.where_unicode if words), default=0)
+        width = min(48, max((len(formula) for formula, words in self.where_unicode if words), default=0))
         where = [f"  {formula:{width}}  {words}".rstrip() for formula, words in self.where_unicode]
         return "\n".join([*objectives, "", *map(str, self.equations), "", "where", *where])
 

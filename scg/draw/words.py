@@ -50,6 +50,7 @@ class ParameterNames:
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self.nodes = nodes
         self._names: dict[int, str] = {}
+        self._read: dict[str, list[nn.Module | Tensor]] = {}
         for node in nodes.values():
             for name, value in variables(node.fn):
                 if isinstance(value, (nn.Module, Tensor)):
@@ -70,14 +71,21 @@ class ParameterNames:
 
     def read_by(self, node: Node) -> list[nn.Module | Tensor]:
         """Modules with trainable parameters, and trainable leaf tensors, that the node's function reads."""
-        found: dict[int, nn.Module | Tensor] = {}
-        for module in reachable_modules(node.fn):
-            if any(p.requires_grad for p in module.parameters()):
-                found.setdefault(id(module), module)
-        for _, value in variables(node.fn):
-            if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
-                found.setdefault(id(value), value)
-        return list(found.values())
+        if node.name not in self._read:
+            found: dict[int, nn.Module | Tensor] = {}
+            for module in reachable_modules(node.fn):
+                if any(p.requires_grad for p in module.parameters()):
+                    found.setdefault(id(module), module)
+            for _, value in variables(node.fn):
+                if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
+                    found.setdefault(id(value), value)
+            self._read[node.name] = list(found.values())
+        return self._read[node.name]
+
+    def things(self, name: str) -> list[nn.Module | Tensor]:
+        """What goes by a name: usually one module or tensor."""
+        every = {id(thing): thing for node in self.nodes.values() for thing in self.read_by(node)}
+        return [thing for thing in every.values() if self.of(thing) == name]
 
     def trained(self, trains: Any) -> str:
         """The words for `trains=`."""

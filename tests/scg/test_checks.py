@@ -28,7 +28,9 @@ THETA = torch.zeros(3, dtype=torch.float64, requires_grad=True)
 def layer(estimator=None, cost=None, middle=None, distribution=None):
     """θ, data → (z) → [h] → ⟨f⟩ over a batch of six."""
     graph = scg.Graph()
-    graph.stochastic(estimator or ScoreFunction(), distribution or (lambda theta, data: Independent(Normal(theta + data, 1.0), 1)), name="z")
+    graph.stochastic(
+        estimator or ScoreFunction(), distribution or (lambda theta, data: Independent(Normal(theta + data, 1.0), 1)), name="z"
+    )
     graph.deterministic(middle or (lambda z: 2 * z), name="h")
     graph.cost(cost or (lambda h: h.square().sum(-1)), name="f")
     return graph
@@ -52,7 +54,9 @@ def refused(graph, *fragments, **inputs):
 # -- what passes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", [ScoreFunction(), ScoreFunction(samples=3), LeaveOneOut(4), Pathwise(), Pathwise(samples=2)])
+@pytest.mark.parametrize(
+    "estimator", [ScoreFunction(), ScoreFunction(samples=3), LeaveOneOut(4), Pathwise(), Pathwise(samples=2)]
+)
 @pytest.mark.parametrize(
     "network",
     [
@@ -184,7 +188,12 @@ def test_a_hidden_reduction_over_the_batch_is_found():
 
 
 def test_a_cost_reduced_over_the_batch_is_refused():
-    refused(layer(cost=lambda h: h.square().sum(-1).mean()), "node 'z'", "more axes than the cost 'f'", "return one cost per batch element")
+    refused(
+        layer(cost=lambda h: h.square().sum(-1).mean()),
+        "node 'z'",
+        "more axes than the cost 'f'",
+        "return one cost per batch element",
+    )
 
 
 def test_a_product_over_the_wrong_axis_is_found_on_branches():
@@ -199,7 +208,11 @@ def test_a_product_over_the_wrong_axis_is_found_on_branches():
 
 
 def test_a_reduction_over_a_leading_axis_is_found_on_branches():
-    refused(layer(ScoreFunction(samples=3), middle=lambda z: z - z.mean(0, keepdim=True) if z.ndim == 3 else z), "node 'h'", "mixes branches")
+    refused(
+        layer(ScoreFunction(samples=3), middle=lambda z: z - z.mean(0, keepdim=True) if z.ndim == 3 else z),
+        "node 'h'",
+        "mixes branches",
+    )
 
 
 def test_an_error_inside_a_function_names_the_node_and_its_arguments():
@@ -237,11 +250,22 @@ def test_pathwise_needs_a_reparameterised_distribution():
 
 @pytest.mark.parametrize(
     "cut",
-    [lambda z: z.round(), lambda z: (z > 0).double(), lambda z: z * 0 + z.sum(-1, keepdim=True).round(), lambda z: torch.tensor(z.tolist()), lambda z: z.long()],
+    [
+        lambda z: z.round(),
+        lambda z: (z > 0).double(),
+        lambda z: z * 0 + z.sum(-1, keepdim=True).round(),
+        lambda z: torch.tensor(z.tolist()),
+        lambda z: z.long(),
+    ],
     ids=["round", "comparison", "hidden round", "item", "integer"],
 )
 def test_a_pathwise_gradient_that_is_cut_downstream_is_refused(cut):
-    refused(layer(Pathwise(), middle=cut, cost=lambda h: h.double().sum(-1)), "node 'h'", "the pathwise gradient of 'z' ends here", "Use ScoreFunction() at 'z', or detach('z')")
+    refused(
+        layer(Pathwise(), middle=cut, cost=lambda h: h.double().sum(-1)),
+        "node 'h'",
+        "the pathwise gradient of 'z' ends here",
+        "Use ScoreFunction() at 'z', or detach('z')",
+    )
     run(layer(ScoreFunction(), middle=cut, cost=lambda h: h.double().sum(-1)))
 
 
@@ -278,7 +302,9 @@ def test_a_second_derivative_through_a_first_order_sampler_is_refused(distributi
     graph.stochastic(Pathwise(), lambda theta: distribution(theta), name="x")
     graph.cost(lambda x: x if x.ndim == 0 else x[..., 0], name="f")
     (first,) = torch.autograd.grad(graph.surrogate(theta=theta), theta, create_graph=True)
-    with pytest.raises(GraphError, match="node 'x': a second derivative was asked through an estimator that is right to first order only"):
+    with pytest.raises(
+        GraphError, match="node 'x': a second derivative was asked through an estimator that is right to first order only"
+    ):
         torch.autograd.grad(first, theta)
     smooth = graph.with_estimators(x=ScoreFunction()).surrogate(theta=theta)
     (first,) = torch.autograd.grad(smooth, theta, create_graph=True)
@@ -303,7 +329,13 @@ def test_a_support_that_moves_with_the_parameters_is_refused_under_a_score_funct
         graph.cost(lambda u: u**2, name="f")
         return graph
 
-    refused(build(ScoreFunction()), "node 'u'", "the support of Uniform depends on a parameter through its upper_bound", "Use Pathwise()", theta=theta)
+    refused(
+        build(ScoreFunction()),
+        "node 'u'",
+        "the support of Uniform depends on a parameter through its upper_bound",
+        "Use Pathwise()",
+        theta=theta,
+    )
     run(build(Pathwise()), theta=theta)
 
 
@@ -330,12 +362,19 @@ def test_a_critic_that_misses_the_hidden_state_is_refused():
         with graph.sequence():
             graph.observed("terminated")
             graph.observed("next_obs", parents=["h", "action"])
-            graph.stochastic(NoGradient(), lambda h, a: Normal(h + a, 1.0), name="h", parents=[prev("h", init="h0"), prev("action", init="a0")])
+            graph.stochastic(
+                NoGradient(),
+                lambda h, a: Normal(h + a, 1.0),
+                name="h",
+                parents=[prev("h", init="h0"), prev("action", init="a0")],
+            )
             graph.deterministic(lambda h: h.detach(), name="obs", parents=["h"])
             graph.deterministic(lambda o: o.round(), name="glimpse", parents=["obs"])
             graph.deterministic(lambda o: -o, name="value", parents=[critic])
             graph.deterministic(lambda o: -o, name="next_value", parents=["next_obs"])
-            graph.stochastic(ScoreFunction(), lambda o, w: Normal(w * o, 1.0), name="action", parents=["obs", "w"], credit=GAE())
+            graph.stochastic(
+                ScoreFunction(), lambda o, w: Normal(w * o, 1.0), name="action", parents=["obs", "w"], credit=GAE()
+            )
             graph.cost(lambda h, a: h * a, name="f", parents=[detach("h"), "action"])
         return graph
 
@@ -375,7 +414,11 @@ def test_a_biased_estimator_must_be_opted_into():
 
 def test_enumeration_of_what_has_no_finite_support_is_refused():
     refused(layer(Enumeration()), "node 'z'", "Enumeration needs a finite support, and Normal has none")
-    wide = layer(Enumeration(), distribution=lambda theta, data: Independent(Bernoulli(logits=torch.zeros(6, 20) + theta[0]), 1), middle=lambda z: z)
+    wide = layer(
+        Enumeration(),
+        distribution=lambda theta, data: Independent(Bernoulli(logits=torch.zeros(6, 20) + theta[0]), 1),
+        middle=lambda z: z,
+    )
     refused(wide, "node 'z'", "Enumeration would take 1048576 branches, the budget is 4096")
 
 

@@ -210,7 +210,9 @@ def test_a_parameter_that_cannot_be_kept_out_is_refused():
     loose, actor = torch.tensor(1.0, requires_grad=True), nn.Linear(1, 1)
     graph = scg.Graph()
     graph.cost(lambda x: (actor(x) * loose).squeeze(-1), name="f", trains=actor)
-    with pytest.raises(scg.GraphError, match=r"cost 'f': its gradient would reach a tensor of shape \(\), which it does not train"):
+    with pytest.raises(
+        scg.GraphError, match=r"cost 'f': its gradient would reach a tensor of shape \(\), which it does not train"
+    ):
         graph.surrogate(x=torch.ones(3, 1))
 
 

@@ -60,7 +60,7 @@ def five(number, estimator=None):
 def test_five_graphs_under_the_score_function(number):
     (theta,) = parameters(())
     graph = five(number)
-    every = list(outcomes({name: BIT for name in graph.structure.stochastic}))
+    every = list(outcomes(dict.fromkeys(graph.structure.stochastic, BIT)))
     assert_same(mean_surrogate(graph, every, theta=theta), expectation(graph, every, theta=theta), [theta])
 
 
@@ -68,7 +68,7 @@ def test_five_graphs_under_the_score_function(number):
 def test_five_graphs_under_enumeration_are_exact_in_one_draw(number):
     (theta,) = parameters(())
     graph = five(number)
-    every = list(outcomes({name: BIT for name in graph.structure.stochastic}))
+    every = list(outcomes(dict.fromkeys(graph.structure.stochastic, BIT)))
     assert_same(five(number, Enumeration()).surrogate(theta=theta), expectation(graph, every, theta=theta), [theta])
 
 
@@ -205,7 +205,9 @@ def test_the_batch_is_averaged_and_a_global_sample_weighs_every_element():
     graph.stochastic(ScoreFunction(), lambda w, data: Bernoulli(logits=w * data), name="y")
     graph.cost(lambda w, y, data: (y - data) ** 2 + w, name="f")
     every = list(outcomes({"w": BIT, "y": BIT}, {"y": (5,)}))
-    assert_same(mean_surrogate(graph, every, theta=theta, data=data), expectation(graph, every, theta=theta, data=data), [theta])
+    assert_same(
+        mean_surrogate(graph, every, theta=theta, data=data), expectation(graph, every, theta=theta, data=data), [theta]
+    )
     exact = graph.with_estimators(w=Enumeration(), y=Enumeration()).surrogate(theta=theta, data=data)
     assert_same(exact, expectation(graph, every, theta=theta, data=data), [theta])
 
@@ -356,7 +358,11 @@ def test_reward_to_go_outcome_by_outcome():
         for t in range(3):
             for name in ("s", "a"):
                 distribution = trace.dist(name)
-                lp = distribution.log_prob(trace[name])[t] if not isinstance(distribution, list) else distribution[t].log_prob(trace[name][t])
+                lp = (
+                    distribution.log_prob(trace[name])[t]
+                    if not isinstance(distribution, list)
+                    else distribution[t].log_prob(trace[name][t])
+                )
                 by_hand = by_hand + (lp - lp.detach()) * (c[t:].sum() + late[t + 1 :].sum()).detach()
         ours, theirs = (torch.autograd.grad(x, [theta, w], retain_graph=True) for x in (trace.surrogate(), by_hand))
         for mine, other in zip(ours, theirs, strict=True):
@@ -521,7 +527,9 @@ def test_a_detached_importance_weight_still_weighs():
     graph.cost(lambda theta, x: theta * (x + 1), name="f", parents=["theta", detach("x")])
     total = torch.zeros(())
     for x in BIT:
-        total = total + 0.5 * graph.replay({"x": torch.tensor(x), "x.log_prob": torch.tensor(0.5).log()}, theta=theta).surrogate()
+        total = (
+            total + 0.5 * graph.replay({"x": torch.tensor(x), "x.log_prob": torch.tensor(0.5).log()}, theta=theta).surrogate()
+        )
     p = torch.sigmoid(theta.detach())
     assert torch.allclose(total, theta * (1 + p))
     assert torch.allclose(torch.autograd.grad(total, theta)[0], 1 + p)
@@ -561,13 +569,23 @@ def test_an_exact_q_critic_gives_the_exact_gradient():
             parents=[prev("s", init="s0"), prev("a", init="a0"), "w"],
         )
         graph.stochastic(
-            ScoreFunction(), lambda s, theta: Bernoulli(logits=theta[0] * s + theta[1]), name="a", credit=lambda t, s, a: q_value(t, s, a)
+            ScoreFunction(),
+            lambda s, theta: Bernoulli(logits=theta[0] * s + theta[1]),
+            name="a",
+            credit=lambda t, s, a: q_value(t, s, a),
         )
         graph.cost(lambda s, a: (s - 0.6) ** 2 + 0.5 * a * s, name="c")
 
     def q_value(t, s, a):
         table = torch.zeros(steps + 1, 2, 2)
-        policy = torch.stack([torch.sigmoid(-theta[1]), torch.sigmoid(theta[1]), torch.sigmoid(-theta[0] - theta[1]), torch.sigmoid(theta[0] + theta[1])]).view(2, 2)
+        policy = torch.stack(
+            [
+                torch.sigmoid(-theta[1]),
+                torch.sigmoid(theta[1]),
+                torch.sigmoid(-theta[0] - theta[1]),
+                torch.sigmoid(theta[0] + theta[1]),
+            ]
+        ).view(2, 2)
         for k in reversed(range(steps)):
             for i in range(2):
                 for j in range(2):

@@ -1,0 +1,105 @@
+"""From a distribution to weighted branches in their place: `[branch axes n_k … n_0, (time,) batch…, event…]`.
+
+The j-th node that branches owns axis j, counted leftwards from the batch. An estimator returns `[n, *batch, *event]`;
+here its axis moves to its place, with 1s for the axes and the batch dimensions that the node does not have.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scg.distributions import FirstOrder, rebuilt
+from scg.errors import GraphError, impossible
+from scg.estimator import Branches, Pathwise
+from scg.node import Node
+from scg.trace import Weight
+
+if TYPE_CHECKING:
+    from scg.evaluate import Evaluation
+
+
+def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> tuple[Any, Weight]:
+    name = node.name
+    if not isinstance(distribution, Distribution):
+        raise GraphError(
+            f"node {name!r}: a stochastic node's function returns a torch Distribution, got {type(distribution).__name__}"
+        )
+    at_once = run.vectorised and node.in_sequence
+    if name in run.plan.first_order and not torch.compiler.is_compiling():
+        # On the parameters, not on the sample: samplers that differentiate once cut the way back to θ themselves.
+        distribution = rebuilt(distribution, lambda p: FirstOrder.apply(p, name) if p.requires_grad else p, name)
+    if name in run.given:
+        branches = _given(run, node, distribution, t)
+    else:
+        if at_once:
+            distribution = _with_time(run, name, distribution)
+        if run.branching:
+            branches = node.estimator.branch(distribution)
+        else:
+            branches = plain(node, distribution)
+    if branches.n is None:
+        return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence)
+    return _placed(run, node, distribution, branches)
+
+
+def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> Branches:
+    value, recorded = run.given[node.name], run.given.get(f"{node.name}.log_prob")
+    if t is not None:
+        value, recorded = value[t], None if recorded is None else recorded[t]
+    try:
+        if run.branching:
+            branches = node.estimator.given(distribution, value, recorded)
+            if branches.weights is not None and not torch.compiler.is_compiling() and bool((branches.weights == 0).any()):
+                impossible(node.name, branches.weights)
+            return branches
+        return Branches(value)
+    except ValueError as error:
+        raise GraphError(f"node {node.name!r}: {error}") from error
+
+
+def _with_time(run: Evaluation, name: str, distribution: Distribution) -> Distribution:
+    """A node drawn for all steps at once needs a draw for each: its distribution grows the axis if it has none."""
+    shape, rank = distribution.batch_shape, run.plan.ranks[name]
+    if len(shape) > rank:
+        return distribution
+    assert run.steps is not None
+    return distribution.expand(torch.Size((run.steps, *[1] * (run.plan.batch_rank - rank), *shape)))
+
+
+def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: Branches) -> tuple[Any, Weight]:
+    """Give the branches their own axis, and room for the axes and batch dimensions that the node does not have."""
+    name = node.name
+    if node.in_sequence:
+        fed = run.structure.feeds_prev(name)
+        if fed is not None:
+            raise GraphError(
+                f"node {name!r}: it branches, and {fed!r}, which it reaches, feeds a prev(…), so branches would multiply "
+                "at every step. Use one sample here and put replicates into the batch."
+            )
+    axis = run.axes.setdefault(name, len(run.axes))
+    rank = run.plan.ranks[name] + (run.vectorised and node.in_sequence)
+    length = len(distribution.batch_shape)
+    present = max(0, length - max(run.rank, rank))
+    own = min(length - present, run.rank)
+
+    def place(x: Tensor) -> Tensor:
+        if axis == present and own == run.rank:
+            return x
+        rest = x.shape[1:]
+        return x.reshape(x.shape[0], *[1] * (axis - present), *rest[:present], *[1] * (run.rank - own), *rest[present:])
+
+    score = None if branches.score is None else place(branches.score)
+    weights = None if branches.weights is None else place(branches.weights)
+    return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence)
+
+
+def plain(node: Node, distribution: Distribution) -> Branches:
+    """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
+    if isinstance(node.estimator, Pathwise) and distribution.has_rsample:
+        return Branches(distribution.rsample())
+    value = distribution.sample()
+    return Branches(value)

@@ -1,0 +1,54 @@
+"""The `scg` command. Subcommands are entry points of the group `scg.commands`: packages above this one add their own."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+
+from scg.errors import nearest
+
+SUMMARY = {
+    "check": "prove a graph's gradient: scg check path/to/model.py:graph",
+    "draw": "draw a graph, or write its estimator out: scg draw path/to/model.py:graph --out graph.png",
+    "train": "train an agent: scg train reinforce --env CartPole-v1 --steps 100000 --seed 0",
+    "eval": "evaluate a run on fresh episodes: scg eval RUN",
+    "plot": "learning curves of runs: scg plot RUN…",
+    "paper": "reproduce a paper's claims: scg paper schulman2015_scg",
+}
+
+
+def commands() -> dict[str, EntryPoint]:
+    """Subcommands by name, in the order of the summary, others after."""
+    found = {point.name: point for point in entry_points(group="scg.commands")}
+    return {name: found[name] for name in [*SUMMARY, *sorted(found.keys() - SUMMARY.keys())] if name in found}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; its exit code is the process's."""
+    argv = sys.argv[1:] if argv is None else argv
+    available = commands()
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: scg COMMAND …      (scg COMMAND --help says more)\n")
+        for name in available:
+            print(f"  {name:8} {SUMMARY.get(name, '')}")
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"scg {version('scg')}")
+        return 0
+    if argv[0] not in available:
+        print(f"scg: no command {argv[0]!r}.{nearest(argv[0], available)} Known: {', '.join(available)}", file=sys.stderr)
+        return 2
+    try:
+        command = available[argv[0]].load()
+    except ModuleNotFoundError as error:
+        print(f"scg {argv[0]}: {error}. Install what it needs: pip install 'scg[agents]'", file=sys.stderr)
+        return 2
+    try:
+        return int(command(argv[1:]) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""`scg draw`: a graph as a picture, and its gradient estimator on paper.
+
+    scg draw path/to/model.py:graph --out graph.svg        scg draw package.module:make_graph --derivation
+
+The graph is a module's attribute, or what a function without arguments returns. Returns an exit code: 0, or 2 for
+arguments or files that make no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from scg.draw import IMAGES, TEXTS, render
+from scg.errors import GraphError, nearest
+from scg.graph import Graph
+
+SUFFIXES = ", ".join(s.removeprefix(".") for s in (*IMAGES, *TEXTS))
+
+
+class TargetError(ValueError):
+    """What was named is not there, or is no graph."""
+
+
+def draw(argv: list[str]) -> int:
+    """Draw the graph at `path/to/model.py:graph`."""
+    parser = argparse.ArgumentParser(prog="scg draw", description="Draw a graph, or write its gradient estimator out.")
+    parser.add_argument("target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one")
+    parser.add_argument("--out", type=Path, help=f"where to draw; the suffix says what: {SUFFIXES} (default: <graph>.png)")
+    parser.add_argument("--derivation", action="store_true", help="print the gradient estimator, term by term")
+    parser.add_argument("--latex", action="store_true", help="print it in LaTeX")
+    parser.add_argument("--wrt", nargs="+", metavar="NAME", help="the parameters to differentiate for: inputs, or modules by name")
+    try:
+        wish = parser.parse_args(argv)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 2
+    try:
+        graph = load(wish.target)
+        if wish.derivation or wish.latex:
+            derivation = graph.derivation(wish.wrt)
+            print(derivation.latex if wish.latex else derivation.unicode)
+        if wish.out is not None or not (wish.derivation or wish.latex):
+            print(render(graph, wish.out or Path(f"{wish.target.rpartition(':')[2].rpartition('.')[2]}.png")))
+    except (GraphError, OSError, TargetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load(target: str) -> Graph:
+    """The graph that `path/to/model.py:graph` or `package.module:graph` names."""
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not place or not attribute:
+        raise TargetError(f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon")
+    thing: Any = module(place)
+    for name in attribute.split("."):
+        if not hasattr(thing, name):
+            known = [k for k, v in vars(thing).items() if isinstance(v, Graph)] if hasattr(thing, "__dict__") else []
+            hint = nearest(name, [k for k in dir(thing) if not k.startswith("_")])
+            raise TargetError(f"{place} has no {name!r}.{hint}" + (f" Graphs there: {', '.join(known)}" if known else ""))
+        thing = getattr(thing, name)
+    return graph_of(thing, target)
+
+
+def graph_of(thing: Any, target: str) -> Graph:
+    """A graph, or what a function without arguments returns if that is one."""
+    if isinstance(thing, Graph):
+        return thing
+    if not callable(thing):
+        raise TargetError(f"{target} is of type {type(thing).__name__}, not a Graph nor a function that returns one")
+    try:
+        inspect.signature(thing).bind()
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"{target} cannot be called without arguments ({error}); name a function of none that returns the graph") from error
+    made = thing()
+    if not isinstance(made, Graph):
+        raise TargetError(f"{target}() returned {type(made).__name__}, not a Graph")
+    return made
+
+
+def module(place: str) -> ModuleType:
+    """A module by its file or by its dotted name. A file's own folder is on the path while it runs, as in `python file`."""
+    path = Path(place)
+    if path.suffix == ".py" or path.exists():
+        if not path.is_file():
+            raise TargetError(f"there is no file {place}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise TargetError(f"{place} is no Python file")
+        made = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, made)  # dataclasses look their module up
+        sys.path.insert(0, str(path.resolve().parent))
+        try:
+            spec.loader.exec_module(made)
+        except Exception as error:
+            raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.pop(0)
+        return made
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise TargetError(f"{place!r} is neither a file nor a module that can be imported ({error})") from error
+    finally:
+        sys.path.pop(0)
