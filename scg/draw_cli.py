@@ -31,11 +31,15 @@ class TargetError(ValueError):
 def draw(argv: list[str]) -> int:
     """Draw the graph at `path/to/model.py:graph`."""
     parser = argparse.ArgumentParser(prog="scg draw", description="Draw a graph, or write its gradient estimator out.")
-    parser.add_argument("target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one")
+    parser.add_argument(
+        "target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"
+    )
     parser.add_argument("--out", type=Path, help=f"where to draw; the suffix says what: {SUFFIXES} (default: <graph>.png)")
     parser.add_argument("--derivation", action="store_true", help="print the gradient estimator, term by term")
     parser.add_argument("--latex", action="store_true", help="print it in LaTeX")
-    parser.add_argument("--wrt", nargs="+", metavar="NAME", help="the parameters to differentiate for: inputs, or modules by name")
+    parser.add_argument(
+        "--wrt", nargs="+", metavar="NAME", help="the parameters to differentiate for: inputs, or modules by name"
+    )
     try:
         wish = parser.parse_args(argv)
     except SystemExit as leave:
@@ -77,7 +81,9 @@ def graph_of(thing: Any, target: str) -> Graph:
     try:
         inspect.signature(thing).bind()
     except (TypeError, ValueError) as error:
-        raise TargetError(f"{target} cannot be called without arguments ({error}); name a function of none that returns the graph") from error
+        raise TargetError(
+            f"{target} cannot be called without arguments ({error}); name a function of none that returns the graph"
+        ) from error
     made = thing()
     if not isinstance(made, Graph):
         raise TargetError(f"{target}() returned {type(made).__name__}, not a Graph")
@@ -95,13 +101,14 @@ def module(place: str) -> ModuleType:
             raise TargetError(f"{place} is no Python file")
         made = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, made)  # dataclasses look their module up
-        sys.path.insert(0, str(path.resolve().parent))
+        folder = str(path.resolve().parent)
+        sys.path.insert(0, folder)
         try:
             spec.loader.exec_module(made)
         except Exception as error:
             raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
         finally:
-            sys.path.pop(0)
+            sys.path.remove(folder)
         return made
     sys.path.insert(0, "")
     try:
@@ -109,4 +116,4 @@ def module(place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise TargetError(f"{place!r} is neither a file nor a module that can be imported ({error})") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove("")

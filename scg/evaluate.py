@@ -205,10 +205,10 @@ class Evaluation:
 
     def _previous(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
         assert edge.init is not None
+        recorded = self.given.get(f"{edge.source}.prev")
+        if recorded is not None:
+            return recorded if t is None else recorded[t]
         if self.vectorised:
-            recorded = self.given.get(f"{edge.source}.prev")
-            if recorded is not None:
-                return recorded
             initial, now = values[edge.init], self.given[edge.source]
             before = shift(now, 1, 0, 0.0) if now.is_floating_point() else shift(now, 1, 0, 0)
             opens = torch.arange(now.shape[0], device=now.device).view(-1, *[1] * (self.rank - 1)) == 0

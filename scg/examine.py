@@ -84,14 +84,19 @@ class Examination:
     ) -> None:
         self.graph, self.plan, self.structure = graph, plan, graph.structure
         self.given, self.inputs, self.steps = given, inputs, steps
+        self.stream = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.recording = self._draw(given)
         self.distributions = self.recording.distributions
         self.found: dict[tuple[str, str], Finding] = {}
 
     def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> _Recording:
+        torch.manual_seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
         recording = _Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
         recording.trace = recording.run()  # type: ignore[attr-defined]
         return recording
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**31, (), generator=self.stream))
 
     def _error(self, node: str, what: str, message: str) -> None:
         self.found.setdefault((node, what), Finding("error", node, message))
@@ -197,7 +202,7 @@ class Examination:
             )
             return
         if first:
-            torch.manual_seed(int(torch.randint(2**31, ())))
+            torch.manual_seed(self._seed())
             if not _same(again, _content(call.again())):
                 self._error(
                     name,
@@ -359,7 +364,7 @@ class Examination:
 
     def _at_once(self) -> None:
         """All steps at once must give what one step after another gives, where nothing is drawn."""
-        if not self.structure.has_sequence or self.steps == 1:
+        if self.recording.steps in (None, 1):
             return
         at_once = self._draw(self.given, stepping=False)
         if not at_once.vectorised:

@@ -151,7 +151,7 @@ class Graph:
     ) -> Any:
         if fn is None and kind != "observed":  # a decorator with options
             return lambda f: self._declare(f, kind, name, parents, **settings)
-        title = node_name(fn or (lambda: None), name)
+        title = node_name(fn, name)
         if title in self.nodes:
             raise GraphError(f"node {title!r} is declared twice")
         edges, positional = edges_of(title, fn, parents)

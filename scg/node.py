@@ -88,7 +88,7 @@ class Node:
             object.__setattr__(self, "simple", tuple((e.param, e.source) for e in self.parents))
 
 
-def node_name(fn: Callable[..., Any], name: str | None) -> str:
+def node_name(fn: Callable[..., Any] | None, name: str | None) -> str:
     """The declared name, else the function's own. Lambdas, partials and modules have none to give."""
     if name is None:
         name = getattr(fn, "__name__", None) if inspect.isfunction(fn) or inspect.ismethod(fn) else None

@@ -60,7 +60,10 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
         term = product.fold(trace.batch_value(cost), reduce, cost)
         total = term if total is None else total + term
     assert total is not None
+    untrained = trace.plan.scopes[scope].cut if scope is not None else ()
     for name in scored:
+        if name in untrained:
+            continue
         node = nodes[name]
         if node.credit is not None:
             total = total + _credit_term(trace, name, scope, costs, reduce)
@@ -128,12 +131,18 @@ def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] |
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
-        credit = node.credit(downstream(trace, name, costs or trace.structure.costs)).detach()
+        credit = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
     else:
         credit = level(trace, node.credit)
     if node.baseline is not None:
         credit = credit - level(trace, node.baseline)
     return torch.as_tensor(credit)
+
+
+def _training(trace: Trace, name: str) -> list[str]:
+    """The costs whose objectives train what the node's distribution is made from."""
+    plan = trace.plan
+    return [c for c in trace.structure.costs if c not in plan.scope_of or name not in plan.scopes[plan.scope_of[c]].cut]
 
 
 def level(trace: Trace, source: str | float) -> Tensor | float:

@@ -40,7 +40,9 @@ def derive(graph: Graph, wrt: Sequence[str] | str | None = None) -> Derivation:
     """
     structure, named = graph.structure, ParameterNames(graph.nodes)
     if not structure.costs:
-        raise GraphError("this graph has no cost, so there is no gradient to derive: declare one with @graph.cost or @graph.reward")
+        raise GraphError(
+            "this graph has no cost, so there is no gradient to derive: declare one with @graph.cost or @graph.reward"
+        )
     ways = {name: channels(graph.nodes[name].estimator) for name in structure.stochastic}
     spellers = {kind: Speller(structure, named, ways, write) for kind, write in NOTATIONS.items()}
     equations, totals = [], {}
@@ -73,7 +75,11 @@ def objectives(graph: Graph, named: ParameterNames, wrt: Sequence[str] | None) -
         own = [name for name in known if claim is None or _trains(claim, name, named)]
         if claim is None and wrt is None:
             own = list(modules) or [n for n in known if n not in _initials(graph)] or known
-        found.append(Objective(",".join(costs) if len(groups) > 1 else "", tuple(costs), tuple(n for n in own if wrt is None or n in wrt)))
+        found.append(
+            Objective(
+                ",".join(costs) if len(groups) > 1 else "", tuple(costs), tuple(n for n in own if wrt is None or n in wrt)
+            )
+        )
     return found
 
 
@@ -182,7 +188,7 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
         time = speller.time(node)
         if node.kind == "stochastic":
             costs = [c for c in structure.costs if structure.window(name, c, live=True)]
-            words = [brief(node.estimator), *_about(node, speller.ways[name])]
+            words = [brief(node.estimator), *_about(node, speller.ways[name], structure.first)]
             words.append(f"costs downstream: {', '.join(costs)}" if costs else "no cost is downstream of it with a gradient")
             formula = f"{speller.symbol(name, time)} = {speller.call(node, time, deep=False)}"
             if not speller.is_sampler(node):
@@ -202,7 +208,7 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
     return tuple(rows)
 
 
-def _about(node: Node, ways: Channels) -> Iterator[str]:
+def _about(node: Node, ways: Channels, first: str | None) -> Iterator[str]:
     """What a reader needs to know about an estimator beyond its name."""
     samples = getattr(node.estimator, "samples", 1)
     if bends(node):
@@ -211,6 +217,8 @@ def _about(node: Node, ways: Channels) -> Iterator[str]:
         yield "w are the weights of its branches, over which the term is summed"
     elif isinstance(samples, int) and samples > 1:
         yield f"the mean over its {samples} branches"
+    if first is not None and node.in_sequence and node.credit is None:
+        yield "sums end with the episode"
     if isinstance(node.credit, Credit):
         yield f"credit: {brief(node.credit)}"
     if not node.estimator.unbiased:

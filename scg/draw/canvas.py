@@ -107,13 +107,21 @@ class Block:
             style = ":" if aside else "-"
             axes.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, linestyle=style, **look))
         for text, font, at, _ in self.rows:
-            axes.text(x, y + at, text, fontproperties=font, ha="center", va="center_baseline", color=ink, zorder=4, parse_math=False)
+            axes.text(
+                x, y + at, text, fontproperties=font, ha="center", va="center_baseline", color=ink, zorder=4, parse_math=False
+            )
 
 
 def _plate(axes: Any, box: tuple[float, float, float, float]) -> None:
     left, top, right, bottom = box
     shape = FancyBboxPatch(
-        (left + 6, top + 6), right - left - 12, bottom - top - 12, boxstyle="round,pad=6", facecolor="none", edgecolor="#555555", zorder=1
+        (left + 6, top + 6),
+        right - left - 12,
+        bottom - top - 12,
+        boxstyle="round,pad=6",
+        facecolor="none",
+        edgecolor="#555555",
+        zorder=1,
     )
     axes.add_patch(shape)
     axes.text(right - 8, bottom - 6, PLATE, fontproperties=LABEL, ha="right", va="bottom", color="#333333", zorder=4)
@@ -161,7 +169,14 @@ def _label(
     labels.append(box(chosen))
     background = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     axes.text(
-        *chosen, line.label, fontproperties=LABEL, ha="center", va="center", color=COLOURS[line.reading], zorder=2.8, bbox=background
+        *chosen,
+        line.label,
+        fontproperties=LABEL,
+        ha="center",
+        va="center",
+        color=COLOURS[line.reading],
+        zorder=2.8,
+        bbox=background,
     )
 
 

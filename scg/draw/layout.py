@@ -238,9 +238,7 @@ class Arranger:
         floors.update((k, level) for k in span)
         return level
 
-    def _plate(
-        self, positions: dict[str, tuple[float, float]], floors: dict[int, float]
-    ) -> tuple[float, float, float, float]:
+    def _plate(self, positions: dict[str, tuple[float, float]], floors: dict[int, float]) -> tuple[float, float, float, float]:
         columns = [self.layer[n] for n in self.plate]
         inside = [n for n in self.names if n in self.plate]
         left, right = self.edges[min(columns)][0], self.edges[max(columns)][1]

@@ -26,7 +26,7 @@ from scg.testing.unroll import Frozen, Key, Program, lifted
 
 Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → E[c] per cost occurrence, [costs, repeats]
 LADDER = (0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
-PER_SEED, PILOT, MOST = 2048, 16, 512
+PER_SEED, PILOT, MOST = 8192, 16, 128  # draws per seed; seeds to choose the step on; seeds at most
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Sampler:
                     if self.program.detaches:
                         raise NoOracle(f"{error}; with detach edges this oracle needs functions that work along an axis") from error
                     self.vectorised = False
-            runs = [self._run(1000 * s + i, 0, None) for i in range(PER_SEED // 64)]
+            runs = [self._run(1000 * s + i, 0, None) for i in range(PER_SEED // 256)]
             return torch.stack([torch.stack([r[c][0].double().mean() for r in runs]).mean() for c in self.program.costs])
 
     def _run(self, s: int, draws: int, frozen: Frozen | None) -> dict[Key, tuple[Any, bool]]:

@@ -86,10 +86,8 @@ def exact(graph: Graph, parameters: Parameters, order: int, steps: int | None, o
             mask = tuple(parameters.trained(program.nodes[cost[0]], program.nodes).tolist())
             sums.setdefault(mask, []).append(levels(program, found, order))
         for mask, costs in sums.items():
-            grids = [
-                parameters.masked(parameters.derivative(torch.stack([c[i] for c in costs]).sum(), order), torch.tensor(mask), order)
-                for i in range(len(costs[0]))
-            ]
+            values = [torch.stack([c[i] for c in costs]).sum() for i in range(3 if axes else 1)]
+            grids = [parameters.masked(parameters.derivative(v, order, retain=True), torch.tensor(mask), order) for v in values]
             total += grids[0]
             error += torch.stack([(g - grids[0]).abs() for g in grids]).amax(0)
     except (NoPoints, NotVectorised) as reason:

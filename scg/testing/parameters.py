@@ -95,13 +95,14 @@ class Parameters:
 
     # -- derivatives ---------------------------------------------------------------------------------------
 
-    def derivative(self, value: Tensor, order: int = 1) -> Tensor:
-        """∇value, or the upper triangle of its Hessian, flat."""
+    def derivative(self, value: Tensor, order: int = 1, retain: bool = False) -> Tensor:
+        """∇value, or the upper triangle of its Hessian, flat. `retain`: parts of its graph are needed once more."""
         if not value.requires_grad:
             return torch.zeros(self.entries(order), dtype=torch.float64)
         tensors = list(self.tensors.values())
         if order == 1:
-            return self._flat(torch.autograd.grad(value, tensors, materialize_grads=True, allow_unused=True))
+            options = {"retain_graph": retain, "materialize_grads": True, "allow_unused": True}
+            return self._flat(torch.autograd.grad(value, tensors, **options))
         first = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True, allow_unused=True)
         gradient = torch.cat([g.flatten() for g in first])
         rows = [

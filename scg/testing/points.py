@@ -12,6 +12,7 @@ support itself moves with θ do the points move with it (the density vanishes ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,21 +131,25 @@ def _real_axis(base: Distribution) -> bool:
 
 
 def _axis(base: Distribution, size: int) -> Points:
-    """x = T(y), y = m + c sinh(s), trapezoid in s; for a Normal, y = μ + σ s."""
+    """x = T(y), trapezoid in s. A Normal: y = μ + σ s; a half-line: y = m + c (s - e^-s), for the density of log x falls
+    steeply on the right and slowly on the left; else y = m + c sinh(s)."""
     support = base.support
     bijection = D.biject_to(support)
+    stretch = _affine if isinstance(base, D.Normal) else _one_sided if isinstance(bijection, D.ExpTransform) else _sinh
+    if isinstance(bijection, D.ComposeTransform) and isinstance(next(iter(bijection.parts), None), D.ExpTransform):
+        stretch = _one_sided
     moving = any(isinstance(v, Tensor) and v.requires_grad for v in vars(_bare(support)).values())
 
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
-        y = centre + width * (s if affine else s.sinh())
+        stretched, log_slope = stretch(s)
+        y = centre + width * stretched
         x = bijection(y)
-        log_dx = bijection.log_abs_det_jacobian(y, x) + width.log() + (0.0 if affine else _log_cosh(s))
+        log_dx = bijection.log_abs_det_jacobian(y, x) + width.log() + log_slope
         return (x, log_dx) if moving else (x.detach(), log_dx.detach())
 
     with torch.no_grad():
-        affine = isinstance(base, D.Normal)
-        centre, width = (base.mean, base.stddev) if affine else _standard(base, bijection.inv)
-    low, high = (-9.0, 9.0) if affine else _range(base, at)
+        centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection.inv)
+    low, high = (-9.0, 9.0) if stretch is _affine else _range(base, at)
     s = torch.linspace(low, high, size, dtype=centre.dtype).reshape(-1, *[1] * centre.ndim).expand(-1, *centre.shape)
     x, log_dx = at(s)
     return Points(x, log_dx + torch.log(s.new_tensor((high - low) / (size - 1))), moving)
@@ -156,8 +161,16 @@ def _bare(support: constraints.Constraint) -> constraints.Constraint:
     return support
 
 
-def _log_cosh(s: Tensor) -> Tensor:
-    return s.abs() + torch.log1p(torch.exp(-2 * s.abs())) - torch.log(s.new_tensor(2.0))
+def _affine(s: Tensor) -> tuple[Tensor, Tensor]:
+    return s, torch.zeros_like(s)
+
+
+def _one_sided(s: Tensor) -> tuple[Tensor, Tensor]:
+    return s - torch.exp(-s), torch.log1p(torch.exp(-s))
+
+
+def _sinh(s: Tensor) -> tuple[Tensor, Tensor]:
+    return s.sinh(), s.abs() + torch.log1p(torch.exp(-2 * s.abs())) - math.log(2.0)
 
 
 def _standard(base: Distribution, inverse: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,159 @@
+"""Is the mean of a stream of estimates the exact value? A sequential answer with two stated error rates.
+
+Every observation is a mean of many independent draws. After 32, 64, 128, … of them a confidence interval is laid
+around each entry's bias; the levels of all looks and entries add up to `false_alarm` (a union bound), so with
+probability 1 - false_alarm every interval of the whole test covers its true bias. Hence, at the first look that decides,
+
+    biased      an entry's interval excludes 0                                 wrong with probability ≤ false_alarm
+    unbiased    every entry's interval lies inside ± its detectable bias       wrong with probability ≤ false_alarm
+    undecided   `max_draws` were not enough for either
+
+so "unbiased" says that a bias of the detectable size would have been found. Look k of K gets the share 2^(k-K) of the
+level: early looks, where means of skewed draws are least normal, can hardly decide anything but gross errors.
+
+Assumed: draws are independent with a finite variance, and means of the first look's draws are near enough to normal
+for Student's quantile; what happens less often than once in so many draws is not seen. Two guards: entries of which
+one observation makes up most of the variance decide nothing, and a constant that differs from the exact value counts
+as biased only after `PATIENCE` looks' worth of draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scg.testing.oracle import Oracle
+from scg.testing.parameters import Block
+
+Verdict = Literal["unbiased", "biased", "undecided"]
+FIRST = 32  # observations at the first look
+PATIENCE = 8  # times the first look, before a constant counts as biased
+DOMINANT = 1 / 3  # of the sum of squares: one observation's share that makes an interval incredible
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a sequential test ended: per flat entry, and overall."""
+
+    verdict: Verdict
+    draws: int
+    mean: Tensor
+    se: Tensor
+    half: Tensor
+    spread: Tensor
+    allowed: Tensor
+    verdicts: tuple[Verdict, ...]
+
+    def worst(self, index: Tensor, exact: Tensor) -> int:
+        """The entry of a block that the verdict hangs on."""
+        bad = [i for i in index.tolist() if self.verdicts[i] == "biased"] or index.tolist()
+        score = ((self.mean - exact).abs() / self.half.clamp_min(1e-300))[bad]
+        return bad[int(score.argmax())]
+
+
+class Moments:
+    """Running mean, sum of squares and extremes of rows `[k, entries]`."""
+
+    def __init__(self, entries: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(entries, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.mean)
+        self.low, self.high = torch.full_like(self.mean, math.inf), torch.full_like(self.mean, -math.inf)
+
+    def add(self, rows: Tensor) -> None:
+        k, total = rows.shape[0], self.count + rows.shape[0]
+        mean = rows.mean(0)
+        gap = mean - self.mean
+        self.squares += (rows - mean).square().sum(0) + gap.square() * (self.count * k / total)
+        self.mean = self.mean + gap * (k / total)
+        self.count = total
+        self.low, self.high = torch.minimum(self.low, rows.amin(0)), torch.maximum(self.high, rows.amax(0))
+
+    @property
+    def deviation(self) -> Tensor:
+        return (self.squares / (self.count - 1)).sqrt()
+
+    @property
+    def dominance(self) -> Tensor:
+        """The share of the sum of squares that the most extreme observation makes up."""
+        extreme = torch.maximum((self.high - self.mean).abs(), (self.mean - self.low).abs())
+        return extreme.square() / self.squares.clamp_min(1e-300)
+
+
+def judge(
+    draw: Callable[[int], Tensor],
+    per_row: int,
+    oracle: Oracle,
+    blocks: list[Block],
+    *,
+    false_alarm: float,
+    detectable: float,
+    floor: float,
+    max_draws: int,
+    epsilon: float,
+) -> Outcome:
+    """Run the test. `draw(k)` gives k independent observations `[k, entries]`, each the mean of `per_row` draws."""
+    entries = len(oracle.exact)
+    looks = max(1, int(math.log2(max(max_draws // per_row, FIRST) / FIRST)) + 1)
+    moments = Moments(entries)
+    for look in range(looks):
+        rows = draw(FIRST * 2**look - moments.count)
+        if not torch.isfinite(rows).all():
+            nan = tuple("undecided" if ok else "biased" for ok in torch.isfinite(rows).all(0).tolist())
+            empty = torch.full((entries,), math.nan, dtype=torch.float64)
+            return Outcome("biased", moments.count * per_row + len(rows) * per_row, rows.mean(0), empty, empty, empty, empty, nan)
+        moments.add(rows)
+        level = false_alarm * 2.0 ** (look + 1 - looks) / (2 - 2.0 ** (1 - looks)) / entries
+        se = moments.deviation / moments.count**0.5
+        half = student_quantile(level / 2, moments.count - 1) * (se.square() + oracle.se.square()).sqrt() + oracle.error
+        spread = moments.deviation * per_row**0.5
+        allowed, rounding = scales(oracle.exact, moments.mean, spread, blocks, detectable, floor, epsilon)
+        bias = (moments.mean - oracle.exact).abs()
+        constant = spread <= rounding
+        credible = constant | (moments.dominance < DOMINANT)
+        seen = ~constant | (moments.count >= PATIENCE * FIRST) | (look == looks - 1)
+        off = (bias > half + rounding) & credible & seen
+        fine = (bias + half <= torch.maximum(allowed, rounding)) & credible
+        verdicts: tuple[Verdict, ...] = tuple(
+            "biased" if o else "unbiased" if f else "undecided" for o, f in zip(off.tolist(), fine.tolist(), strict=True)
+        )
+        if bool(off.any()) or bool(fine.all()):
+            break
+    verdict: Verdict = "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased"
+    return Outcome(verdict, moments.count * per_row, moments.mean, se, half, spread, allowed, verdicts)
+
+
+def scales(
+    exact: Tensor, mean: Tensor, spread: Tensor, blocks: list[Block], detectable: float, floor: float, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Per entry, the bias that must not be missed, and the size of rounding.
+
+    The first is `detectable` times the largest exact entry of its block; where that is smaller than `floor` times the
+    root mean square of one draw, of that instead. A mixed block of a Hessian is at least as large as the geometric
+    mean of its two diagonal blocks, so that units of parameters do not matter.
+    """
+    size, noise = {}, {}
+    for block in blocks:
+        size[block.names] = float(exact[block.index].abs().max())
+        noise[block.names] = float((spread[block.index].square() + mean[block.index].square()).max().sqrt())
+    allowed, rounding = torch.zeros_like(exact), torch.zeros_like(exact)
+    for block in blocks:
+        scale = max(size[block.names], floor * noise[block.names])
+        if len(block.names) == 2:
+            p, q = block.names
+            scale = max(scale, math.sqrt(size.get((p, p), 0.0) * size.get((q, q), 0.0)))
+        allowed[block.index] = detectable * scale
+        rounding[block.index] = 4096 * epsilon * max(size[block.names], noise[block.names], 1e-30)
+    return allowed, rounding
+
+
+def student_quantile(tail: float, degrees: int) -> float:
+    """The upper `tail` quantile of Student's t (Wallace's approximation, good to 1e-3 beyond 30 degrees of freedom)."""
+    z = -float(torch.special.ndtri(torch.tensor(tail, dtype=torch.float64)))
+    n = degrees
+    return math.sqrt(n * math.expm1((z * (8 * n + 3) / (8 * n + 1)) ** 2 / n))
