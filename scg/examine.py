@@ -18,62 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves, tree_map
 
 from scg.check import Finding
-from scg.distributions import kind, parameters
+from scg.distributions import kind
 from scg.estimator import Pathwise
-from scg.evaluate import Evaluation
-from scg.node import Node
 from scg.plan import Plan
+from scg.recording import Call, Recording, batched, close, content, same
 
 if TYPE_CHECKING:
     from scg.graph import Graph
 
 DRAWS = 16
-
-
-class _Call:
-    """One call of a node function: what it got, what it gave, and where the random stream stood."""
-
-    def __init__(self, node: Node, arguments: Any, state: Tensor) -> None:
-        self.node, self.state = node, state
-        self.arguments = arguments
-        self.content: list[Any] = []
-        self.written: str | None = None
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """Arguments by parameter; edges by the same key."""
-        return dict(enumerate(self.arguments)) if self.node.positional else self.arguments  # type: ignore[arg-type]
-
-    def again(self, **changes: Any) -> Any:
-        """Run the function on these arguments, some of them changed."""
-        assert self.node.fn is not None
-        if self.node.positional:
-            arguments = [changes.get(str(i), a) for i, a in enumerate(self.arguments)]
-            return self.node.fn(*arguments)
-        return self.node.fn(**{**self.arguments, **changes})
-
-
-class _Recording(Evaluation):
-    """An evaluation that keeps every call."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.calls: list[_Call] = []
-
-    def _call(self, node: Node, arguments: Any) -> Any:
-        call = _Call(node, arguments, torch.get_rng_state())
-        tensors = [a for a in tree_leaves(arguments) if isinstance(a, Tensor)]
-        before = [t._version for t in tensors]
-        result = super()._call(node, arguments)
-        call.content = _content(result)
-        if any(t._version != v for t, v in zip(tensors, before, strict=True)):
-            call.written = node.name
-        self.calls.append(call)
-        return result
 
 
 class Examination:
@@ -89,10 +44,10 @@ class Examination:
         self.distributions = self.recording.distributions
         self.found: dict[tuple[str, str], Finding] = {}
 
-    def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> _Recording:
+    def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> Recording:
         torch.manual_seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
-        recording = _Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
-        recording.trace = recording.run()  # type: ignore[attr-defined]
+        recording = Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
+        recording.trace = recording.run()
         return recording
 
     def _seed(self) -> int:
@@ -185,14 +140,14 @@ class Examination:
                     f"Use ScoreFunction() at {', '.join(map(repr, path.roots))}, or detach({path.source!r}) if no gradient is meant.",
                 )
 
-    def _same_samples(self, name: str, other: _Recording) -> bool:
-        return _same(self.recording.trace[name], other.trace[name])  # type: ignore[attr-defined]
+    def _same_samples(self, name: str, other: Recording) -> bool:
+        return same(self.recording.trace[name], other.trace[name])
 
-    def _same_again(self, call: _Call, first: bool) -> None:
+    def _same_again(self, call: Call, first: bool) -> None:
         name = call.node.name
         torch.set_rng_state(call.state)
-        again = _content(call.again())
-        if not _same(call.content, again):
+        again = content(call.again())
+        if not same(call.content, again):
             self._error(
                 name,
                 "dependency",
@@ -203,7 +158,7 @@ class Examination:
             return
         if first:
             torch.manual_seed(self._seed())
-            if not _same(again, _content(call.again())):
+            if not same(again, content(call.again())):
                 self._error(
                     name,
                     "randomness",
@@ -223,7 +178,7 @@ class Examination:
             exchanged[name] = value
         return exchanged
 
-    def _batch_elements(self, mine: _Call, theirs: _Call) -> None:
+    def _batch_elements(self, mine: Call, theirs: Call) -> None:
         """Element 0 must not move when the samples of all other elements do."""
         rank = self.plan.batch_rank
         if rank == 0 or ("batch" in (w for _, w in self.found)):
@@ -235,7 +190,7 @@ class Examination:
         for key, value in mine.named.items():
             edge = next(e for e in mine.node.parents if e.param == str(key))
             other = theirs.named[key]
-            if edge.source in self.graph.nodes and _batched(value, shape) and _batched(other, shape):
+            if edge.source in self.graph.nodes and batched(value, shape) and batched(other, shape):
                 mixed = other.detach().clone().to(value.dtype)
                 mixed[(0,) * rank] = value[(0,) * rank].detach()
                 changes[str(key)] = mixed
@@ -246,12 +201,12 @@ class Examination:
             result = mine.again(**changes)
         except ValueError:
             return  # a mixture of two draws may leave a constraint that holds within each
-        for before, after in zip(mine.content, _content(result), strict=True):
+        for before, after in zip(mine.content, content(result), strict=True):
             if not isinstance(before, Tensor) or before.shape != after.shape:
                 continue
             if before.shape[:rank] == shape:
                 before, after = before[(0,) * rank], after[(0,) * rank]
-            if not _close(before, after):
+            if not close(before, after):
                 self._error(
                     mine.node.name,
                     "mixing",
@@ -263,7 +218,7 @@ class Examination:
                 return
 
     def _batch_shape(self) -> torch.Size | None:
-        trace = self.recording.trace  # type: ignore[attr-defined]
+        trace = self.recording.trace
         values = trace.history[-1].values if trace.history else trace.values
         for cost in self.structure.costs:
             if self.plan.cost_ranks[cost] == self.plan.batch_rank:
@@ -296,7 +251,7 @@ class Examination:
                     paths.append(_Path(name, edge.source, edge.param, tuple(sorted(roots[edge.source]))))
         return paths
 
-    def _follow(self, paths: list[_Path], other: _Recording) -> None:
+    def _follow(self, paths: list[_Path], other: Recording) -> None:
         for path in paths:
             for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
                 if mine.node.name != path.node or path.settled:
@@ -308,11 +263,11 @@ class Examination:
                 try:
                     torch.set_rng_state(mine.state)
                     moved = mine.again(**{path.param: there.detach()})
-                    path.moved |= not _same(mine.content, _content(moved))
+                    path.moved |= not same(mine.content, content(moved))
                     leaf = there.detach().requires_grad_()
                     torch.set_rng_state(mine.state)
                     outputs = [
-                        o for o in _content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad
+                        o for o in content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad
                     ]
                     if outputs:
                         probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
@@ -347,12 +302,12 @@ class Examination:
                     f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}",
                 )
                 return
-            for together, single in zip(call.content, _content(alone), strict=True):
+            for together, single in zip(call.content, content(alone), strict=True):
                 if not isinstance(together, Tensor) or not isinstance(single, Tensor):
                     continue
                 extra = together.ndim - single.ndim
                 slice0 = together[(0,) * extra] if extra > 0 else together
-                if slice0.shape != single.shape or not _close(slice0, single):
+                if slice0.shape != single.shape or not close(slice0, single):
                     self._error(
                         call.node.name,
                         "branch",
@@ -371,7 +326,7 @@ class Examination:
             return
         drawn = {n for n in self.structure.stochastic if n not in self.given}
         blocks = {c.node.name: c.content for c in at_once.calls}
-        steps: dict[str, list[_Call]] = {}
+        steps: dict[str, list[Call]] = {}
         for call in self.recording.calls:
             steps.setdefault(call.node.name, []).append(call)
         for node in self.structure.inside:
@@ -382,7 +337,7 @@ class Examination:
                 for block, single in zip(blocks[name], call.content, strict=True):
                     if not isinstance(block, Tensor) or block.ndim <= single.ndim:
                         continue
-                    if block.shape[1:] != single.shape or not _close(block[t], single):
+                    if block.shape[1:] != single.shape or not close(block[t], single):
                         self._error(
                             name,
                             "time",
@@ -403,37 +358,3 @@ class _Path:
     @property
     def settled(self) -> bool:
         return self.gradient
-
-
-def _content(result: Any) -> list[Any]:
-    """What can be compared in a node's result: a distribution's parameters, or the leaves of a value."""
-    if isinstance(result, Distribution):
-        return parameters(result)
-    return tree_leaves(tree_map(lambda x: parameters(x) if isinstance(x, Distribution) else x, result))
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal to the bit, NaN equal to NaN."""
-    xs, ys = tree_leaves(a), tree_leaves(b)
-    if len(xs) != len(ys):
-        return False
-    for x, y in zip(xs, ys, strict=True):
-        if isinstance(x, Tensor) and isinstance(y, Tensor):
-            if x.shape != y.shape or not torch.equal(torch.nan_to_num(x.detach()), torch.nan_to_num(y.detach())):
-                return False
-        elif isinstance(x, (int, float, bool, str)) and x != y:
-            return False
-    return True
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal to rounding: batched and unbatched kernels sum in different orders."""
-    if not a.is_floating_point():
-        return bool(torch.equal(a, b))
-    a, b = a.detach().double(), b.detach().double()
-    scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
-    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-3, atol=1e-3 * scale + 1e-12))
-
-
-def _batched(value: Any, shape: torch.Size) -> bool:
-    return isinstance(value, Tensor) and value.shape[: len(shape)] == shape

@@ -68,8 +68,7 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
         if node.credit is not None:
             total = total + _credit_term(trace, name, scope, costs, reduce)
         elif node.baseline is not None:
-            term = _baseline_term(trace, name, scope, reduce)
-            total = total if term is None else total - term
+            total = total - _baseline_term(trace, name, scope, reduce)
     if scope is not None and scope not in trace.plan.sealed and not torch.compiler.is_compiling():
         trace.plan.sealed.add(scope)
         leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
@@ -90,10 +89,10 @@ def objective(trace: Trace) -> Tensor:
     return total.detach()
 
 
-def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor | None:
+def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
     weight = trace.weight(name, scope)
     if weight.score is None and weight.factor is None:
-        return None  # a pathwise node has no score to subtract from
+        return torch.zeros(())  # a pathwise node has no score to subtract from
     baseline = level(trace, trace.structure.nodes[name].baseline)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
@@ -131,7 +130,7 @@ def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] |
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
-        credit = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
+        credit: Tensor | float = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
     else:
         credit = level(trace, node.credit)
     if node.baseline is not None:
@@ -264,7 +263,7 @@ def where(trace: Trace, key: int) -> str:
 def _assert_finite(trace: Trace, total: Tensor) -> None:
     """A surrogate that is not finite names the node that made the first value or weight that is not."""
     if torch.compiler.is_compiling():
-        check = torch._assert_async  # pyright: ignore[reportPrivateImportUsage]
+        check = torch._assert_async
         for name, weight in trace.evaluation.weights.items():  # asynchronous: they fire when the compiled code has run
             for tensor in (weight.score, weight.factor):
                 if tensor is not None:

@@ -212,7 +212,7 @@ def test_the_flags_of_episodes_must_be_observed():
     with graph.sequence(first="firsts"):
         graph.observed("first")
     with pytest.raises(GraphError, match=r"sequence\(first='firsts'\): declare it .* Did you mean 'first'?"):
-        graph.structure
+        _ = graph.structure
 
 
 def test_a_sequence_inside_a_sequence_is_refused():

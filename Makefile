@@ -1,0 +1,44 @@
+# Everything runs in an environment of its own, made on first use from the pinned set.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-long check bench papers clean
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## draw a graph, check its gradient, train an agent
+	@mkdir -p pictures
+	$(BIN)/scg draw docs/examples/mixed.py:graph --out pictures/mixed.png --derivation
+	$(BIN)/scg check docs/examples/mixed.py:graph
+	$(BIN)/scg train reinforce --env CartPole-v1 --steps 100000 --seed 0 --out runs/demo --overwrite
+	@echo
+	@echo "The graph:          pictures/mixed.png"
+	@echo "The agent's graph:  runs/demo/graph.png"
+	@echo "Its learning curve: runs/demo/curve.png"
+
+test: $(READY)  ## the whole suite
+	$(BIN)/python -m pytest
+
+test-long: $(READY)  ## the same laws on longer, random examples
+	$(BIN)/python -m pytest --hypothesis-profile=long
+
+check: $(READY)  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the surrogate against hand-written losses
+	$(BIN)/python -m benchmarks.surrogate
+
+papers: $(READY)  ## reproduce every paper
+	$(BIN)/scg paper schulman2015_scg
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs pictures
