@@ -17,7 +17,8 @@ demo: $(READY)  ## draw a graph, check its gradient, train an agent
 	@mkdir -p pictures
 	$(BIN)/scg draw docs/examples/mixed.py:graph --out pictures/mixed.png --derivation
 	$(BIN)/scg check docs/examples/mixed.py:graph
-	$(BIN)/scg train reinforce --env CartPole-v1 --steps 100000 --seed 0 --out runs/demo --overwrite
+	@rm -rf runs/demo
+	$(BIN)/scg train reinforce --env CartPole-v1 --steps 100000 --seed 0 --out runs/demo
 	@echo
 	@echo "The graph:          pictures/mixed.png"
 	@echo "The agent's graph:  runs/demo/graph.png"

@@ -214,9 +214,11 @@ class Product:
             weight = log.exp() if weight is None else weight * log.exp()
         rank = self.trace.plan.batch_rank + self.in_sequence
         total = value if weight is None else value * weight
-        shape = value.shape[value.ndim - rank :]
-        if weight is not None and (total.shape[total.ndim - rank :] != shape or value.ndim < min(rank, total.ndim)):
-            _refuse_broadcast(name, value, weight, rank)
+        if weight is not None:
+            mine, weighed = value.shape[max(0, value.ndim - rank) :], total.shape[max(0, total.ndim - rank) :]
+            grown = len(weighed) - len(mine)
+            if weighed[grown:] != mine or weighed[:grown].numel() != 1:
+                _refuse_broadcast(name, value, weight, rank)
         if total.ndim == 0:
             return total
         batch = total.shape[max(0, total.ndim - rank) :]

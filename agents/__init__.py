@@ -1,0 +1,28 @@
+"""Reinforcement-learning agents, each a page: the docstring is the picture, the body is the graph.
+
+    envs ──► rollout ──► agent.update ──► train            the only training loop
+             (block)     (graph.replay)   (runs, curves)
+
+An agent is a frozen config dataclass with a `build` method; naming it here gives it a command line, run directories,
+checkpoints, evaluation and plots. To add one, write its file and add a line.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from scg.errors import nearest
+
+# name on the command line -> "module:Config"; imported only when asked for
+AGENTS = {
+    "reinforce": "agents.reinforce:Reinforce",
+}
+
+
+def config_type(name: str) -> Any:
+    """The config dataclass of agent `name`. ValueError names the nearest agent otherwise."""
+    if name not in AGENTS:
+        raise ValueError(f"agent {name!r} is unknown.{nearest(name, AGENTS)} There are: {', '.join(sorted(AGENTS))}.")
+    module, _, attribute = AGENTS[name].partition(":")
+    return getattr(import_module(module), attribute)

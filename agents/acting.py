@@ -1,0 +1,57 @@
+"""Acting: a policy as a plain function from numpy observations to numpy actions.
+
+    act = sampler(policy, generator, steps, batch)        obs [batch, …] ↦ action [batch, …]
+
+All randomness comes from `generator`, so that the same seed gives the same bits and the global stream is untouched.
+A policy that acts in numpy draws its noise for the whole block at once; any other module is called without gradient,
+with the default generator's state swapped around the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from agents.nets import FastPolicy
+from scg.randomness import randomness
+
+Act = Callable[[np.ndarray], np.ndarray]
+
+
+def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> Act:
+    """A function to call at most `steps` times, before the policy's parameters change."""
+    if isinstance(policy, FastPolicy) and _on_cpu(policy):
+        noise, actor = iter(policy.noise((steps, batch), generator)), policy.numpy_actor()
+        return lambda obs: actor(obs, next(noise))
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        with torch.no_grad(), randomness(generator):
+            return policy(_tensor(obs, policy)).sample().cpu().numpy()
+
+    return act
+
+
+def mode(policy: nn.Module) -> Act:
+    """The most probable action: what `scg eval` runs by default."""
+    if isinstance(policy, FastPolicy) and _on_cpu(policy):
+        actor = policy.numpy_actor()
+        return lambda obs: actor(obs, None)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return policy(_tensor(obs, policy)).mode.cpu().numpy()
+
+    return act
+
+
+def _on_cpu(policy: nn.Module) -> bool:
+    return all(parameter.device.type == "cpu" for parameter in policy.parameters())
+
+
+def _tensor(obs: np.ndarray, policy: nn.Module) -> Tensor:
+    like = next(policy.parameters(), torch.zeros(()))
+    dtype = like.dtype if obs.dtype.kind == "f" else None
+    return torch.as_tensor(obs, dtype=dtype, device=like.device)

@@ -1,0 +1,160 @@
+"""`scg train`, `scg eval`, `scg plot`: the dataclasses become the options.
+
+    scg train reinforce --env CartPole-v1 --steps 100000 --seed 0         scg train --resume RUN
+    scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
+
+Each function takes the arguments behind its word and returns an exit code: 0, 1 for a run that stopped, 2 for arguments
+or files that make no sense.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, make_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from agents import AGENTS, checkpoint, config_type
+from agents.checkpoint import CheckpointError
+from agents.envs import EnvironmentFault, make
+from agents.runs import RunConfig, RunDirectory, RunError
+from scg.errors import nearest
+
+Command = Callable[[list[str]], int]
+
+
+def _reported(command: Command) -> Command:
+    """Faults that a user can mend are one message, not a traceback."""
+
+    @wraps(command)
+    def run(argv: list[str]) -> int:
+        from agents.train import TrainingStopped
+
+        try:
+            return command(argv)
+        except TrainingStopped as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            return 1
+        except (CheckpointError, EnvironmentFault, RunError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except SystemExit as leave:  # argument errors and --help
+            return leave.code if isinstance(leave.code, int) else 2
+
+    return run
+
+
+@dataclass(frozen=True)
+class Resume:
+    resume: Path
+    """the run directory to continue from its last checkpoint"""
+    steps: int | None = None
+    """a new total, to train longer than first asked"""
+
+
+@_reported
+def train(argv: list[str]) -> int:
+    """Train an agent: `AGENT [options]`, or `--resume RUN`."""
+    if argv and argv[0].split("=")[0] == "--resume":
+        wish = tyro.cli(Resume, prog="scg train", args=argv)
+        run = RunDirectory.open(wish.resume)
+        if wish.steps is not None:
+            run.extend(wish.steps)
+        return _train(run, resume=True)
+    if not argv or argv[0] not in AGENTS:
+        known = ", ".join(sorted(AGENTS))
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], AGENTS)}\n" if argv else ""
+        text = f"{found}usage: scg train AGENT [options] | scg train --resume RUN\nAGENT is one of: {known}"
+        print(text, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    options: Any = tyro.cli(options_of(argv[0]), prog=f"scg train {argv[0]}", args=argv[1:])
+    make(options.run.env, 1).close()  # an unknown environment leaves no directory behind
+    run = RunDirectory.create(argv[0], options.run, options.agent, options.out)
+    return _train(run, resume=False)
+
+
+def options_of(name: str) -> Any:
+    """The dataclass behind `scg train NAME`: every field of `RunConfig` and of the agent's config is a flag."""
+    config = config_type(name)
+    out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
+    fields = [
+        ("run", OmitArgPrefixes[RunConfig], RunConfig()),
+        ("agent", OmitArgPrefixes[config], config()),
+        ("out", out, None),
+    ]
+    return make_dataclass("Options", fields, frozen=True)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    run: Positional[Path]
+    """run directory"""
+    episodes: int = 20
+    """fresh episodes"""
+    seed: int | None = None
+    """seed of the episodes; default: the run's own, in a family of its own"""
+    best: bool = False
+    """the best checkpoint in place of the last one"""
+    actions: Literal["mode", "sample"] | None = None
+    """the most probable action, or a sample; default: as in the run's own evaluations"""
+
+
+@_reported
+def evaluate(argv: list[str]) -> int:
+    """Evaluate a trained run on fresh episodes."""
+    from agents.evaluation import evaluate as evaluate_policy
+    from agents.train import build
+
+    wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
+    run = RunDirectory.open(wish.run)
+    if wish.best:
+        path, state = run.checkpoints.best, checkpoint.load(run.checkpoints.best)
+    else:
+        path, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
+    with make(run.run.env, 1) as one:
+        agent = build(run, one)
+    agent.load_state_dict(state["agent"])
+    seed = run.run.seed if wish.seed is None else wish.seed
+    actions = wish.actions or run.run.eval_actions
+    # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
+    result = evaluate_policy(agent.policy, run.run.env, wish.episodes, seed, 0, actions)
+    print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}:")
+    print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
+    return 0
+
+
+@dataclass(frozen=True)
+class Plot:
+    runs: Positional[tuple[Path, ...]]
+    """run directories; the same agent and environment with several seeds is one curve"""
+    out: Path = Path("curve.png")
+    """PNG, PDF or SVG by its ending"""
+
+
+@_reported
+def plot(argv: list[str]) -> int:
+    """Draw learning curves: mean over seeds with a bootstrap interval."""
+    from agents import curves
+
+    wish = tyro.cli(Plot, prog="scg plot", args=argv)
+    curves.plot(wish.runs, wish.out)
+    print(f"{wish.out}")
+    return 0
+
+
+def _train(run: RunDirectory, resume: bool) -> int:
+    from agents.train import train as train_run
+
+    try:
+        evaluation = train_run(run, resume)
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
+        return 130
+    print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
+    return 0

@@ -1,0 +1,106 @@
+"""REINFORCE: the likelihood-ratio policy gradient, with a learned state value as its baseline.
+
+    obs_t → (action_t ~ π(·|obs_t)) → reward_t          ∇ = mean_t (cost_to_go_t - value(obs_t)) ∇ log π(action_t|obs_t)
+    obs_t → value(obs_t) → ⟨(value - cost_to_go)²⟩      trains the critic, cost_to_go recorded
+
+The critic is a baseline: it lowers the variance and leaves the gradient's mean alone, for the action does not influence
+it. `cost_to_go` is Monte Carlo to the end of the episode; where the data are cut (a time limit, the block's end) the
+critic stands in for the rest, which is a bias that vanishes as it learns. `horizon=0` collects whole episodes instead.
+
+Williams (1992); Sutton et al. (2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+from torch.optim import Adam
+
+import scg
+from agents import nets
+from agents.agent import Agent, Metrics, descend, explained_variance, set_rate
+from agents.rollout import Block, Rollout
+from scg import ScoreFunction, detach, prev
+
+
+def reinforce(policy: nn.Module, value: nn.Module) -> scg.Graph:
+    graph = scg.Graph()
+    with graph.sequence(first="first"):
+        graph.observed("first")
+        graph.observed("obs", parents=[prev("obs"), prev("action")])
+        graph.deterministic(value, name="value", parents=["obs"])
+
+        @graph.stochastic(ScoreFunction(), credit="cost_to_go", baseline="value")
+        def action(obs: Tensor) -> Distribution:
+            return policy(obs)
+
+        graph.observed("reward", parents=["obs", "action"])
+        graph.observed("cost_to_go", parents=["reward"])
+
+        @graph.reward(trains=policy)
+        def gain(reward: Tensor) -> Tensor:
+            return reward
+
+        @graph.cost(trains=value)
+        def regression(value: Tensor, target: Tensor = detach("cost_to_go")) -> Tensor:
+            return (value - target).square()
+
+    return graph
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """Hyperparameters. The defaults solve CartPole-v1 in 100,000 steps."""
+
+    horizon: int = 64
+    """time steps of each block; 0 collects one whole episode of every environment"""
+    gamma: float = 0.99
+    """discount of the cost-to-go"""
+    hidden: tuple[int, ...] = (64, 64)
+    """widths of the hidden layers of policy and critic"""
+    lr: float = 3e-3
+    """learning rate of the policy, falling linearly to a twentieth"""
+    value_lr: float = 1e-2
+    """learning rate of the critic, falling likewise"""
+    value_steps: int = 5
+    """regression steps of the critic on each block"""
+    max_grad_norm: float = 0.5
+    """longer gradients of the policy are shortened to this; their direction stays"""
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        policy = nets.policy(obs_space, action_space, self.hidden, generator)
+        # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
+        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
+        value = nets.critic(obs_space, self.hidden, generator, scale)
+        actor_optimiser, critic_optimiser = Adam(policy.parameters(), self.lr), Adam(value.parameters(), self.value_lr)
+        graph = reinforce(policy, value)
+
+        def collect(rollout: Rollout, steps_left: int) -> Block:
+            if self.horizon == 0:
+                return rollout.episodes(policy)
+            return rollout.collect(policy, min(self.horizon, -(-steps_left // rollout.envs.batch)))
+
+        def update(block: Block, progress: float) -> Metrics:
+            set_rate(actor_optimiser, self.lr * max(1 - progress, 0.05))
+            set_rate(critic_optimiser, self.value_lr * max(1 - progress, 0.05))
+            cost_to_go = block.cost_to_go(value, self.gamma)
+            given = {**block.given("first", "obs", "action", "reward"), "cost_to_go": cost_to_go}
+            trace = graph.replay(given)
+            metrics = {
+                "explained_variance": explained_variance(trace["value"].detach(), cost_to_go),
+                "entropy": float(-block.log_prob.mean()),
+            }
+            gain = trace.surrogate("gain", reduce="mean")
+            metrics["actor_grad_norm"] = descend("gain", actor_optimiser, gain, self.max_grad_norm)
+            for _ in range(self.value_steps):
+                regression = graph.replay(given).surrogate("regression", reduce="mean")
+                metrics["critic_grad_norm"] = descend("regression", critic_optimiser, regression)
+                metrics["regression"] = regression.item()
+            return metrics
+
+        modules = {"policy": policy, "value": value}
+        optimisers = {"actor_optimiser": actor_optimiser, "critic_optimiser": critic_optimiser}
+        return Agent(graph, policy, collect, update, {**modules, **optimisers})

@@ -1,0 +1,71 @@
+"""Policies, critics and the factory for an environment's spaces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Generator
+from torch.distributions import Categorical, Independent
+
+from agents import nets
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+
+def test_shapes_with_any_batch() -> None:
+    obs = torch.randn(7, 5, 3)
+    discrete = nets.policy(BOX, spaces.Discrete(4), [8])(obs)
+    continuous = nets.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])(obs)
+    assert isinstance(discrete, Categorical)
+    assert discrete.batch_shape == (7, 5)
+    assert isinstance(continuous, Independent)
+    assert continuous.batch_shape == (7, 5)
+    assert continuous.event_shape == (2,)
+    assert nets.critic(BOX, [8])(obs).shape == (7, 5)
+
+
+def test_discrete_observations_are_one_hot_and_images_are_flattened() -> None:
+    critic = nets.critic(spaces.Discrete(4, start=2), [8], Generator().manual_seed(0))
+    assert critic(torch.tensor([[2, 5]])).shape == (1, 2)
+    image = nets.critic(spaces.Box(0.0, 1.0, (2, 3)), [8])
+    assert image(torch.rand(9, 4, 2, 3)).shape == (9, 4)
+
+
+def test_weights_are_orthogonal_and_come_from_the_generator() -> None:
+    first, second = (nets.MLP([16, 16, 4], 0.01, Generator().manual_seed(0)) for _ in range(2))
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+    inner, last = (layer.weight for layer in first.layers)
+    assert torch.allclose(inner @ inner.T, 2 * torch.eye(16), atol=1e-5)
+    assert torch.allclose(last @ last.T, 1e-4 * torch.eye(4), atol=1e-8)
+
+
+def test_the_gaussian_scale_does_not_depend_on_the_observation() -> None:
+    policy = nets.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])
+    scale = policy(torch.randn(5, 3)).base_dist.scale
+    assert torch.equal(scale, scale[:1].expand(5, 2))
+    assert scale[0, 0].item() == pytest.approx(np.exp(-0.5))
+
+
+def test_numpy_weights_follow_the_optimiser() -> None:
+    mlp = nets.MLP([3, 8, 2])
+    weights, x = mlp.weights(), np.ones((4, 3), np.float32)
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.add_(0.1)
+    assert np.allclose(nets.forward_numpy(weights, x), mlp(torch.from_numpy(x)).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "says"),
+    [
+        (BOX, spaces.MultiBinary(3), "only Discrete and Box are known"),
+        (BOX, spaces.Discrete(3, start=1), "starts at 1"),
+        (BOX, spaces.Box(-1.0, 1.0, (2, 2)), "flatten the space"),
+        (spaces.Dict(a=BOX), spaces.Discrete(2), "only Box and Discrete are known"),
+    ],
+)
+def test_other_spaces_are_refused_by_name(obs: spaces.Space, action: spaces.Space, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        nets.policy(obs, action, [8])
