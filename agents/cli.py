@@ -85,7 +85,7 @@ def options_of(name: str) -> Any:
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
     fields = [
         ("run", OmitArgPrefixes[RunConfig], RunConfig()),
-        ("agent", OmitArgPrefixes[config], config()),
+        ("agent", OmitArgPrefixes[config], config()),  # type: ignore[misc,valid-type]
         ("out", out, None),
     ]
     return make_dataclass("Options", fields, frozen=True)

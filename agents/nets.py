@@ -50,7 +50,7 @@ class MLP(nn.Module):
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """`(weightᵀ, bias)` of each layer as numpy views of the same memory: an optimiser's step shows in them."""
-        return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in self.layers]  # pyright: ignore
+        return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in self.layers]  # type: ignore[operator,union-attr]
 
 
 def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:

@@ -170,7 +170,7 @@ class _Training:
         return evaluation
 
     def _state(self) -> dict[str, Any]:
-        parts = {"agent": self.agent, "rollout": self.rollout, "counters": self.counters}
+        parts: dict[str, Any] = {"agent": self.agent, "rollout": self.rollout, "counters": self.counters}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def _save(self) -> None:

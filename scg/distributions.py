@@ -107,6 +107,18 @@ def sampler_order(distribution: Distribution) -> float:
     return 1
 
 
+def density_order(distribution: Distribution) -> float:
+    """1 where the density has a kink that moves with a parameter, else ∞.
+
+    The second derivative of such a density has a point mass at the kink, which no derivative of log p at a sample sees.
+    """
+    if isinstance(distribution, (D.Independent, D.TransformedDistribution)):
+        return density_order(distribution.base_dist)
+    if isinstance(distribution, D.Laplace) and distribution.loc.requires_grad:
+        return 1
+    return math.inf
+
+
 def reparameterise(distribution: Distribution, value: Tensor) -> Tensor:
     """`value` as the differentiable sample g(ε; θ), with ε inferred from it: x = μ + σ sg((x - μ)/σ) and its kin."""
     if isinstance(distribution, D.Independent):

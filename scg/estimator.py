@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import kind, log_density, moving_support, reparameterise, sampler_order
+from scg.distributions import density_order, kind, log_density, moving_support, reparameterise, sampler_order
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Estimator:
         return weight * credit
 
     def order(self, distribution: Distribution) -> float:
-        """The highest derivative that stays unbiased with this distribution."""
-        return math.inf
+        """The highest derivative that stays unbiased with this distribution; by default, that of its density."""
+        return density_order(distribution)
 
     def refuses(self, distribution: Distribution) -> str | None:
         """Why this distribution cannot be used, and what can; None when it can."""

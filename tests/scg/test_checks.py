@@ -311,6 +311,23 @@ def test_a_second_derivative_through_a_first_order_sampler_is_refused(distributi
     torch.autograd.grad(first, theta)
 
 
+def test_a_second_derivative_of_a_density_with_a_moving_kink_is_refused():
+    """Laplace: ∂²p/∂μ² has a point mass at μ that log p does not show at any sample. A fixed kink does no harm."""
+    from torch.distributions import Laplace
+
+    mu = torch.tensor(0.3, requires_grad=True)
+    for distribution, allowed in ((lambda mu: Laplace(mu, 1.0), False), (lambda mu: Laplace(0.0, mu), True)):
+        graph = scg.Graph()
+        graph.stochastic(ScoreFunction(), lambda mu: distribution(mu), name="x")
+        graph.cost(lambda x: x.sin(), name="f")
+        (first,) = torch.autograd.grad(graph.surrogate(mu=mu), mu, create_graph=True)
+        if allowed:
+            torch.autograd.grad(first, mu)
+        else:
+            with pytest.raises(GraphError, match="node 'x': a second derivative"):
+                torch.autograd.grad(first, mu)
+
+
 # -- weights -----------------------------------------------------------------------------------------------
 
 
