@@ -9,17 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-GREEK = dict(
-    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", zeta="ζ", eta="η", theta="θ", kappa="κ", lam="λ", mu="μ",
-    nu="ν", xi="ξ", pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", chi="χ", psi="ψ", omega="ω",
-)  # fmt: skip
-GREEK["lambda"] = "λ"
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ",
+    "kappa": "κ", "lam": "λ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ",
+    "tau": "τ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω",
+}  # fmt: skip
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass(frozen=True)
 class Time:
-    """A step: `t − 1`, `t' `, the last one."""
+    """A step: t−1, t', the last one."""
 
     variable: str = "t"
     offset: int = 0
@@ -124,20 +124,20 @@ class Latex(Unicode):
         base = GREEK.get(base, base)
         if base in self._GREEK:
             return self._GREEK[base]
-        if len(base) == 1 or base.startswith("\\") or not re.fullmatch(r"[^\W\d].*", base):
-            return base if base.startswith("\\") else self.escaped(base)
+        if len(base) == 1 or base.isdigit():
+            return self.escaped(base)
         return rf"\mathrm{{{self.escaped(base)}}}"
 
     @staticmethod
     def escaped(text: str) -> str:
-        special = {"\\": r"\backslash ", "^": r"\hat{}", "~": r"\tilde{}"}
+        special = {"\\": r"\backslash ", "^": r"\hat{}", "~": r"\tilde{}", " ": r"\ "}
         return "".join(special.get(c, rf"\{c}" if c in "_#$%&{}" else c) for c in text)
 
     def symbol(self, symbol: Symbol) -> str:
         base, subscripts = parse(symbol.name)
         if symbol.prefix:
             base, subscripts = symbol.prefix, [symbol.name]
-            inner = [super(Latex, self).symbol(Symbol(symbol.name))]
+            inner = [super().symbol(Symbol(symbol.name))]
         else:
             inner = [self.word(s) for s in subscripts]
         time = [] if symbol.time is None else [self.time(symbol.time)]

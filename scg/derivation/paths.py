@@ -152,7 +152,8 @@ class Flow:
         )
 
     def _time(self, step: Step, time: Time | None) -> Time | None:
-        assert step.source is not None and step.edge is not None
+        assert step.source is not None
+        assert step.edge is not None
         if not self.nodes[step.source.name].in_sequence:
             return None
         return LAST if time is None else time - step.edge.lag

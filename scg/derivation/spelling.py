@@ -77,14 +77,16 @@ class Speller:
 
     def call(self, node: Node, time: Time | None, deep: bool = True) -> str:
         """`f(x, y(θ))`: a deterministic node, a cost, or a pathwise sample as a function of its noise."""
-        for depth in (True, False) if deep else (False,):
-            values, _, own = self.arguments(node, time, depth)
-            if self.is_sampler(node):
-                values = [self.noise(node, time), *values]
-            inside = self.write.semicolon.join(filter(None, (self.write.comma.join(values), self.write.comma.join(own))))
-            if len(inside) <= LONG:
-                break
+        inside = self._inside(node, time, deep)
+        if deep and len(inside) > LONG:
+            inside = self._inside(node, time, deep=False)
         return self.write.call(self.of(node.name, None), inside) if inside else self.of(node.name, time)
+
+    def _inside(self, node: Node, time: Time | None, deep: bool) -> str:
+        values, _, own = self.arguments(node, time, deep)
+        if self.is_sampler(node):
+            values = [self.noise(node, time), *values]
+        return self.write.semicolon.join(filter(None, (self.write.comma.join(values), self.write.comma.join(own))))
 
     def is_sampler(self, node: Node) -> bool:
         return node.kind == "stochastic" and self.ways[node.name] == Channels(True, False)

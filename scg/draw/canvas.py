@@ -27,7 +27,7 @@ MARGIN = 12.0
 
 def paint(picture: Picture, suffix: str) -> bytes:
     """The picture as bytes of an image format that matplotlib writes."""
-    arrows = Counter((line.target for line in picture.lines)) | Counter(line.source for line in picture.lines)
+    arrows = Counter(line.target for line in picture.lines) | Counter(line.source for line in picture.lines)
     blocks = {mark.name: Block(mark, arrows[mark.name]) for mark in picture.marks}
     widths = {line: _width(line.label, LABEL) for line in picture.lines if line.label}
     sizes = {name: block.size for name, block in blocks.items()}
@@ -136,10 +136,9 @@ def _line(axes: Any, line: Line, route: Route, source: Block, target: Block, lay
         commands += codes[command]
     upward = line.source == line.target
     if upward:
-        x, top = layout.positions[line.source][0], layout.positions[line.source][1] - source.size[1] / 2
+        top = layout.positions[line.source][1] - source.size[1] / 2
         points[0], points[-1] = (points[0][0], top + 4), (points[-1][0], top + (2 if source.size[0] < 60 else 1))
         tip, back = points[-1], (points[-1][0], points[-1][1] - 1)
-        del x
     else:
         (x, y), (u, v) = layout.positions[line.source], layout.positions[line.target]
         points[0] = (x + source.reach(points[0][1] - y), points[0][1])

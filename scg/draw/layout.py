@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from scg.draw.picture import Line
 
@@ -60,7 +61,7 @@ class Arranger:
         self.layer = self._layers([line for line in lines if line.forward])
         self.forward = [line for line in lines if line.forward and self.layer[line.source] < self.layer[line.target]]
         self.returning = [line for line in lines if line not in self.forward]
-        self.sizes: dict[object, tuple[float, float]] = dict(sizes)
+        self.sizes: dict[object, tuple[float, float]] = {**sizes}
         for loop in self.loops:
             width, height = sizes[loop.source]
             self.sizes[loop.source] = (width, height + 2 * 26)
@@ -86,7 +87,7 @@ class Arranger:
 
         for name in self.names:
             visit(name, frozenset())
-        last = max((layer[n] for n in self.plate), default=0)
+        last = max((layer[n] for n in self.plate), default=len(layer))
         for name in sorted(self.names, key=lambda n: layer[n]):  # what reads the sequence's end stands behind it
             if name not in self.plate and any(s in self.plate or layer[s] > last for s in into[name]):
                 layer[name] = max([last + 1, *(layer[s] + 1 for s in into[name])])
@@ -96,13 +97,14 @@ class Arranger:
         for name in sorted(self.names, key=lambda n: -layer[n]):
             if out[name] and len(into[name]) < len(out[name]) + (not into[name]):
                 layer[name] = max(layer[name], min(layer[t] for t in out[name]) - 1)
-        return layer
+        dense = {k: i for i, k in enumerate(sorted(set(layer.values())))}
+        return {name: dense[k] for name, k in layer.items()}
 
     def _chains(self) -> None:
         """Dummies for the layers that an arrow passes."""
         self.chains: dict[Line, list[object]] = {}
         self.inside: dict[object, bool] = {name: name in self.plate for name in self.names}
-        self.layers: list[list[object]] = [[] for _ in range(max(self.layer.values(), default=0) + 1)]
+        self.layers: list[list[object]] = [[] for _ in range(max(self.layer.values(), default=-1) + 1)]
         for name in self.names:
             self.layers[self.layer[name]].append(name)
         for line in self.forward:
@@ -121,7 +123,7 @@ class Arranger:
         self.left: dict[object, list[object]] = {v: [] for layer in self.layers for v in layer}
         self.right: dict[object, list[object]] = {v: [] for layer in self.layers for v in layer}
         for chain in self.chains.values():
-            for a, b in zip(chain, chain[1:], strict=False):
+            for a, b in pairwise(chain):
                 self.right[a].append(b)
                 self.left[b].append(a)
         for layer in self.layers:
@@ -152,7 +154,7 @@ class Arranger:
     def _heights(self) -> None:
         self.y: dict[object, float] = {}
         for layer in self.layers:
-            self._settle(layer, {v: 0.0 for v in layer})
+            self._settle(layer, dict.fromkeys(layer, 0.0))
         for sweep in range(24):
             for layer in self.layers if sweep % 2 == 0 else self.layers[::-1]:
                 near = {v: [*self.left[v], *self.right[v]] for v in layer}

@@ -1,0 +1,1 @@
+"""Schulman, Heess, Weber & Abbeel (2015), "Gradient estimation using stochastic computation graphs", NIPS."""
