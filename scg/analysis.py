@@ -21,7 +21,7 @@ class Window:
     """Lags `lo … hi` (inclusive, `hi` may be INFINITE) at which one node influences another."""
 
     lo: int
-    hi: int
+    hi: float
 
 
 @dataclass(frozen=True)

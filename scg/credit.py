@@ -27,7 +27,7 @@ class Downstream:
     value   any other node or given value by name, `value("value")`
     """
 
-    costs: tuple[tuple[Tensor, int, int], ...]
+    costs: tuple[tuple[Tensor, int, float], ...]
     first: Tensor | None
     in_sequence: bool
     value: Callable[[str], Tensor]
@@ -63,7 +63,7 @@ class Downstream:
                 term = affine(discount * (1.0 - self.ends()), cost)
                 term = discount**lo * self._ahead(term, lo) if lo else term
             else:
-                term = sum((discount**lag * self._ahead(cost, lag) for lag in range(lo, hi + 1)), torch.zeros_like(cost))
+                term = sum((discount**lag * self._ahead(cost, lag) for lag in range(lo, int(hi) + 1)), torch.zeros_like(cost))
             total = term if total is None else total + term
         assert total is not None
         return total

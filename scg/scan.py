@@ -13,10 +13,12 @@ zeros and nothing is ever divided. All of it is vectorised, differentiable, and 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-INFINITE = 2**31
+INFINITE = math.inf
 
 
 def starts(first: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def _reaches(start: Tensor | None, by: int) -> Tensor | None:
     return steps - by >= start
 
 
-def window_sum(x: Tensor, lo: int, hi: int, start: Tensor | None, dim: int) -> Tensor:
+def window_sum(x: Tensor, lo: int, hi: float, start: Tensor | None, dim: int) -> Tensor:
     """`S_t`. `x [branch…, time, batch…]`; `start` from `starts`, or None for one long episode; `dim < 0` is time's."""
     if hi == INFINITE:
         total = x.cumsum(dim)
@@ -52,11 +54,11 @@ def window_sum(x: Tensor, lo: int, hi: int, start: Tensor | None, dim: int) -> T
             before = shift(total, 1, dim, 0.0).expand(shape)
             total = total - before.gather(dim, start.expand(shape))
         return _cut(shift(total, lo, dim, 0.0), _reaches(start, lo), 0.0)
-    terms = [_cut(shift(x, lag, dim, 0.0), _reaches(start, lag), 0.0) for lag in range(lo, hi + 1)]
+    terms = [_cut(shift(x, lag, dim, 0.0), _reaches(start, lag), 0.0) for lag in range(lo, int(hi) + 1)]
     return sum(terms[1:], terms[0])
 
 
-def window_product(w: Tensor, lo: int, hi: int, start: Tensor | None, dim: int) -> Tensor:
+def window_product(w: Tensor, lo: int, hi: float, start: Tensor | None, dim: int) -> Tensor:
     """`P_t`, for weights of any value. Arguments as in `window_sum`."""
     if hi == INFINITE:
         span = 1
@@ -65,7 +67,7 @@ def window_product(w: Tensor, lo: int, hi: int, start: Tensor | None, dim: int) 
             span *= 2
         return _cut(shift(w, lo, dim, 1.0), _reaches(start, lo), 1.0)
     product = _cut(shift(w, lo, dim, 1.0), _reaches(start, lo), 1.0)
-    for lag in range(lo + 1, hi + 1):
+    for lag in range(lo + 1, int(hi) + 1):
         product = product * _cut(shift(w, lag, dim, 1.0), _reaches(start, lag), 1.0)
     return product
 

@@ -168,7 +168,7 @@ class Product:
     def __init__(self, trace: Trace, scope: int | None, target: str) -> None:
         self.trace, self.scope, self.target = trace, scope, target
         self.in_sequence = trace.structure.nodes[target].in_sequence
-        self.scores: dict[tuple[bool, int, int], Tensor] = {}
+        self.scores: dict[tuple[bool, int, float], Tensor] = {}
         self.factor: Tensor | None = None
         self.branched: list[Weight] = []
 
@@ -190,7 +190,7 @@ class Product:
                 part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product)
                 self.factor = part if self.factor is None else self.factor * part
 
-    def _along(self, x: Tensor, in_sequence: bool, lo: int, hi: int, scan: Callable[..., Tensor]) -> Tensor:
+    def _along(self, x: Tensor, in_sequence: bool, lo: int, hi: float, scan: Callable[..., Tensor]) -> Tensor:
         """A weight, seen from the target: its window along time, or the same at every step."""
         rank = self.trace.plan.batch_rank
         if not in_sequence:
@@ -242,7 +242,7 @@ def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Windo
     if full.lo < window.lo:
         parts.append((Window(full.lo, window.lo - 1), factor.detach()))
     if full.hi > window.hi:
-        parts.append((Window(window.hi + 1, full.hi), factor.detach()))
+        parts.append((Window(int(window.hi) + 1, full.hi), factor.detach()))
     return parts
 
 

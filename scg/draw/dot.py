@@ -9,7 +9,7 @@ from scg.draw.picture import PLATE, Line, Mark, Picture
 
 STYLES = {
     "input": "shape=plaintext",
-    "deterministic": "shape=box",
+    "deterministic": "shape=box, width=0.5, height=0.45",
     "stochastic": "shape=circle, margin=0",
     "cost": 'shape=diamond, fillcolor="#fdf0d5"',
     "observed": 'shape=circle, margin=0, fillcolor="#d9d9d9"',
@@ -43,6 +43,8 @@ def digraph(picture: Picture) -> str:
 
 def _node(mark: Mark) -> str:
     lines = [_text(mark.title)]
+    if mark.notes:  # a line's height is its own letters': without a thin one between, a title's descenders are cut
+        lines.append('<font point-size="3"> </font>')
     lines += [f'<font point-size="9">{_text(note)}</font>' for whole in mark.notes for note in wrap(whole)]
     return f"{quoted(mark.name)} [{STYLES[mark.kind]}, label=<{'<br/>'.join(lines)}>];"
 

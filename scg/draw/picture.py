@@ -86,7 +86,7 @@ def _mark(node: Node, first: str | None, named: ParameterNames) -> Mark:
         own = getattr(node.fn, "__name__", "<lambda>")
         return Mark(node.name, what, "aside", () if own.startswith("<") else (own,), node.in_sequence)
     if node.kind == "cost" and node.trains is not None:
-        lines = (*lines, f"trains {named.trained(node.trains)}")
+        lines = (*lines, f"trains {named.trained(node)}")
     if node.name == first:
         lines = ("opens an episode",)
     return Mark(node.name, node.name, node.kind, lines, node.in_sequence)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from scg.credit import Credit
+from scg.errors import GraphError
 from scg.node import Node
-from scg.scope import reachable_modules
+from scg.scope import reachable_modules, trained_by
 
 
 def brief(thing: Any) -> str:
@@ -87,9 +89,11 @@ class ParameterNames:
         every = {id(thing): thing for node in self.nodes.values() for thing in self.read_by(node)}
         return [thing for thing in every.values() if self.of(thing) == name]
 
-    def trained(self, trains: Any) -> str:
-        """The words for `trains=`."""
-        return ", ".join(dict.fromkeys(self._trained(trains)))
+    def trained(self, node: Node) -> str:
+        """The words for a cost's `trains=`."""
+        with suppress(GraphError):  # what it claims may be wrong; keeping what an iterator yields is the core's part
+            trained_by(node, self.nodes)
+        return ", ".join(dict.fromkeys(self._trained(node.trains)))
 
     def _trained(self, item: Any) -> Iterator[str]:
         if isinstance(item, str):
@@ -98,7 +102,7 @@ class ParameterNames:
             yield self.of(item)
         elif isinstance(item, Tensor):
             yield self._owner(item)
-        elif isinstance(item, Iterable) and not isinstance(item, Iterator):
+        elif isinstance(item, Iterable):
             for part in item:
                 yield from self._trained(part)
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from scg.estimator import Pathwise, reparameterise
+from scg.distributions import reparameterise
+from scg.estimator import Pathwise
 from scg.testing.points import Extent, NoPoints, Points, extent, points
 from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted
 

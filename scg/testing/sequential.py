@@ -11,10 +11,10 @@ probability 1 - false_alarm every interval of the whole test covers its true bia
 so "unbiased" says that a bias of the detectable size would have been found. Look k of K gets the share 2^(k-K) of the
 level: early looks, where means of skewed draws are least normal, can hardly decide anything but gross errors.
 
-Assumed: draws are independent with a finite variance, and means of the first look's draws are near enough to normal
-for Student's quantile; what happens less often than once in so many draws is not seen. Two guards: entries of which
-one observation makes up most of the variance decide nothing, and a constant that differs from the exact value counts
-as biased only after `PATIENCE` looks' worth of draws.
+Intervals are Student's, corrected for skewness (Hall 1992): weights of rare samples make skewed draws. Assumed: draws
+are independent and have three moments; what happens less often than once in a look's draws is not seen. Two guards:
+entries of which one observation makes up most of the variance decide nothing, and a constant that differs from the
+exact value counts as biased only after `PATIENCE` first looks' worth of draws.
 """
 
 from __future__ import annotations
@@ -57,19 +57,22 @@ class Outcome:
 
 
 class Moments:
-    """Running mean, sum of squares and extremes of rows `[k, entries]`."""
+    """Running mean, central sums of squares and cubes, and extremes of rows `[k, entries]` (Pébay 2008)."""
 
     def __init__(self, entries: int) -> None:
         self.count = 0
         self.mean = torch.zeros(entries, dtype=torch.float64)
-        self.squares = torch.zeros_like(self.mean)
+        self.squares, self.cubes = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
         self.low, self.high = torch.full_like(self.mean, math.inf), torch.full_like(self.mean, -math.inf)
 
     def add(self, rows: Tensor) -> None:
-        k, total = rows.shape[0], self.count + rows.shape[0]
-        mean = rows.mean(0)
-        gap = mean - self.mean
-        self.squares += (rows - mean).square().sum(0) + gap.square() * (self.count * k / total)
+        n, k = self.count, rows.shape[0]
+        total, mean = n + k, rows.mean(0)
+        gap, centred = mean - self.mean, rows - mean
+        squares = centred.square().sum(0)
+        self.cubes += centred.pow(3).sum(0) + gap.pow(3) * (n * k * (n - k) / total**2)
+        self.cubes += 3 * gap * (n * squares - k * self.squares) / total
+        self.squares += squares + gap.square() * (n * k / total)
         self.mean = self.mean + gap * (k / total)
         self.count = total
         self.low, self.high = torch.minimum(self.low, rows.amin(0)), torch.maximum(self.high, rows.amax(0))
@@ -77,6 +80,11 @@ class Moments:
     @property
     def deviation(self) -> Tensor:
         return (self.squares / (self.count - 1)).sqrt()
+
+    @property
+    def skewness(self) -> Tensor:
+        """Of the mean: that of one observation over √n."""
+        return self.cubes / self.squares.pow(1.5).clamp_min(1e-300)
 
     @property
     def dominance(self) -> Tensor:
@@ -109,21 +117,34 @@ def judge(
             return Outcome("biased", moments.count * per_row + len(rows) * per_row, rows.mean(0), empty, empty, empty, empty, nan)
         moments.add(rows)
         level = false_alarm * 2.0 ** (look + 1 - looks) / (2 - 2.0 ** (1 - looks)) / entries
-        se = moments.deviation / moments.count**0.5
-        half = student_quantile(level / 2, moments.count - 1) * (se.square() + oracle.se.square()).sqrt() + oracle.error
+        se = (moments.deviation.square() / moments.count + oracle.se.square()).sqrt()
+        skewness = moments.skewness * (moments.deviation / moments.count**0.5 / se.clamp_min(1e-300)).pow(3)
+        quantile = student_quantile(level / 2, moments.count - 1)
         spread = moments.deviation * per_row**0.5
         allowed, rounding = scales(oracle.exact, moments.mean, spread, blocks, detectable, floor, epsilon)
-        bias = (moments.mean - oracle.exact).abs()
+        bias, slack = moments.mean - oracle.exact, oracle.error + rounding
+
+        def above(level: Tensor) -> Tensor:
+            """Whether the true bias is surely larger than `level`."""
+            return corrected((bias - slack - level) / se.clamp_min(1e-300), skewness) > quantile
+
+        def below(level: Tensor) -> Tensor:
+            return corrected((bias + slack - level) / se.clamp_min(1e-300), skewness) < -quantile
+
         constant = spread <= rounding
         credible = constant | (moments.dominance < DOMINANT)
         seen = ~constant | (moments.count >= PATIENCE * FIRST) | (look == looks - 1)
-        off = (bias > half + rounding) & credible & seen
-        fine = (bias + half <= torch.maximum(allowed, rounding)) & credible
+        zero = torch.zeros_like(bias)
+        away = torch.where(constant, bias.abs() > slack, above(zero) | below(zero))
+        off = away & credible & seen
+        inside = torch.where(constant, bias.abs() <= slack, above(-allowed) & below(allowed))
+        fine = inside & credible & (slack <= allowed.maximum(rounding))
         verdicts: tuple[Verdict, ...] = tuple(
             "biased" if o else "unbiased" if f else "undecided" for o, f in zip(off.tolist(), fine.tolist(), strict=True)
         )
         if bool(off.any()) or bool(fine.all()):
             break
+    half = quantile * se + oracle.error
     verdict: Verdict = "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased"
     return Outcome(verdict, moments.count * per_row, moments.mean, se, half, spread, allowed, verdicts)
 
@@ -150,6 +171,11 @@ def scales(
         allowed[block.index] = detectable * scale
         rounding[block.index] = 4096 * epsilon * max(size[block.names], noise[block.names], 1e-30)
     return allowed, rounding
+
+
+def corrected(t: Tensor, skewness: Tensor) -> Tensor:
+    """Hall's (1992) cubic: a Student statistic without the first-order effect of skewness, monotone in t."""
+    return t + skewness * t.square() / 3 + skewness.square() * t.pow(3) / 27 + skewness / 6
 
 
 def student_quantile(tail: float, degrees: int) -> float:
