@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Case:
     name: str
     ours: Callable[[], Tensor]
     by_hand: Callable[[], Tensor]
-    limit: float
+    limit: float | None
     bare: Callable[[], Tensor] | None = None
     compiles: bool = False
 
@@ -122,6 +123,65 @@ def chain(steps: int, batch: int = 32) -> Case:
     return Case(f"chain of {steps} steps, replayed", lambda: graph.replay(given).surrogate(), by_hand, 1.10)
 
 
+def chain_sampled(steps: int, batch: int = 32) -> Case:
+    """T steps drawn one after another: one-hot states, a transition that autograd cannot see through, a cost each step."""
+    policy = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 3))
+    eye, start, still = torch.eye(5), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, dtype=torch.long)
+
+    def transition(place, action):
+        return (place + action) % 5
+
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.deterministic(
+            transition, name="place", parents=[scg.prev("place", init="start"), scg.prev("action", init="still")]
+        )
+
+        @graph.stochastic(ScoreFunction())
+        def action(place):
+            return Categorical(logits=policy(eye[place]))
+
+        @graph.cost
+        def cost(place, action):
+            return (place - 2) ** 2 + 0.1 * action
+
+    def by_hand():
+        place, action = start, still
+        scores, costs = [], []
+        for _ in range(steps):
+            place = transition(place, action)
+            distribution = Categorical(logits=policy(eye[place]))
+            action = distribution.sample()
+            scores.append(distribution.log_prob(action))
+            costs.append((place - 2) ** 2 + 0.1 * action)
+        cost = torch.stack(costs)
+        to_go = cost.flip(0).cumsum(0).flip(0)
+        return (cost + torch.stack(scores) * to_go).sum(0).mean()
+
+    draw = partial(graph.surrogate, steps=steps, start=start, still=still)
+    return Case(f"chain of {steps} steps, sampled", draw, by_hand, None)
+
+
+def two_costs() -> Case:
+    """The fifth example graph of Schulman et al. (2015): two nested samples, each with a cost."""
+    theta = torch.tensor(0.3, requires_grad=True)
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="x1")
+    graph.stochastic(ScoreFunction(), lambda theta, x1: Normal(theta * x1, 1.0), name="x2")
+    graph.cost(lambda x1: x1**2, name="f1")
+    graph.cost(lambda x2: (x2 - 1.0) ** 2, name="f2")
+
+    def by_hand():
+        p1 = Normal(theta, 1.0)
+        x1 = p1.sample()
+        p2 = Normal(theta * x1, 1.0)
+        x2 = p2.sample()
+        f1, f2 = x1**2, (x2 - 1.0) ** 2
+        return f1 + f2 + p1.log_prob(x1) * (f1 + f2) + p2.log_prob(x2) * f2
+
+    return Case("example graph (5) of Schulman et al. 2015", lambda: graph.surrogate(theta=theta), by_hand, None)
+
+
 def scalar_toy() -> Case:
     """E[(b − 0.45)²], b ~ Bernoulli(sigmoid θ): one score-function sample."""
     theta = torch.tensor(0.0, requires_grad=True)
@@ -182,6 +242,9 @@ def cases() -> Iterator[Case]:
     yield gaussian_vae()
     for steps in (10, 100, 1000):
         yield chain(steps)
+    for steps in (10, 100, 1000):
+        yield chain_sampled(steps)
+    yield two_costs()
     yield scalar_toy()
     yield wide_toy()
 

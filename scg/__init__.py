@@ -1,5 +1,8 @@
 """`scg`: stochastic computation graphs, and surrogates whose derivatives are right."""
 
+from importlib import import_module
+from typing import Any
+
 from scg.check import Finding
 from scg.credit import Credit, Downstream
 from scg.errors import GraphError
@@ -14,3 +17,10 @@ __all__ = [
     "Branches", "Credit", "Downstream", "Estimator", "Finding", "Graph", "GraphError", "Pathwise", "ScoreFunction",
     "Trace", "cat", "detach", "dist", "prev", "randomness",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """`scg.testing`, loaded when it is asked for."""
+    if name == "testing":
+        return import_module("scg.testing")
+    raise AttributeError(f"module 'scg' has no attribute {name!r}")

@@ -125,8 +125,14 @@ class Pathwise(Estimator):
         return Branches(values, n)
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
-        """Infer the noise that made `value` and push it through the sampler again (SVG(1), Heess et al. 2015)."""
-        return Branches(reparameterise(distribution, value))
+        """Infer the noise that made `value` and push it through the sampler again (SVG(1), Heess et al. 2015).
+
+        With μ's recorded `log_prob` the noise is weighed with sg π/μ: recorded under μ, it is not π's own.
+        """
+        again = reparameterise(distribution, value)
+        if log_prob is None:
+            return Branches(again)
+        return Branches(again, weights=(distribution.log_prob(value) - log_prob).detach().exp())
 
     def order(self, distribution: Distribution) -> float:
         return math.inf if self.smooth else sampler_order(distribution)

@@ -93,7 +93,7 @@ def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["
     weight = trace.weight(name, scope)
     if weight.score is None and weight.factor is None:
         return torch.zeros(())  # a pathwise node has no score to subtract from
-    baseline = level(trace, trace.structure.nodes[name].baseline)
+    baseline = level(trace, name, trace.structure.nodes[name].baseline)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
         product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
@@ -132,9 +132,9 @@ def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] |
     if isinstance(node.credit, Credit):
         credit: Tensor | float = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
     else:
-        credit = level(trace, node.credit)
+        credit = level(trace, name, node.credit)
     if node.baseline is not None:
-        credit = credit - level(trace, node.baseline)
+        credit = credit - level(trace, name, node.baseline)
     return torch.as_tensor(credit)
 
 
@@ -144,9 +144,12 @@ def _training(trace: Trace, name: str) -> list[str]:
     return [c for c in trace.structure.costs if c not in plan.scope_of or name not in plan.scopes[plan.scope_of[c]].cut]
 
 
-def level(trace: Trace, source: str | float) -> Tensor | float:
-    """A baseline or credit that is a node or a constant, detached."""
-    return trace.batch_value(source).detach() if isinstance(source, str) else float(source)
+def level(trace: Trace, name: str, source: str | float) -> Tensor | float:
+    """A baseline or credit of node `name` that is a node or a constant, detached."""
+    if not isinstance(source, str):
+        return float(source)
+    nodes, value = trace.structure.nodes, trace.batch_value(source).detach()
+    return trace.seen_from_inside(value) if nodes[name].in_sequence and not nodes[source].in_sequence else value
 
 
 def downstream(trace: Trace, name: str, costs: Iterable[str]) -> Downstream:
@@ -194,9 +197,7 @@ class Product:
         """A weight, seen from the target: its window along time, or the same at every step."""
         rank = self.trace.plan.batch_rank
         if not in_sequence:
-            if not self.in_sequence or x.ndim <= rank or self.trace.evaluation.vectorised:
-                return x
-            return x.unsqueeze(x.ndim - rank)
+            return self.trace.seen_from_inside(x) if self.in_sequence else x
         if lo != 0 or hi != 0:
             first = self.trace.first
             x = scan(x, lo, hi, None if first is None else starts(first), -(rank + 1))

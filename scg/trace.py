@@ -70,6 +70,7 @@ class Trace:
     def _stack(self, name: str, values: list[Any]) -> Any:
         if not isinstance(values[0], Tensor):
             return values
+        values = alike(values)  # a branch that enters through a recurrence is not there at the first step
         rank = self.plan.value_ranks.get(name, values[0].ndim)
         return torch.stack(values, max(0, values[0].ndim - rank))
 
@@ -114,10 +115,13 @@ class Trace:
     def _stack_batch(self, tensors: list[Tensor]) -> Tensor:
         """Steps' `[branch…, batch…]` into `[branch…, time, batch…]`."""
         rank = self.plan.batch_rank
-        short = rank - tensors[0].ndim
-        if short > 0:
-            tensors = [t.reshape(*[1] * short, *t.shape) for t in tensors]
+        tensors = alike(tensors, rank)
         return torch.stack(tensors, tensors[0].ndim - rank)
+
+    def seen_from_inside(self, x: Tensor) -> Tensor:
+        """A batch-shaped tensor from outside the sequence, ready to meet one from inside: `[branch…, 1, batch…]`."""
+        rank = self.plan.batch_rank
+        return x if x.ndim <= rank or self.evaluation.vectorised else x.unsqueeze(x.ndim - rank)
 
     def batch_value(self, name: str) -> Tensor:
         """A cost's, baseline's or credit's value, shaped `[branch…, (time,) batch…]`."""
@@ -215,3 +219,12 @@ class Trace:
             if node.credit is not None and node.in_sequence and f"{name}.credit" not in chosen:
                 chosen[f"{name}.credit"] = self.credit(name).flatten(0, 1)[index].unsqueeze(0)
         return chosen
+
+
+def alike(tensors: list[Tensor], rank: int = 0) -> list[Tensor]:
+    """The same tensors, of one shape and of at least that rank: axes that only some have are grown on the left."""
+    shape = tensors[0].shape
+    if len(shape) >= rank and all(t.shape == shape for t in tensors):
+        return tensors
+    shape = torch.broadcast_shapes(*[t.shape for t in tensors], (1,) * rank)
+    return [t.expand(shape) for t in tensors]

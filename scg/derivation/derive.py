@@ -45,7 +45,8 @@ def derive(graph: Graph, wrt: Sequence[str] | str | None = None) -> Derivation:
         )
     ways = {name: channels(graph.nodes[name].estimator) for name in structure.stochastic}
     spellers = {kind: Speller(structure, named, ways, write) for kind, write in NOTATIONS.items()}
-    equations, totals = [], {}
+    equations: list[Equation] = []
+    totals: dict[tuple[str, str], str] = {}
     for objective in objectives(graph, named, [wrt] if isinstance(wrt, str) else wrt):
         for parameter in objective.parameters:
             flow = Flow(graph.nodes, ways, parameter, named, spellers["unicode"].parameter(parameter))
@@ -66,7 +67,7 @@ def objectives(graph: Graph, named: ParameterNames, wrt: Sequence[str] | None) -
                 f"derivation(wrt={list(wrt or ())}): {name!r} is no input of the graph and no module that its functions read."
                 f"{nearest(name, known)} There are: {', '.join(known) or 'none'}"
             )
-    groups: dict[object, list[str]] = {}
+    groups: dict[tuple[frozenset[int], frozenset[str]] | None, list[str]] = {}
     for cost in structure.costs:
         claim = trained_by(nodes[cost], nodes) if nodes[cost].trains is not None else None
         groups.setdefault(claim, []).append(cost)
@@ -197,11 +198,11 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
         elif node.kind == "observed":
             rows.append((speller.symbol(name, time), "observed"))
         else:
-            words = "reward: its cost is the negative" if node.sign < 0 else node.kind
+            said: str = "reward: its cost is the negative" if node.sign < 0 else node.kind
             if node.hidden:
                 owner, _, what = name.rpartition(".")
-                words = f"{what} of {owner}"
-            rows.append((f"{speller.of(name, time)} = {speller.call(node, time, deep=False)}", words))
+                said = f"{what} of {owner}"
+            rows.append((f"{speller.of(name, time)} = {speller.call(node, time, deep=False)}", said))
     rows += [(formula, "") for (which, _), formula in totals.items() if which == kind]
     if any(e.detached for n in structure.nodes.values() for e in n.parents):
         rows.append((write.stopped("·" if kind == "unicode" else r"\cdot"), "the value without its gradient"))

@@ -41,8 +41,8 @@ def paint(picture: Picture, suffix: str) -> bytes:
     axes.axis("off")
     if layout.plate:
         _plate(axes, layout.plate)
-    occupied = [(x, y, *blocks[name].size) for name, (x, y) in layout.positions.items()]
-    labels: list[tuple[float, float, float, float]] = []
+    occupied: list[tuple[float, ...]] = [(x, y, *blocks[name].size) for name, (x, y) in layout.positions.items()]
+    labels: list[tuple[float, ...]] = []
     for line in picture.lines:
         _line(axes, line, layout.routes[line], blocks[line.source], blocks[line.target], layout)
     for line in picture.lines:
@@ -97,7 +97,7 @@ class Block:
         width, height = self.size
         aside = self.mark.kind == "aside"
         ink = COLOURS["aside"] if aside else "black"
-        look = {"facecolor": FILLS.get(self.mark.kind, "white"), "edgecolor": ink, "linewidth": 1.1, "zorder": 3}
+        look: dict[str, Any] = {"facecolor": FILLS.get(self.mark.kind, "white"), "edgecolor": ink, "linewidth": 1.1, "zorder": 3}
         if self.mark.kind in ("stochastic", "observed"):
             axes.add_patch(Circle((x, y), width / 2, **look))
         elif self.mark.kind == "cost":

@@ -61,7 +61,7 @@ class Arranger:
         self.layer = self._layers([line for line in lines if line.forward])
         self.forward = [line for line in lines if line.forward and self.layer[line.source] < self.layer[line.target]]
         self.returning = [line for line in lines if line not in self.forward]
-        self.sizes: dict[object, tuple[float, float]] = {**sizes}
+        self.sizes: dict[object, tuple[float, float]] = dict(sizes.items())
         for loop in self.loops:
             width, height = sizes[loop.source]
             self.sizes[loop.source] = (width, height + 2 * 26)

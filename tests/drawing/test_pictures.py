@@ -112,10 +112,11 @@ def test_costs_and_rewards_are_told_apart_and_say_what_they_train():
     assert "trains actor" in node_of(to_dot(sac()), '"soft_policy"')
 
 
-def test_a_cost_that_trains_a_modules_parameters_names_the_module():
+@pytest.mark.parametrize("held", [list, iter], ids=["list", "iterator"])
+def test_a_cost_that_trains_a_modules_parameters_names_the_module(held):
     net = nn.Linear(1, 1)
     graph = Graph()
-    graph.cost(lambda x: net(x).sum(-1), name="f", trains=list(net.parameters()))
+    graph.cost(lambda x: net(x).sum(-1), name="f", trains=held(list(net.parameters())))
     assert "trains net<" in node_of(to_dot(graph), '"f"')
 
 

@@ -468,6 +468,53 @@ def test_an_outer_sample_influences_every_step():
     assert_same(total, exact, [theta])
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_an_outer_branch_that_enters_a_recurrence(steps):
+    """z branches outside and reaches the state only from the second step on; as a baseline it meets every step."""
+    theta = torch.tensor(0.4, requires_grad=True)
+
+    def build(estimator):
+        graph = scg.Graph()
+        graph.stochastic(estimator, lambda theta: Bernoulli(logits=theta), name="z")
+        with graph.sequence():
+            graph.deterministic(lambda s, z: 0.5 * s + z, name="s", parents=[prev("s", init="s0"), "z"])
+            graph.stochastic(
+                ScoreFunction(),
+                lambda s, theta: Bernoulli(logits=s - theta),
+                name="a",
+                parents=[prev("s", init="s0"), "theta"],
+                baseline="z",
+            )
+            graph.cost(lambda a: (a - 0.3) ** 2, name="c")
+        return graph
+
+    every = list(outcomes({"z": BIT, "a": BIT}, {"a": (steps,)}))
+    exact = expectation(build(ScoreFunction()), every, theta=theta, s0=torch.tensor(0.0))
+    total = torch.zeros(())
+    for outcome in outcomes({"a": BIT}, {"a": (steps,)}):
+        given = {**outcome, "a.log_prob": torch.full((steps,), math.log(0.5))}
+        total = total + 0.5**steps * build(Enumeration()).replay(given, theta=theta, s0=torch.tensor(0.0)).surrogate()
+    assert_same(total, exact, [theta])
+
+
+def test_an_initial_value_of_lower_rank_grows_with_its_state():
+    theta = torch.tensor(0.4, requires_grad=True)
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(
+            ScoreFunction(),
+            lambda s, theta, x: Normal(theta * s + x, 1.0),
+            name="s",
+            parents=[prev("s", init="s0"), "theta", "x"],
+        )
+        graph.cost(lambda s: s**2, name="late", parents=[prev("s", init="s0")])
+    x = torch.randn(5)
+    trace = graph.sample(steps=3, theta=theta, x=x, s0=torch.tensor(0.7))
+    assert trace["late"].shape == (3, 5)
+    full = graph.replay({"s": trace["s"]}, theta=theta, x=x, s0=torch.full((5,), 0.7))
+    assert_same(full.surrogate(), trace.surrogate(), [theta])
+
+
 def test_branches_at_every_step_of_a_given_sequence():
     """Enumeration of actions at recorded observations, stepped and at once."""
     theta = torch.randn(2, requires_grad=True)
@@ -533,6 +580,21 @@ def test_a_detached_importance_weight_still_weighs():
     p = torch.sigmoid(theta.detach())
     assert torch.allclose(total, theta * (1 + p))
     assert torch.allclose(torch.autograd.grad(total, theta)[0], 1 + p)
+
+
+def test_pathwise_nodes_recorded_under_another_policy_are_weighed():
+    """Noise inferred from μ's samples is not π's own: E_μ of the surrogate is the objective only with sg π/μ."""
+    m, s = torch.tensor(0.3, requires_grad=True), torch.tensor(0.8, requires_grad=True)
+    graph = scg.Graph()
+    graph.stochastic(Pathwise(), lambda m, s: Normal(m, s), name="x")
+    graph.cost(lambda x, m: (x - 1) ** 2 * m + x, name="f")
+    behaviour = Normal(0.1, 1.1)
+    noise, weights = hermite(60)
+    total = torch.zeros(())
+    for e, w in zip(noise, weights, strict=True):
+        x = 0.1 + 1.1 * e
+        total = total + w * graph.replay({"x": x, "x.log_prob": behaviour.log_prob(x)}, m=m, s=s).surrogate()
+    assert_same(total, ((m - 1) ** 2 + s**2) * m + m, [m, s])
 
 
 # -- credit ------------------------------------------------------------------------------------------------
