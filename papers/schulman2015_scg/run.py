@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
     results = Results("schulman2015_scg", "scg paper schulman2015_scg", asdict(settings), versions)
     lab = Lab(settings)
     cases, built = graphs.figure(), graphs.built()
-    jobs = [(case.title, lambda case=case: figure(lab, case)) for case in cases]
-    jobs += [(case.title, lambda case=case: built_from(lab, case)) for case in built]
-    jobs += [("costs downstream", lambda: downstream(lab)), ("baselines", lambda: baselines(lab))]
-    jobs += [("second derivatives", lambda: second_derivatives(lab, [cases[1], cases[3], cases[4]]))]
+    jobs: list[tuple[str, partial[Any]]] = [(case.title, partial(figure, lab, case)) for case in cases]
+    jobs += [(case.title, partial(built_from, lab, case)) for case in built]
+    jobs += [("costs downstream", partial(downstream, lab)), ("baselines", partial(baselines, lab))]
+    jobs += [("second derivatives", partial(second_derivatives, lab, [cases[1], cases[3], cases[4]]))]
     for i, (title, job) in enumerate(jobs):
         say(title, i / (len(jobs) + 1))
         began = time.perf_counter()
@@ -119,7 +120,8 @@ def checks(lab: Lab, case: Case) -> tuple[bool, dict[str, str]]:
     """What the library's own test says of every estimator, with an exact gradient of its own."""
     theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
     inputs = {"theta": theta, **{name: torch.tensor(value, dtype=torch.float64) for name, value in case.inputs.items()}}
-    verdicts, right = {}, True
+    right = True
+    verdicts: dict[str, str] = {}
     for name, estimators in case.variants.items():
         graph = case.graph.with_estimators(**estimators)
         report = check_unbiased(graph, inputs, wrt=["theta"], false_alarm=1e-5, seed=lab.seed)

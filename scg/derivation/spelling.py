@@ -157,7 +157,7 @@ class Speller:
         low = self.write.time(T - -window.lo)
         if window.hi == INFINITE:
             return self.write.sum(self.write.at_least("t'", low))
-        return self.write.sum(f"t'={low}", self.write.time(T - -window.hi))
+        return self.write.sum(f"t'={low}", self.write.time(T - -int(window.hi)))
 
     # -- derivatives ---------------------------------------------------------------------------------------
 

@@ -97,7 +97,12 @@ class Block:
         width, height = self.size
         aside = self.mark.kind == "aside"
         ink = COLOURS["aside"] if aside else "black"
-        look: dict[str, Any] = {"facecolor": FILLS.get(self.mark.kind, "white"), "edgecolor": ink, "linewidth": 1.1, "zorder": 3}
+        look: dict[str, Any] = {
+            "facecolor": FILLS.get(self.mark.kind, "white"),
+            "edgecolor": ink,
+            "linewidth": 1.1,
+            "zorder": 3,
+        }
         if self.mark.kind in ("stochastic", "observed"):
             axes.add_patch(Circle((x, y), width / 2, **look))
         elif self.mark.kind == "cost":
