@@ -156,8 +156,8 @@ class Structure:
     def _topological(self) -> tuple[str, ...]:
         """Declaration order where it is one already; every node after all it needs within its step."""
         needs = {
-            n.name: [e.source for e in n.parents if e.source in self.nodes and not e.lag and n.kind != "observed"]
-            + [e.init for e in n.parents if e.init in self.nodes and n.kind != "observed"]
+            n.name: [e.source for e in n.parents if e.source in self.nodes and not e.lag]
+            + [e.init for e in n.parents if e.init in self.nodes]
             for n in self.nodes.values()
         }
         order: list[str] = []

@@ -39,6 +39,8 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
             distribution = _with_time(run, name, distribution)
         if run.branching:
             branches = node.estimator.branch(distribution)
+            if run.verifying:
+                verify(node, distribution, branches)
         else:
             branches = plain(node, distribution)
     if branches.n is None:
@@ -50,15 +52,22 @@ def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
     value, recorded = run.given[node.name], run.given.get(f"{node.name}.log_prob")
     if t is not None:
         value, recorded = value[t], None if recorded is None else recorded[t]
-    try:
-        if run.branching:
-            branches = node.estimator.given(distribution, value, recorded)
-            if branches.weights is not None and not torch.compiler.is_compiling() and bool((branches.weights == 0).any()):
-                impossible(node.name, branches.weights)
-            return branches
+    if not run.branching:
         return Branches(value)
+    try:
+        branches = node.estimator.given(distribution, value, recorded)
     except ValueError as error:
         raise GraphError(f"node {node.name!r}: {error}") from error
+    if branches.weights is not None and not torch.compiler.is_compiling():
+        batch = value.shape[: value.ndim - len(distribution.event_shape)]
+        if recorded is not None and recorded.shape != batch:
+            raise GraphError(
+                f"node {node.name!r}: given['{node.name}.log_prob'] has shape {tuple(recorded.shape)}, the recorded values have "
+                f"batch {tuple(batch)}; one would broadcast against the other"
+            )
+        if bool((branches.weights == 0).any()):
+            impossible(node.name, branches.weights)
+    return branches
 
 
 def _with_time(run: Evaluation, name: str, distribution: Distribution) -> Distribution:
@@ -95,6 +104,29 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
     score = None if branches.score is None else place(branches.score)
     weights = None if branches.weights is None else place(branches.weights)
     return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence)
+
+
+def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
+    """Hold what an estimator returns against the protocol; weights of another shape would broadcast, and nothing would say so."""
+    batch = (*(() if branches.n is None else (branches.n,)), *distribution.batch_shape)
+    expected = (*batch, *distribution.event_shape)
+    n = "no branch axis" if branches.n is None else f"n={branches.n}"
+    if tuple(branches.values.shape) != expected:
+        raise GraphError(
+            f"node {node.name!r}: {node.estimator!r} returned values of shape {tuple(branches.values.shape)} for {n} and a "
+            f"distribution of batch {tuple(distribution.batch_shape)}, event {tuple(distribution.event_shape)}; "
+            f"they are [n, *batch, *event] = {expected}"
+        )
+    for what, tensor in (("weights", branches.weights), ("score", branches.score)):
+        if tensor is not None and tuple(tensor.shape) != batch:
+            raise GraphError(
+                f"node {node.name!r}: {node.estimator!r} returned {what} of shape {tuple(tensor.shape)}; they are [n, *batch] = {batch}"
+            )
+    if branches.score is not None and bool((branches.score != 0).any()) and bool(torch.isfinite(branches.score).all()):
+        raise GraphError(
+            f"node {node.name!r}: {node.estimator!r} returned a score that is not 0 in value; it is log p − sg log p. "
+            "Weights of other values go into weights="
+        )
 
 
 def plain(node: Node, distribution: Distribution) -> Branches:

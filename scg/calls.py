@@ -20,6 +20,12 @@ def known(structure: Structure, given: Mapping[str, Any]) -> None:
         node = structure.nodes.get(stem)
         if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
             raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, structure.nodes)}")
+        if suffix == "log_prob" and stem not in given:
+            raise GraphError(f"given[{name!r}]: the value {stem!r} that it belongs to is not given")
+        if suffix == "credit" and node.credit is None:
+            raise GraphError(f"given[{name!r}]: node {stem!r} has no credit; declare it with credit=…")
+        if suffix == "prev" and stem not in structure.recurrent_sources:
+            raise GraphError(f"given[{name!r}]: no node asks for the previous value of {stem!r}")
         if not suffix and node.kind not in ("observed", "stochastic"):
             raise GraphError(f"given[{name!r}]: a {node.kind} node is computed from its parents, not given")
 

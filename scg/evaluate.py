@@ -65,6 +65,7 @@ class Evaluation:
         self.graph, self.plan, self.given, self.inputs = graph, plan, given, inputs
         self.structure = graph.structure
         self.branching = branching
+        self.verifying = False
         self.axes: dict[str, int] = {}
         self.outside: dict[str, Any] = dict(inputs)
         self.distributions: dict[str, Distribution] = {}

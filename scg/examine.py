@@ -56,14 +56,15 @@ class Examination:
     def _error(self, node: str, what: str, message: str) -> None:
         self.found.setdefault((node, what), Finding("error", node, message))
 
+    def _failed(self) -> bool:
+        return any(f.severity == "error" for f in self.found.values())
+
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        if not self.found:
-            self._again()
-        if not self.found:
-            self._branches()
-            self._at_once()
+        for examine in (self._again, self._branches, self._at_once):
+            if not self._failed():
+                examine()
         return list(self.found.values())
 
     # -- what the estimators need --------------------------------------------------------------------------
@@ -77,6 +78,9 @@ class Examination:
             refusal = node.estimator.refuses(distribution) if live or isinstance(node.estimator, Pathwise) else None
             if refusal is not None:
                 self._error(name, "distribution", refusal)
+            if isinstance(node.estimator, Pathwise) and node.baseline is not None:
+                note = "it has a baseline, and no likelihood ratio to subtract it from: the baseline does nothing"
+                self.found.setdefault((name, "baseline"), Finding("note", name, note))
             if live and not getattr(node.estimator, "differentiates", True):
                 self._error(
                     name,
@@ -92,9 +96,19 @@ class Examination:
                 continue  # no likelihood ratio: nothing broadcasts
             for cost in self.structure.costs:
                 window = self.structure.window(name, cost, live=True)
-                if window is None or rank <= self.plan.cost_ranks[cost]:
+                if window is None or rank in (0, self.plan.cost_ranks[cost]):
                     continue
                 shape = list(self.distributions[name].batch_shape)
+                if rank < self.plan.cost_ranks[cost] and torch.Size(shape).numel() > 1:
+                    self._error(
+                        name,
+                        "batch",
+                        f"its {kind(self.distributions[name])} has batch shape {shape}, fewer axes than the cost {cost!r} (rank "
+                        f"{self.plan.cost_ranks[cost]}), so its log-density would broadcast from the right.\nSum the cost over what "
+                        "belongs to one sample, or give the distribution axes of size 1 where it is shared.",
+                    )
+                if rank < self.plan.cost_ranks[cost]:
+                    continue
                 self._error(
                     name,
                     "batch",
@@ -115,7 +129,7 @@ class Examination:
                     "written",
                     "its function writes into a parent in place, which changes what other nodes see. Clone it first.",
                 )
-        if self.found:
+        if self._failed():
             return
         unchanged = {c.node.name for c in self.recording.calls if c.node.kind == "stochastic"} - set(self.given)
         paths = self._paths()
@@ -128,7 +142,7 @@ class Examination:
             for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
                 self._batch_elements(mine, theirs)
             self._follow(paths, other)
-            if self.found or (i and not unchanged and all(p.settled for p in paths)):
+            if self._failed() or (i and not unchanged and all(p.settled for p in paths)):
                 break
         for path in paths:
             if path.moved and not path.gradient:

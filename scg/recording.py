@@ -44,6 +44,7 @@ class Recording(Evaluation):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.calls: list[Call] = []
+        self.verifying = True
         self.trace: Trace
 
     def _call(self, node: Node, arguments: Any) -> Any:

@@ -93,7 +93,7 @@ def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["
     weight = trace.weight(name, scope)
     if weight.score is None and weight.factor is None:
         return torch.zeros(())  # a pathwise node has no score to subtract from
-    baseline = level(trace, name, trace.structure.nodes[name].baseline)
+    baseline = level(trace, name, "baseline", trace.structure.nodes[name].baseline)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
         product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
@@ -126,15 +126,15 @@ def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] |
     node = trace.structure.nodes[name]
     given = trace.given.get(f"{name}.credit")
     if given is not None:
-        return given.detach()
+        return fitting(trace, name, "credit", given.detach())
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
         credit: Tensor | float = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
     else:
-        credit = level(trace, name, node.credit)
+        credit = level(trace, name, "credit", node.credit)
     if node.baseline is not None:
-        credit = credit - level(trace, name, node.baseline)
+        credit = credit - level(trace, name, "baseline", node.baseline)
     return torch.as_tensor(credit)
 
 
@@ -144,12 +144,30 @@ def _training(trace: Trace, name: str) -> list[str]:
     return [c for c in trace.structure.costs if c not in plan.scope_of or name not in plan.scopes[plan.scope_of[c]].cut]
 
 
-def level(trace: Trace, name: str, source: str | float) -> Tensor | float:
+def level(trace: Trace, name: str, what: str, source: str | float) -> Tensor | float:
     """A baseline or credit of node `name` that is a node or a constant, detached."""
     if not isinstance(source, str):
         return float(source)
     nodes, value = trace.structure.nodes, trace.batch_value(source).detach()
-    return trace.seen_from_inside(value) if nodes[name].in_sequence and not nodes[source].in_sequence else value
+    if nodes[name].in_sequence and not nodes[source].in_sequence:
+        value = trace.seen_from_inside(value)
+    return fitting(trace, name, what, value)
+
+
+def fitting(trace: Trace, name: str, what: str, value: Tensor) -> Tensor:
+    """A baseline or credit whose axes are those of a batch, and those on which its node's ancestors branch; else an error."""
+    timed = trace.structure.nodes[name].in_sequence or trace.evaluation.vectorised
+    rank = trace.plan.batch_rank + timed
+    sizes = {w.axis: w.n for w in trace.evaluation.weights.values() if w.n is not None}
+    for axis in range(value.ndim - rank):
+        if value.shape[value.ndim - rank - 1 - axis] not in (1, sizes.get(axis, 1)):
+            weight = trace.weight(name)
+            shape = (weight.score if weight.factor is None else weight.factor).shape  # type: ignore[union-attr]
+            raise GraphError(
+                f"node {name!r}: its {what} has shape {tuple(value.shape)}, its weights {tuple(shape)}; one would broadcast "
+                "against the other. Return one value per batch element (squeeze a trailing axis of size 1)."
+            )
+    return value
 
 
 def downstream(trace: Trace, name: str, costs: Iterable[str]) -> Downstream:

@@ -447,6 +447,100 @@ def test_a_credit_needs_a_likelihood_ratio():
         run(graph, theta=torch.tensor(0.0, requires_grad=True))
 
 
+def test_a_distribution_with_fewer_axes_than_its_cost_is_refused():
+    """Batch [6] against a cost [6, 6] would be weighed along the wrong axis without a word."""
+    theta = torch.zeros(6, requires_grad=True)
+
+    def build(shape, cost=lambda x: x.unsqueeze(-1) * torch.ones(6)):
+        graph = scg.Graph()
+        graph.stochastic(ScoreFunction(), lambda theta: Normal(theta.reshape(shape), 1.0), name="x")
+        graph.cost(cost, name="f")
+        return graph
+
+    refused(
+        build((6,)),
+        "node 'x'",
+        "has batch shape [6], fewer axes than the cost 'f' (rank 2)",
+        "give the distribution axes of size 1",
+        theta=theta,
+    )
+    run(build((6, 1), lambda x: x * torch.ones(6)), theta=theta)
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        (
+            lambda d, x: scg.Branches(x, weights=torch.ones(())),
+            r"returned weights of shape \(\); they are \[n, \*batch\] = \(6,\)",
+        ),
+        (
+            lambda d, x: scg.Branches(x, score=d.log_prob(x).sum() * 0),
+            r"returned score of shape \(\); they are \[n, \*batch\] = \(6,\)",
+        ),
+        (lambda d, x: scg.Branches(x, score=d.log_prob(x)), "returned a score that is not 0 in value; it is log p − sg log p"),
+        (
+            lambda d, x: scg.Branches(x.unsqueeze(0)),
+            r"returned values of shape \(1, 6, 3\) for no branch axis and a distribution of batch \(6,\)",
+        ),
+        (lambda d, x: scg.Branches(x, n=6), r"returned values of shape \(6, 3\) for n=6"),
+    ],
+    ids=["scalar weights", "summed score", "score with a value", "an axis too many", "an axis too few"],
+)
+def test_what_an_estimator_returns_is_held_against_the_protocol(branches, message):
+    class Mine(scg.Estimator):
+        def branch(self, distribution):
+            return branches(distribution, distribution.sample())
+
+    with pytest.raises(GraphError, match=f"node 'z': .*{message}"):
+        run(layer(Mine()))
+
+
+@pytest.mark.parametrize("what", ["baseline", "credit"])
+def test_a_baseline_or_credit_with_an_axis_too_many_is_refused(what):
+    """[6, 1] against weights [6] would make [6, 6]."""
+    graph = scg.Graph()
+    distribution = lambda theta, data: Independent(Normal(theta + data, 1.0), 1)  # noqa: E731
+    graph.stochastic(ScoreFunction(), distribution, name="z", **{what: lambda data: data.sum(-1, keepdim=True)})
+    graph.cost(lambda z: z.sum(-1), name="f")
+    with pytest.raises(GraphError, match=rf"node 'z': its {what} has shape \(6, 1\), its weights \(6,\)"):
+        run(graph)
+
+
+def test_a_baseline_at_a_pathwise_node_is_noted():
+    graph = scg.Graph()
+    graph.stochastic(Pathwise(), lambda theta: Normal(theta, 1.0), name="x", baseline=1.0)
+    graph.cost(lambda x: x, name="f")
+    (note,) = graph.check(theta=torch.tensor(0.0, requires_grad=True))
+    assert note.severity == "note"
+    assert "the baseline does nothing" in note.message
+
+
+def test_recorded_log_probabilities_have_the_shape_of_their_values():
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta, data: Normal((theta + data).sum(-1), 1.0), name="z")
+    graph.cost(lambda z: z, name="f")
+    value = torch.randn(6)
+    with pytest.raises(GraphError, match=r"given\['z.log_prob'\] has shape \(6, 1\), the recorded values have batch \(6,\)"):
+        graph.replay({"z": value, "z.log_prob": torch.randn(6, 1)}, theta=THETA, data=DATA).surrogate()
+    with pytest.raises(GraphError, match=r"given\['z.log_prob'\]: the value 'z' that it belongs to is not given"):
+        graph.replay({"z.log_prob": torch.randn(6)}, theta=THETA, data=DATA)
+    with pytest.raises(GraphError, match=r"given\['z.credit'\]: node 'z' has no credit"):
+        graph.replay({"z.credit": torch.randn(6)}, theta=THETA, data=DATA)
+    with pytest.raises(GraphError, match=r"given\['z.prev'\]: no node asks for the previous value of 'z'"):
+        graph.replay({"z.prev": torch.randn(6)}, theta=THETA, data=DATA)
+
+
+def test_a_cycle_through_an_observed_node_is_a_cycle():
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.observed("obs", parents=["action"])
+        graph.stochastic(ScoreFunction(), lambda obs, w: Normal(w * obs, 1.0), name="action")
+        graph.cost(lambda action: action, name="f")
+    with pytest.raises(GraphError, match="cycle .*; break it with prev"):
+        graph.ancestors("f")
+
+
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
