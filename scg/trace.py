@@ -103,11 +103,11 @@ class Trace:
         rank = self.plan.batch_rank
         if not varies:
             assert self.steps is not None
-            x = x.reshape(*x.shape[: max(0, x.ndim - rank)], *[1] * max(0, rank - x.ndim), *x.shape[max(0, x.ndim - rank) :])
-            if x.ndim > rank and self.evaluation.vectorised and x.shape[-rank - 1] == 1:
-                return x.expand(*x.shape[: -rank - 1], self.steps, *x.shape[x.ndim - rank :])  # an outer branch axis
-            x = x.unsqueeze(x.ndim - rank)
-            return x.expand(*x.shape[: x.ndim - rank - 1], self.steps, *x.shape[x.ndim - rank :])
+            x = x.reshape((*[1] * (rank - x.ndim), *x.shape))
+            head, batch = x.shape[: x.ndim - rank], x.shape[x.ndim - rank :]
+            if head and self.evaluation.vectorised and head[-1] == 1:  # room for time beside an outer branch axis
+                return x.expand((*head[:-1], self.steps, *batch))
+            return x.unsqueeze(x.ndim - rank).expand((*head, self.steps, *batch))
         if x.ndim <= rank:
             return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
         return x

@@ -497,6 +497,24 @@ def test_an_outer_branch_that_enters_a_recurrence(steps):
     assert_same(total, exact, [theta])
 
 
+def test_a_timeless_node_is_the_same_at_every_step():
+    """A node of the sequence that reads only inputs: as a cost it counts at each step, as a baseline it meets each."""
+    theta = torch.tensor(0.4, requires_grad=True)
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(
+            ScoreFunction(), lambda a, theta: Bernoulli(logits=theta + a), name="a", parents=[prev("a", init="a0"), "theta"], baseline="b"
+        )
+        graph.deterministic(lambda theta: theta.sin(), name="b")
+        graph.cost(lambda a: (a - 0.3) ** 2, name="c")
+        graph.cost(lambda theta: theta**2, name="penalty")
+    inputs = {"theta": theta, "a0": torch.tensor(0.0)}
+    every = list(outcomes({"a": BIT}, {"a": (3,)}))
+    assert_same(mean_surrogate(graph, every, **inputs), expectation(graph, every, **inputs) + 2 * theta**2, [theta])
+    stepped = graph.sample(steps=3, **inputs)
+    assert_same(graph.replay({"a": stepped["a"]}, **inputs).surrogate(), stepped.surrogate(), [theta])
+
+
 def test_an_initial_value_of_lower_rank_grows_with_its_state():
     theta = torch.tensor(0.4, requires_grad=True)
     graph = scg.Graph()
