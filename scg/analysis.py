@@ -60,6 +60,7 @@ class Structure:
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
         self._sort()
+        self._lay_plate()
         self._check_baselines()
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -100,6 +101,25 @@ class Structure:
             if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
                 varying.add(node.name)
         self.timeless = frozenset(n.name for n in self.inside) - varying
+
+    def _lay_plate(self) -> None:
+        """The one plate: its size, the nodes that lie on it, and the costs that reduce it."""
+        sizes = {n.plate for n in self.nodes.values() if n.plate is not None}
+        if len(sizes) > 1:
+            raise GraphError(f"plates of different sizes {sorted(sizes)}: a graph has one plate; enumerate or branch the other")
+        self.plate = next(iter(sizes), None)
+        for node in self.nodes.values():
+            if node.plate is not None and (not isinstance(node.plate, int) or node.plate < 1):
+                raise GraphError(f"node {node.name!r}: plate={node.plate!r}; it is the number of samples, at least 1")
+            if node.plate is not None and self.has_sequence:
+                raise GraphError(f"node {node.name!r}: plate= in a graph with a sequence; put the samples into the batch")
+        on: set[str] = set()
+        for name in self.order:
+            node = self.nodes[name]
+            if node.plate is not None or (node.kind != "observed" and any(e.source in on for e in node.parents)):
+                on.add(name)
+        self.reducing = frozenset(name for name in on if self.nodes[name].kind == "cost")
+        self.on_plate = frozenset(on) - self.reducing
 
     # -- construction --------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
     else:
         if at_once:
             distribution = _with_time(run, name, distribution)
+        if node.plate is not None:
+            distribution = _on_plate(run, name, distribution, node.plate)
         if run.branching:
             branches = node.estimator.branch(distribution)
             if run.verifying:
@@ -44,7 +46,8 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
         else:
             branches = plain(node, distribution)
     if branches.n is None:
-        return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence)
+        plated = name in run.structure.on_plate
+        return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence, plated)
     return _placed(run, node, distribution, branches)
 
 
@@ -79,9 +82,23 @@ def _with_time(run: Evaluation, name: str, distribution: Distribution) -> Distri
     return distribution.expand(torch.Size((run.steps, *[1] * (run.plan.batch_rank - rank), *shape)))
 
 
+def _on_plate(run: Evaluation, name: str, distribution: Distribution, size: int) -> Distribution:
+    """K draws along the axis left of the batch; an ancestor that branched has left room for it there."""
+    shape = distribution.batch_shape
+    if len(shape) < run.rank or not run.branching:
+        return distribution.expand(torch.Size((size, *shape)))
+    room = len(shape) - run.rank
+    return distribution.expand(torch.Size((*shape[:room], size, *shape[room + 1 :])))
+
+
 def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: Branches) -> tuple[Any, Weight]:
     """Give the branches their own axis, and room for the axes and batch dimensions that the node does not have."""
     name = node.name
+    if branches.weights is not None and name in run.structure.on_plate:
+        raise GraphError(
+            f"node {name!r}: {node.estimator!r} weighs its branches one by one, but on a plate a branch is all its samples "
+            "together.\nUse ScoreFunction(samples=…) or Pathwise(samples=…) there."
+        )
     if node.in_sequence:
         fed = run.structure.feeds_prev(name)
         if fed is not None:
@@ -103,7 +120,8 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
 
     score = None if branches.score is None else place(branches.score)
     weights = None if branches.weights is None else place(branches.weights)
-    return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence)
+    plated = name in run.structure.on_plate
+    return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence, plated)
 
 
 def verify(node: Node, distribution: Distribution, branches: Branches) -> None:

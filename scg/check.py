@@ -111,7 +111,7 @@ def _ranks(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], st
     values = trace.history[-1].values if trace.history else trace.values
     values = {**values, **{k: trace.values[k] for k in (n.name for n in graph.structure.after) if k in trace.values}}
     value_ranks = {k: v.ndim for k, v in values.items() if k in graph.nodes and isinstance(v, Tensor)}
-    ranks = {k: len(d.batch_shape) for k, d in evaluation.distributions.items()}
+    ranks = {k: len(d.batch_shape) + (graph.nodes[k].plate is not None) for k, d in evaluation.distributions.items()}
     costs = {c: values[c].ndim for c in graph.structure.costs}
     plan = Plan(max([0, *costs.values()]), ranks, value_ranks, costs)
     return plan, evaluation

@@ -21,20 +21,28 @@ from scg.scan import INFINITE, affine, shift
 class Downstream:
     """What lies downstream of one credited node, detached.
 
-    costs   (value, least lag, greatest lag) of each cost that the node influences: `[time, batch…]`, or
-            `[batch…]` outside a sequence
-    first   whether a step opens an episode, `[time, batch…]` bool; None without episode boundaries
+    Every tensor here is `[time, branch…, batch…]`, of one rank, so that time is axis 0 whatever branches above;
+    for a node outside a sequence `[branch…, batch…]`. A credit is returned in the same form.
+
+    node    the credited node's name
+    costs   (value, least lag, greatest lag) of each cost that the node influences with a gradient. To a node of the
+            sequence a cost after it belongs to the last step; to a node outside, costs inside are summed over time
+    first   whether a step opens an episode, bool; None without episode boundaries
+    ratio   π/μ of the node where its value was recorded with a log-probability, else None
     value   any other node or given value by name, `value("value")`
     """
 
+    node: str
     costs: tuple[tuple[Tensor, int, float], ...]
     first: Tensor | None
     in_sequence: bool
+    ratio: Tensor | None
     value: Callable[[str], Tensor]
 
     def ends(self) -> Tensor:
-        """1 where the next step belongs to another episode or lies beyond the block, `[time, batch…]`."""
-        like = self.costs[0][0]
+        """1 where the next step belongs to another episode or lies beyond the block, shaped like the costs."""
+        like = torch.zeros(torch.broadcast_shapes(*[c.shape for c, _, _ in self.costs]), dtype=self.costs[0][0].dtype)
+        like = like.to(self.costs[0][0].device)
         if self.first is None:
             ends = torch.zeros_like(like)
         else:

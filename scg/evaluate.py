@@ -75,7 +75,7 @@ class Evaluation:
         timed = self.structure.has_sequence
         self.steps = length(self.structure, given, steps) if timed else None
         self.vectorised = timed and not stepping and self._replayable()
-        self.rank = plan.batch_rank + self.vectorised
+        self.rank = plan.batch_rank + self.vectorised + (self.structure.plate is not None)
         self.previous: dict[str, Any] = {}
 
     def _replayable(self) -> bool:

@@ -91,7 +91,15 @@ class Examination:
 
     def _batch_shapes(self) -> None:
         for name in self.structure.stochastic:
-            node, rank = self.graph.nodes[name], self.plan.ranks[name]
+            node, rank = self.graph.nodes[name], self.plan.ranks[name] - (name in self.structure.on_plate)
+            if node.plate is not None and rank != self.plan.batch_rank:
+                self._error(
+                    name,
+                    "batch",
+                    f"its plate stands left of batch shape {list(self.distributions[name].batch_shape)}, while the costs have rank "
+                    f"{self.plan.batch_rank}. Give the distribution the batch axes of the costs (expand it), and have each cost "
+                    "reduce the plate's axis, dim=-(batch axes + 1).",
+                )
             if isinstance(node.estimator, Pathwise) and name not in self.given:
                 continue  # no likelihood ratio: nothing broadcasts
             for cost in self.structure.costs:
@@ -204,9 +212,10 @@ class Examination:
         for key, value in mine.named.items():
             edge = next(e for e in mine.node.parents if e.param == str(key))
             other = theirs.named[key]
-            if edge.source in self.graph.nodes and batched(value, shape) and batched(other, shape):
+            first = self._first_element(edge.source)
+            if edge.source in self.graph.nodes and batched(value, shape, first) and batched(other, shape, first):
                 mixed = other.detach().clone().to(value.dtype)
-                mixed[(0,) * rank] = value[(0,) * rank].detach()
+                mixed[first] = value[first].detach()
                 changes[str(key)] = mixed
         if not changes:
             return
@@ -218,8 +227,9 @@ class Examination:
         for before, after in zip(mine.content, content(result), strict=True):
             if not isinstance(before, Tensor) or before.shape != after.shape:
                 continue
-            if before.shape[:rank] == shape:
-                before, after = before[(0,) * rank], after[(0,) * rank]
+            first = self._first_element(mine.node.name)
+            if batched(before, shape, first):
+                before, after = before[first], after[first]
             if not close(before, after):
                 self._error(
                     mine.node.name,
@@ -230,6 +240,10 @@ class Examination:
                     "normalisation layers.",
                 )
                 return
+
+    def _first_element(self, name: str) -> tuple[slice | int, ...]:
+        """The index of element 0 of the batch, which lies right of the plate on nodes that have one."""
+        return (*[slice(None)] * (name in self.structure.on_plate), *[0] * self.plan.batch_rank)
 
     def _batch_shape(self) -> torch.Size | None:
         trace = self.recording.trace

@@ -74,6 +74,7 @@ class Graph:
         estimator: Estimator | None = None,
         credit: Credit | Callable[..., Tensor] | str | float | None = None,
         baseline: Callable[..., Tensor] | str | float | None = None,
+        plate: int | None = None,
         name: str | None = None,
         parents: Sequence[str | Edge] | None = None,
     ) -> Any:
@@ -81,6 +82,8 @@ class Graph:
 
         credit    replaces the cost downstream of the node: a `Credit`, a node's name, a function of nodes, a constant
         baseline  is subtracted from it: a node's name, a function of nodes that this node does not influence, a constant
+        plate     draws so many samples along an axis of their own, left of the batch: `[K, batch…, event…]`. What follows
+                  keeps that axis until a cost reduces it. For bounds that are not linear in their samples
 
         `@graph.stochastic(ScoreFunction())`, or `graph.stochastic(ScoreFunction(), policy, name="action", parents=["obs"])`.
         """
@@ -95,7 +98,9 @@ class Graph:
         if estimator is None:
             raise GraphError("graph.stochastic needs an estimator: graph.stochastic(ScoreFunction()), say")
         estimator = Estimator.of(estimator)
-        return self._declare(fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline)
+        return self._declare(
+            fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline, plate=plate
+        )
 
     def cost(
         self,

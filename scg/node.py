@@ -77,6 +77,7 @@ class Node:
     estimator: Any = None
     credit: Any = None
     baseline: Any = None
+    plate: int | None = None
     trains: Any = field(default=None, compare=False)
     hidden: bool = False
 

@@ -89,5 +89,6 @@ def close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-3, atol=1e-3 * scale + 1e-12))
 
 
-def batched(value: Any, shape: torch.Size) -> bool:
-    return isinstance(value, Tensor) and value.shape[: len(shape)] == shape
+def batched(value: Any, shape: torch.Size, first: tuple[slice | int, ...]) -> bool:
+    """Whether a value has that batch shape where `first`, the index of element 0, looks for it."""
+    return isinstance(value, Tensor) and value.shape[len(first) - len(shape) : len(first)] == shape

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from scg.analysis import Influence, Window
-from scg.credit import Credit, Downstream
+from scg.credit import Credit
+from scg.downstream import View
 from scg.errors import GraphError
 from scg.scan import starts, window_product, window_sum
 from scg.scope import leak
@@ -130,7 +131,8 @@ def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] |
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
-        credit: Tensor | float = node.credit(downstream(trace, name, costs or _training(trace, name))).detach()
+        view = View(trace, name, costs or _training(trace, name))
+        credit: Tensor | float = fitting(trace, name, "credit", view.back(node.credit(view.downstream()).detach()))
     else:
         credit = level(trace, name, "credit", node.credit)
     if node.baseline is not None:
@@ -148,16 +150,26 @@ def level(trace: Trace, name: str, what: str, source: str | float) -> Tensor | f
     """A baseline or credit of node `name` that is a node or a constant, detached."""
     if not isinstance(source, str):
         return float(source)
-    nodes, value = trace.structure.nodes, trace.batch_value(source).detach()
+    nodes, value = trace.structure.nodes, marginal(trace, source, name)
     if nodes[name].in_sequence and not nodes[source].in_sequence:
         value = trace.seen_from_inside(value)
     return fitting(trace, name, what, value)
 
 
+def marginal(trace: Trace, source: str, name: str) -> Tensor:
+    """The value of `source`, detached, averaged over the branches of what does not come before node `name`."""
+    value = trace.batch_value(source).detach()
+    kept = {name, *(influence.node for influence in trace.structure.influences(name))}
+    product = Product(trace, None, source)
+    for influence in trace.structure.influences(source):
+        if influence.node not in kept and trace.weight(influence.node).n is not None:
+            product.add(influence, live=False)
+    return product.average(value) if product.branched else value
+
+
 def fitting(trace: Trace, name: str, what: str, value: Tensor) -> Tensor:
     """A baseline or credit whose axes are those of a batch, and those on which its node's ancestors branch; else an error."""
-    timed = trace.structure.nodes[name].in_sequence or trace.evaluation.vectorised
-    rank = trace.plan.batch_rank + timed
+    rank = Product(trace, None, name).inner()
     sizes = {w.axis: w.n for w in trace.evaluation.weights.values() if w.n is not None}
     for axis in range(value.ndim - rank):
         if value.shape[value.ndim - rank - 1 - axis] not in (1, sizes.get(axis, 1)):
@@ -170,25 +182,13 @@ def fitting(trace: Trace, name: str, what: str, value: Tensor) -> Tensor:
     return value
 
 
-def downstream(trace: Trace, name: str, costs: Iterable[str]) -> Downstream:
-    """The costs that a node influences with gradient, and what else a credit may read."""
-    found = []
-    for cost in costs:
-        window = trace.structure.window(name, cost, live=True)
-        if window is not None:
-            found.append((trace.batch_value(cost).detach(), window.lo, window.hi))
-    if not found:
-        raise GraphError(f"node {name!r}: it has a credit, but no cost is downstream of it")
-    node = trace.structure.nodes[name]
-    return Downstream(tuple(found), trace.first, node.in_sequence, lambda other: trace.batch_value(other).detach())
-
-
 class Product:
     """`Π w_x` over the ancestors of one target, kept factored: scores are summed, other weights multiplied."""
 
     def __init__(self, trace: Trace, scope: int | None, target: str) -> None:
         self.trace, self.scope, self.target = trace, scope, target
         self.in_sequence = trace.structure.nodes[target].in_sequence
+        self.on_plate = target in trace.structure.on_plate
         self.scores: dict[tuple[bool, int, float], Tensor] = {}
         self.factor: Tensor | None = None
         self.branched: list[Weight] = []
@@ -200,6 +200,8 @@ class Product:
 
     def add(self, influence: Influence, live: bool) -> None:
         weight = self.trace.weight(influence.node, self.scope)
+        if weight.on_plate and not self.on_plate:
+            weight = _joint(weight, -1 - self.trace.plan.batch_rank)
         if weight.n is not None:
             self.branched.append(weight)
         if weight.score is not None and live:  # detached, it is 1
@@ -232,6 +234,8 @@ class Product:
             assert log is not None
             weight = log.exp() if weight is None else weight * log.exp()
         rank = self.trace.plan.batch_rank + self.in_sequence
+        if name in self.trace.structure.reducing and value.ndim > rank:
+            value = value.unsqueeze(value.ndim - rank)  # the cost has reduced the plate; axes beyond it keep their places
         total = value if weight is None else value * weight
         if weight is not None:
             mine, weighed = value.shape[max(0, value.ndim - rank) :], total.shape[max(0, total.ndim - rank) :]
@@ -243,13 +247,31 @@ class Product:
         batch = total.shape[max(0, total.ndim - rank) :]
         scale = (batch[1:] if self.in_sequence and reduce == "sum" else batch).numel()
         for branched in self.branched:  # uniform weights average over their axis where the value has it
-            dim = total.ndim - (self.trace.plan.batch_rank + self._timed()) - 1 - branched.axis
+            dim = total.ndim - self.inner() - 1 - branched.axis
             if branched.factor is None and dim >= 0:
                 scale *= total.shape[dim]
         return total.sum() if scale == 1 else total.sum() / scale
 
-    def _timed(self) -> bool:
-        return self.in_sequence or self.trace.evaluation.vectorised
+    def average(self, value: Tensor) -> Tensor:
+        """`value` with its branch axes reduced by their weights, and kept with size 1."""
+        value = value if self.factor is None else value * self.factor
+        for branched in self.branched:
+            dim = value.ndim - self.inner() - 1 - branched.axis
+            if dim >= 0:
+                value = value.mean(dim, keepdim=True) if branched.factor is None else value.sum(dim, keepdim=True)
+        return value
+
+    def inner(self) -> int:
+        """How many axes lie right of the branch axes: plate, time, batch."""
+        timed = self.in_sequence or self.trace.evaluation.vectorised
+        return self.trace.plan.batch_rank + timed + (self.trace.structure.plate is not None)
+
+
+def _joint(weight: Weight, dim: int) -> Weight:
+    """The weight of all samples on a plate together, as what follows the plate sees it."""
+    score = None if weight.score is None else weight.score.sum(dim, keepdim=True)
+    factor = None if weight.factor is None else weight.factor.prod(dim, keepdim=True)
+    return Weight(score, factor, weight.n, weight.axis, weight.in_sequence)
 
 
 def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Window, Tensor]]:
@@ -289,7 +311,8 @@ def _assert_finite(trace: Trace, total: Tensor) -> None:
             for tensor in (weight.score, weight.factor):
                 if tensor is not None:
                     check(torch.isfinite(tensor.detach()).all(), f"node {name!r}: its weight is not finite")
-        check(torch.isfinite(total.detach()), "the surrogate is not finite: evaluate it eagerly to see where")
+        for name in trace.structure.costs:
+            check(torch.isfinite(trace.batch_value(name).detach()).all(), f"node {name!r}: its value is not finite")
         return
     if math.isfinite(total.item()):
         return

@@ -25,13 +25,14 @@ class Weight:
     n: int | None
     axis: int
     in_sequence: bool
+    on_plate: bool = False
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
         score = None if self.score is None else change(self.score)
         factor = None if self.factor is None else change(self.factor)
         if score is self.score and factor is self.factor:
             return self
-        return Weight(score, factor, self.n, self.axis, self.in_sequence)
+        return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate)
 
 
 class Trace:

@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 import scg
 from estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
+from estimators.credit import MonteCarlo
 from scg import detach, dist, prev
 from tests.exact import assert_same, derivatives, expectation, mean_surrogate, outcomes
 
@@ -503,7 +504,11 @@ def test_a_timeless_node_is_the_same_at_every_step():
     graph = scg.Graph()
     with graph.sequence():
         graph.stochastic(
-            ScoreFunction(), lambda a, theta: Bernoulli(logits=theta + a), name="a", parents=[prev("a", init="a0"), "theta"], baseline="b"
+            ScoreFunction(),
+            lambda a, theta: Bernoulli(logits=theta + a),
+            name="a",
+            parents=[prev("a", init="a0"), "theta"],
+            baseline="b",
         )
         graph.deterministic(lambda theta: theta.sin(), name="b")
         graph.cost(lambda a: (a - 0.3) ** 2, name="c")
@@ -703,3 +708,73 @@ def test_renaming_and_reordering_nodes_changes_nothing():
     ours = graph.surrogate(generator=torch.Generator().manual_seed(3), a=a, c=c)
     theirs = other.surrogate(generator=torch.Generator().manual_seed(3), a=a, c=c)
     assert_same(ours, theirs, [a, c])
+
+
+# -- credit beside branches and across the end of a sequence --------------------------------------------------
+
+
+def test_a_credit_before_at_and_after_a_sequence_charges_each_cost_once():
+    """With γ = 1 Monte Carlo credit is the graph's own cost-to-go: outside, inside, and for a terminal cost."""
+    theta = torch.tensor(0.3, requires_grad=True)
+
+    def build(credit):
+        graph = scg.Graph()
+        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="z", credit=credit)
+        with graph.sequence():
+            graph.stochastic(
+                ScoreFunction(),
+                lambda s, theta, z: Bernoulli(logits=s + theta - z),
+                name="s",
+                parents=[prev("s", init="s0"), "theta", "z"],
+                credit=credit,
+            )
+            graph.cost(lambda s, z: s * (z + 1), name="c")
+        graph.cost(lambda z: 10 * z, name="early")
+        graph.cost(lambda s: 7 * s, name="final", parents=["s"])
+        return graph
+
+    for given in list(outcomes({"z": BIT, "s": BIT}, {"z": (2,), "s": (3, 2)}))[::29]:
+        gradients = [
+            torch.autograd.grad(build(credit).replay(given, theta=theta, s0=torch.zeros(2)).surrogate(), theta)[0]
+            for credit in (None, MonteCarlo())
+        ]
+        assert torch.allclose(*gradients)
+
+
+@pytest.mark.parametrize("what", ["credit", "baseline"])
+@pytest.mark.parametrize("outside", [True, False], ids=["branches outside", "branches at each step"])
+def test_credits_and_baselines_average_over_branches_that_their_node_does_not_come_after(outside, what):
+    """z branches and is no ancestor of a: what multiplies a's score is the mean over z, with z's weights."""
+    theta = torch.randn(2, requires_grad=True)
+
+    def build(estimator, **extra):
+        graph = scg.Graph()
+
+        def declare():
+            graph.stochastic(estimator, lambda theta: Bernoulli(logits=theta[0]), name="z")
+
+        if outside:
+            declare()
+        with graph.sequence():
+            if not outside:
+                declare()
+            graph.observed("x")
+            graph.stochastic(ScoreFunction(), lambda theta, x: Bernoulli(logits=x + theta[1]), name="a", **extra)
+            graph.cost(lambda a, z, x: (a + x) * (z + 1) ** 2, name="c")
+        return graph
+
+    x = torch.tensor([0.5, -1.0, 2.0])
+    p = torch.sigmoid(theta.detach()[0])
+    for outcome in outcomes({"a": BIT}, {"a": (3,)}):
+        given = {**outcome, "x": x}
+        if what == "credit":
+            with_credit = build(Enumeration(), credit=MonteCarlo()).replay(given, theta=theta).surrogate()
+            plain = build(Enumeration()).replay(given, theta=theta).surrogate()
+            mine, other = (torch.autograd.grad(s, theta)[0][1] for s in (with_credit, plain))
+        else:
+            trace = build(Enumeration(), baseline=lambda z: z + 2.0).replay(given, theta=theta)
+            mine = torch.autograd.grad(trace.surrogate(), theta)[0][1]
+            plain = build(Enumeration()).replay(given, theta=theta).surrogate()
+            score = Bernoulli(logits=x + theta[1]).log_prob(outcome["a"]).sum()
+            other = torch.autograd.grad(plain, theta)[0][1] - (p + 2.0) * torch.autograd.grad(score, theta)[0][1]
+        assert torch.allclose(mine, other)
