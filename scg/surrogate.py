@@ -14,7 +14,6 @@ Schulman et al. (2015), the costs-downstream rule; Foerster et al. (2018), the o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from scg.analysis import Influence, Window
 from scg.credit import Credit
 from scg.downstream import View
+from scg.finite import finite
 from scg.errors import GraphError
 from scg.scan import starts, window_product, window_sum
 from scg.scope import leak
@@ -42,8 +42,7 @@ def assemble(trace: Trace, costs: Iterable[str], reduce: Literal["sum", "mean"])
         total = term if total is None else total + term
     if total is None:
         raise GraphError("this graph has no cost: declare one with @graph.cost or @graph.reward")
-    _assert_finite(trace, total)
-    return total
+    return finite(trace, total)
 
 
 def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
@@ -301,21 +300,3 @@ def where(trace: Trace, key: int) -> str:
         if id(value) == key:
             return f"the input {name!r}"
     return "a tensor"
-
-
-def _assert_finite(trace: Trace, total: Tensor) -> None:
-    """A surrogate that is not finite names the node that made the first value or weight that is not."""
-    if torch.compiler.is_compiling():
-        check = torch._assert_async
-        for name, weight in trace.evaluation.weights.items():  # asynchronous: they fire when the compiled code has run
-            for tensor in (weight.score, weight.factor):
-                if tensor is not None:
-                    check(torch.isfinite(tensor.detach()).all(), f"node {name!r}: its weight is not finite")
-        for name in trace.structure.costs:
-            check(torch.isfinite(trace.batch_value(name).detach()).all(), f"node {name!r}: its value is not finite")
-        return
-    if math.isfinite(total.item()):
-        return
-    from scg.check import blame
-
-    blame(trace)

@@ -582,15 +582,31 @@ def test_a_relaxed_value_outside_a_downstream_support_is_refused():
         run(graph, theta=torch.tensor(0.3, requires_grad=True))
 
 
-def test_compiled_code_asserts_finite_weights():
-    class Broken(ScoreFunction):
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_code_asserts_finite_weights(backend):
+    """Right values pass in either precision, with every reduction fused; a NaN names its node."""
+
+    class Scaled(ScoreFunction):
+        factor = 1.0
+
         def branch(self, distribution):
             branches = super().branch(distribution)
-            return scg.Branches(branches.values, weights=branches.values / 0.0 * 0.0)
+            return scg.Branches(branches.values, weights=branches.score.exp() * self.factor)
 
-    graph = layer(Broken(), distribution=lambda theta, data: Normal(theta.sum() + data.sum(-1), 1.0), cost=lambda h: h)
-    with pytest.raises(RuntimeError, match="node 'z': its weight is not finite"):
-        torch.compile(graph.surrogate, fullgraph=True, backend="aot_eager")(theta=THETA, data=DATA)
+    for kind in (torch.float32, torch.float64):
+        theta, data = THETA.detach().to(kind).requires_grad_(), DATA.to(kind)
+        for factor in (1.0, math.nan):
+            estimator = Scaled()
+            object.__setattr__(estimator, "factor", factor)
+            graph = layer(estimator, distribution=lambda theta, data: Normal(theta.sum() + data.sum(-1), 1.0), cost=lambda h: h)
+            torch._dynamo.reset()
+            compiled = torch.compile(graph.surrogate, fullgraph=True, backend=backend)
+            if math.isfinite(factor):
+                compiled(theta=theta, data=data).backward()
+                assert torch.isfinite(theta.grad).all()
+            else:
+                with pytest.raises(GraphError, match="node 'z': its weight is not finite"):
+                    compiled(theta=theta, data=data)
 
 
 # -- findings ----------------------------------------------------------------------------------------------

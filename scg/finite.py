@@ -1,0 +1,50 @@
+"""A surrogate that is not finite names the node that made the first value or weight that is not.
+
+Eagerly the scalar is looked at, and only where it is not finite are the nodes. Compiled code carries the check along as
+an operation of its own, which the compiler neither looks into nor moves: its result is 0, and is added to the surrogate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scg.errors import GraphError
+
+if TYPE_CHECKING:
+    from scg.trace import Trace
+
+
+def finite(trace: Trace, total: Tensor) -> Tensor:
+    """`total`, checked."""
+    if not torch.compiler.is_compiling():
+        if not math.isfinite(total.item()):
+            from scg.check import blame
+
+            blame(trace)
+        return total
+    named: list[tuple[str, Tensor]] = []
+    for name, weight in trace.evaluation.weights.items():
+        named += [(f"node {name!r}: its weight", x.detach()) for x in (weight.score, weight.factor) if x is not None]
+    named += [(f"node {name!r}: its value", trace.batch_value(name).detach()) for name in trace.structure.costs]
+    return total + assert_finite([x for _, x in named], "\n".join(what for what, _ in named)).to(total.dtype)
+
+
+@torch.library.custom_op("scg::assert_finite", mutates_args=())
+def assert_finite(tensors: list[Tensor], names: str) -> Tensor:
+    """0, or an error with the name of the first tensor that is not finite. On a GPU the error comes when the kernel has run."""
+    for tensor, name in zip(tensors, names.split("\n"), strict=True):
+        good = torch.isfinite(tensor).all()
+        if tensor.is_cuda:
+            torch._assert_async(good, f"{name} is not finite")
+        elif not good:
+            raise GraphError(f"{name} is not finite; evaluate the graph eagerly to see where that begins")
+    return tensors[0].new_zeros((), dtype=torch.float32)
+
+
+@assert_finite.register_fake
+def _(tensors: list[Tensor], names: str) -> Tensor:
+    return tensors[0].new_zeros((), dtype=torch.float32)
