@@ -16,7 +16,7 @@ from scg.distributions import FirstOrder, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches, Pathwise
 from scg.node import Node
-from scg.trace import Weight
+from scg.weight import Weight
 
 if TYPE_CHECKING:
     from scg.evaluate import Evaluation

@@ -7,13 +7,17 @@ for a credit      [time, branch…, batch…]       1s where it has not
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scg.credit import Downstream
 from scg.errors import GraphError
-from scg.trace import Trace
+from scg.product import marginal
+
+if TYPE_CHECKING:
+    from scg.trace import Trace
 
 
 class View:
@@ -47,8 +51,6 @@ class View:
         )
 
     def _cost(self, cost: str) -> Tensor:
-        from scg.surrogate import marginal
-
         trace, value = self.trace, marginal(self.trace, cost, self.name)
         inside = trace.structure.nodes[cost].in_sequence
         if inside and not self.timed:  # the whole sequence lies downstream of what comes before it
@@ -64,8 +66,6 @@ class View:
         return value
 
     def _seen(self, name: str) -> Tensor:
-        from scg.surrogate import marginal
-
         node = self.trace.structure.nodes.get(name)
         value = self.trace.batch_value(name).detach() if node is None else marginal(self.trace, name, self.name)
         outside = node is not None and not node.in_sequence

@@ -25,7 +25,8 @@ from scg.node import Edge, Node
 from scg.plan import Plan, signature
 from scg.scan import shift
 from scg.scope import Scoped, View, detached, random_state, restored
-from scg.trace import Trace, Weight
+from scg.trace import Trace
+from scg.weight import Weight
 
 if TYPE_CHECKING:
     from scg.graph import Graph

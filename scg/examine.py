@@ -91,6 +91,16 @@ class Examination:
 
     def _batch_shapes(self) -> None:
         for name in self.structure.stochastic:
+            for what in ("baseline", "credit"):
+                source = getattr(self.graph.nodes[name], what)
+                rank = self.plan.value_ranks.get(source, 0) if isinstance(source, str) else 0
+                if rank - (source in self.structure.on_plate) > self.plan.batch_rank:
+                    self._error(
+                        name,
+                        what,
+                        f"its {what} {source!r} has {rank} axes, the costs have {self.plan.batch_rank}; one would broadcast against "
+                        "the other. Return one value per batch element (squeeze a trailing axis of size 1).",
+                    )
             node, rank = self.graph.nodes[name], self.plan.ranks[name] - (name in self.structure.on_plate)
             if node.plate is not None and rank != self.plan.batch_rank:
                 self._error(

@@ -28,7 +28,7 @@ from scg.node import Node
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
-    from scg.trace import Weight
+    from scg.weight import Weight
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,28 +10,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.errors import GraphError, nearest
+from scg.surrogate import assemble, credit_of, objective
+from scg.weight import Weight
 
 if TYPE_CHECKING:
     from scg.evaluate import Evaluation, Step
-
-
-@dataclass(slots=True)
-class Weight:
-    """The weight of one node: exp(score)/n, or `factor`, which sums over the branches. Neither: 1/n."""
-
-    score: Tensor | None
-    factor: Tensor | None
-    n: int | None
-    axis: int
-    in_sequence: bool
-    on_plate: bool = False
-
-    def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
-        score = None if self.score is None else change(self.score)
-        factor = None if self.factor is None else change(self.factor)
-        if score is self.score and factor is self.factor:
-            return self
-        return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate)
 
 
 class Trace:
@@ -168,8 +150,6 @@ class Trace:
         Its value is the Monte Carlo estimate of the objective, its gradient is unbiased, and so are its higher
         derivatives up to the order of the estimators involved; a credit makes it first order.
         """
-        from scg.surrogate import assemble
-
         for name in costs:
             if name not in self.structure.costs:
                 raise GraphError(f"trace.surrogate({name!r}): no such cost.{nearest(name, self.structure.costs)}")
@@ -180,8 +160,6 @@ class Trace:
     @property
     def objective(self) -> Tensor:
         """The Monte Carlo estimate of the sum of all costs, detached."""
-        from scg.surrogate import objective
-
         return objective(self)
 
     def credit(self, name: str) -> Tensor:
@@ -189,8 +167,6 @@ class Trace:
 
         Hand it to a replay of any part of the trace as `given["name.credit"]`.
         """
-        from scg.surrogate import credit_of
-
         return credit_of(self, name, None)
 
     def pairs(self, index: Tensor) -> dict[str, Any]:

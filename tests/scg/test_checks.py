@@ -503,8 +503,15 @@ def test_a_baseline_or_credit_with_an_axis_too_many_is_refused(what):
     distribution = lambda theta, data: Independent(Normal(theta + data, 1.0), 1)  # noqa: E731
     graph.stochastic(ScoreFunction(), distribution, name="z", **{what: lambda data: data.sum(-1, keepdim=True)})
     graph.cost(lambda z: z.sum(-1), name="f")
-    with pytest.raises(GraphError, match=rf"node 'z': its {what} has shape \(6, 1\), its weights \(6,\)"):
-        run(graph)
+    refused(graph, "node 'z'", f"its {what} 'z.{what}' has 2 axes, the costs have 1", "squeeze a trailing axis of size 1")
+
+
+def test_a_recorded_credit_with_an_axis_too_many_is_refused():
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta, data: Independent(Normal(theta + data, 1.0), 1), name="z", credit=1.0)
+    graph.cost(lambda z: z.sum(-1), name="f")
+    with pytest.raises(GraphError, match=r"node 'z': its credit has shape \(6, 1\), its weights \(6,\)"):
+        graph.replay({"z": DATA, "z.credit": torch.randn(6, 1)}, theta=THETA, data=DATA).surrogate()
 
 
 def test_a_baseline_at_a_pathwise_node_is_noted():

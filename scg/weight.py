@@ -1,0 +1,27 @@
+"""The weight of one node's branches, in the form that its estimator gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Weight:
+    """The weight of one node: exp(score)/n, or `factor`, which sums over the branches. Neither: 1/n."""
+
+    score: Tensor | None
+    factor: Tensor | None
+    n: int | None
+    axis: int
+    in_sequence: bool
+    on_plate: bool = False
+
+    def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
+        score = None if self.score is None else change(self.score)
+        factor = None if self.factor is None else change(self.factor)
+        if score is self.score and factor is self.factor:
+            return self
+        return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate)
