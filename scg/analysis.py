@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
 from scg.node import Node
@@ -92,6 +94,7 @@ class Structure:
         self.before = tuple(n for n in computed if not n.in_sequence and n.name not in late)
         self.inside = tuple(n for n in computed if n.in_sequence)
         self.after = tuple(n for n in computed if n.name in late)
+        self.learns = any(isinstance(n.estimator, nn.Module) for n in computed)
         # Nodes whose distribution another node takes, and nodes whose previous value a computed node asks for.
         self.asked_for = frozenset(e.source for e in read if e.dist)
         self.recurrent_sources = frozenset(e.source for e in read if e.lag)

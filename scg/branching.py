@@ -6,16 +6,18 @@ here its axis moves to its place, with 1s for the axes and the batch dimensions 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scg.distributions import FirstOrder, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches, Pathwise
 from scg.node import Node
+from scg.scope import swapped
 from scg.weight import Weight
 
 if TYPE_CHECKING:
@@ -40,15 +42,25 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
         if node.plate is not None:
             distribution = _on_plate(run, name, distribution, node.plate)
         if run.branching:
-            branches = node.estimator.branch(distribution)
+            branches = _drawn(run, node, distribution)
             if run.verifying:
                 verify(node, distribution, branches)
         else:
             branches = plain(node, distribution)
     if branches.n is None:
         plated = name in run.structure.on_plate
-        return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence, plated)
+        return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence, plated, branches.control)
     return _placed(run, node, distribution, branches)
+
+
+def _drawn(run: Evaluation, node: Node, distribution: Distribution) -> Branches:
+    """The estimator's branches; what it learns itself is kept out of every surrogate, and let into its own variance."""
+    estimator: Any = node.estimator
+    if run.learning or not isinstance(estimator, nn.Module):
+        return estimator.branch(distribution)
+    branch: Callable[[Distribution], Branches] = estimator.branch  # type: ignore[assignment]
+    with swapped(estimator):
+        return branch(distribution)
 
 
 def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> Branches:
@@ -121,7 +133,7 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
     score = None if branches.score is None else place(branches.score)
     weights = None if branches.weights is None else place(branches.weights)
     plated = name in run.structure.on_plate
-    return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence, plated)
+    return place(branches.values), Weight(score, weights, branches.n, axis, node.in_sequence, plated, branches.control)
 
 
 def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
@@ -140,6 +152,11 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
             raise GraphError(
                 f"node {node.name!r}: {node.estimator!r} returned {what} of shape {tuple(tensor.shape)}; they are [n, *batch] = {batch}"
             )
+    if branches.control is not None and tuple(branches.control.shape) != tuple(distribution.batch_shape):
+        raise GraphError(
+            f"node {node.name!r}: {node.estimator!r} returned control of shape {tuple(branches.control.shape)}; it is [*batch] = "
+            f"{tuple(distribution.batch_shape)}"
+        )
     if branches.score is not None and bool((branches.score != 0).any()) and bool(torch.isfinite(branches.score).all()):
         raise GraphError(
             f"node {node.name!r}: {node.estimator!r} returned a score that is not 0 in value; it is log p − sg log p. "

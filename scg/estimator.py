@@ -33,16 +33,23 @@ class Branches:
     weights  `[n, *batch]` (or `[*batch]`): the wᵢ, summed over branches; None where each is 1/n
     score    a zero-valued tensor z of the same shape: the weights are exp(z)/n. The form of every likelihood ratio;
              products of such weights are sums of scores, which neither overflow nor lose precision along time
+    control  `[*batch]`: a term of the surrogate beside Σ wᵢ f(xᵢ), of which only the gradient counts. Its expected
+             gradient must be zero, or make up what the weights leave out: a learned control variate (RELAX, LAX)
     """
 
     values: Tensor
     n: int | None = None
     weights: Tensor | None = None
     score: Tensor | None = None
+    control: Tensor | None = None
 
 
 class Estimator:
-    """The protocol. A new estimator defines `branch`; everything else has a default that is right for most."""
+    """The protocol. A new estimator defines `branch`; everything else has a default that is right for most.
+
+    An estimator with something to learn is an `nn.Module` too. No surrogate ever trains its parameters: `branch` runs on
+    their detached selves. They minimise `trace.variance(wrt=…)`, for which it runs again, on the same random numbers.
+    """
 
     unbiased: bool = True
     allow_bias: bool = False

@@ -66,7 +66,9 @@ class Evaluation:
         self.graph, self.plan, self.given, self.inputs = graph, plan, given, inputs
         self.structure = graph.structure
         self.branching = branching
-        self.verifying = False
+        self.verifying = self.learning = False
+        self.total_steps = steps
+        self.state: Tensor | None = None
         self.axes: dict[str, int] = {}
         self.outside: dict[str, Any] = dict(inputs)
         self.distributions: dict[str, Distribution] = {}
@@ -85,6 +87,8 @@ class Evaluation:
 
     def run(self) -> Trace:
         structure = self.structure
+        if structure.learns and not torch.compiler.is_compiling():
+            self.state = torch.get_rng_state()  # for `trace.variance`, which evaluates once more on the same numbers
         values, history = self.outside, None
         for name in structure.observed_outside:
             if name in self.given:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +46,25 @@ class Scope:
     @contextmanager
     def detached(self) -> Iterator[None]:
         """Inside, the parameters that this objective does not train carry no gradient."""
-        saved = [(module._parameters, name, module._parameters[name]) for module, name in self.swaps]
-        try:
-            for parameters, name, parameter in saved:
-                parameters[name] = parameter.detach()  # type: ignore[union-attr,assignment]
+        with _swap(self.swaps):
             yield
-        finally:
-            for parameters, name, parameter in saved:
-                parameters[name] = parameter
+
+
+@contextmanager
+def _swap(parameters: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
+    saved = [(module._parameters, name, module._parameters[name]) for module, name in parameters]
+    try:
+        for own, name, parameter in saved:
+            own[name] = parameter.detach()  # type: ignore[union-attr,assignment]
+        yield
+    finally:
+        for own, name, parameter in saved:
+            own[name] = parameter
+
+
+def swapped(module: nn.Module) -> AbstractContextManager[None]:
+    """Inside, no parameter of the module carries a gradient."""
+    return _swap([(part, name) for part in module.modules() for name, p in part._parameters.items() if p is not None])
 
 
 def scopes_of(nodes: Mapping[str, Node]) -> tuple[Scope, ...]:

@@ -3,6 +3,7 @@
     Σ_costs c        fold[ Π_{x ∈ anc(c)} ω_x · c ]
   − Σ_baselined x    fold[ Π_{y ∈ anc(x)} w_y · (w_x − sg w_x) · sg b_x ]
   + Σ_credited x     fold[ Π_{y ∈ anc(x)} sg w_y · (K_x − sg K_x) ],       K_x = combine(w_x, sg credit_x)
+  + Σ_controlled x   fold[ Π_{y ∈ anc(x)} w_y · (k_x − sg k_x) ],          k_x a control variate of the estimator's own
 
     ω_x = w_x, but sg w_x where x is credited, or where x reaches c only through detach edges
 
@@ -66,6 +67,8 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
         if name in untrained:
             continue
         node = nodes[name]
+        if trace.weight(name, scope).control is not None:
+            total = total + _control_term(trace, name, scope, reduce)
         if node.credit is not None:
             total = total + _credit_term(trace, name, scope, costs, reduce)
         elif node.baseline is not None:
@@ -101,6 +104,15 @@ def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["
     product.own(weight)
     centred = torch.expm1(weight.score) if weight.score is not None else weight.factor - weight.factor.detach()  # type: ignore[union-attr,operator]
     return product.fold(centred * baseline, reduce, name)
+
+
+def _control_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
+    control = trace.weight(name, scope).control
+    assert control is not None
+    product = Product(trace, scope, name)
+    for influence in trace.structure.influences(name):
+        product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
+    return product.fold(control - control.detach(), reduce, name)
 
 
 def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:

@@ -132,6 +132,7 @@ class Trace:
                 steps[0],
                 score=None if steps[0].score is None else self._stack_batch([w.score for w in steps]),  # type: ignore[misc]
                 factor=None if steps[0].factor is None else self._stack_batch([w.factor for w in steps]),  # type: ignore[misc]
+                control=None if steps[0].control is None else self._stack_batch([w.control for w in steps]),  # type: ignore[misc]
             )
         else:
             weight = self.evaluation.scoped[scope].weights[name] if mixed else self.evaluation.weights[name]  # type: ignore[index]
@@ -161,6 +162,17 @@ class Trace:
     def objective(self) -> Tensor:
         """The Monte Carlo estimate of the sum of all costs, detached."""
         return objective(self)
+
+    def variance(self, wrt: Any, *costs: str, reduce: Literal["sum", "mean"] = "sum") -> Tensor:
+        """E‖g‖², g the surrogate's gradient for `wrt`, for the estimators of this graph that learn; one draw's estimate.
+
+        Its `.backward()` reaches the estimators' parameters and nothing else. The mean of g does not depend on them, so
+        what moves ‖g‖² is the variance (Grathwohl et al. 2018). The graph is evaluated once more, on the same random
+        numbers. `wrt`: a tensor, a module, or an iterable of them.
+        """
+        from scg.variance import variance
+
+        return variance(self, wrt, costs, reduce)
 
     def credit(self, name: str) -> Tensor:
         """What multiplies the score of node `name`: its credit less its baseline, detached, `[(time,) batch…]`.

@@ -18,10 +18,12 @@ class Weight:
     axis: int
     in_sequence: bool
     on_plate: bool = False
+    control: Tensor | None = None
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Weight:
         score = None if self.score is None else change(self.score)
         factor = None if self.factor is None else change(self.factor)
-        if score is self.score and factor is self.factor:
+        control = None if self.control is None else change(self.control)
+        if score is self.score and factor is self.factor and control is self.control:
             return self
-        return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate)
+        return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate, control)
