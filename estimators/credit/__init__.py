@@ -1,6 +1,28 @@
-"""What multiplies a node's score in place of the costs downstream of it (Weber et al. 2019)."""
+"""What multiplies a node's score in place of the costs downstream of it (Weber et al. 2019).
 
+    MonteCarlo                            the costs that were seen
+    NStep, LambdaReturn, GAE, QCritic     with a critic for what was not
+    VTrace, Retrace, TreeBackup, QLambda  the same from a recording of another policy
+    BatchLeaveOneOut                      less the mean of the batch's other elements
+    EarlierRatios, LeadingDiscount        wrap a credit: the factor of the steps before
+    valid_conditioning_sets               what a node's baselines and critics may be functions of
+
+`evaluate(credit, trace, node)` is any credit on any trace: λ-return targets for a critic, say.
+"""
+
+from estimators.credit.batch_leave_one_out import BatchLeaveOneOut
+from estimators.credit.conditioning import Conditioning, valid_conditioning_sets
 from estimators.credit.lambda_return import GAE, LambdaReturn
+from estimators.credit.leading_discount import LeadingDiscount
 from estimators.credit.monte_carlo import MonteCarlo
+from estimators.credit.n_step import NStep
+from estimators.credit.on_trace import cost_to_go, evaluate
+from estimators.credit.q_critic import QCritic
+from estimators.credit.ratios import EarlierRatios
+from estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup
+from estimators.credit.v_trace import VTrace, VTraceTarget
 
-__all__ = ["GAE", "LambdaReturn", "MonteCarlo"]
+__all__ = [
+    "GAE", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "MonteCarlo", "NStep",
+    "QCritic", "QLambda", "QReturn", "Retrace", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate", "valid_conditioning_sets",
+]  # fmt: skip

@@ -1,11 +1,13 @@
 """λ-returns: between one step and a critic (λ = 0), and all the steps that were seen (λ = 1).
 
     δ_t = c_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
-    A_t = δ_t + γλ (1 − ends_t) A_{t+1}                           GAE(γ, λ)
-    G_t = A_t + V(s_t)                                            the λ-return
+    A_t = δ_t + γλ A_{t+1}       within the episode               GAE(γ, λ)
+    G_t = A_t + V(s_t)                                            the λ-return, which is TD(λ)'s target
 
-in cost units. A truncated episode bootstraps from its final observation, a terminated one does not; the trace is cut
-at both. The last step of a block is a truncation. Schulman et al. (2016); Sutton & Barto (2018), chapter 12.
+    G_t = (1 − λ) Σ_{n ≥ 1} λ^{n−1} G_t^{(n)}                     the same: a mixture of all n-step returns
+
+in cost units. With an exact critic every λ has the mean Q(s_t, a_t) (less V(s_t) for GAE); with any critic, λ = 1 has
+it up to where an episode is cut. Schulman et al. (2016); Sutton & Barto (2018), chapter 12.
 """
 
 from __future__ import annotations
@@ -14,39 +16,32 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scg.credit import Credit, Downstream
+from estimators.credit.bootstrap import Bootstrapped, in_unit
+from scg.credit import Downstream
 from scg.scan import affine
 
 
 @dataclass(frozen=True)
-class LambdaReturn(Credit):
-    """`G_t`. `critic` names the node V(s_t); `next_critic` the node V(s_{t+1}) at the observation that followed
-    step t (the final one where an episode was cut); `terminated` the node that says where an episode really ended."""
+class LambdaReturn(Bootstrapped):
+    """`G_t`. The last step of a block bootstraps, as any cut does."""
 
-    critic: str = "value"
-    next_critic: str = "next_value"
-    terminated: str = "terminated"
-    discount: float = 0.99
     lam: float = 0.95
 
-    @property
-    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.critic,)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit(self, "lam", self.lam)
 
-    def __call__(self, downstream: Downstream) -> Tensor:
-        return self.advantage(downstream) + downstream.value(self.critic)
+    def estimate(self, downstream: Downstream) -> Tensor:
+        return self.advantage(downstream) + self.value(downstream)
 
     def advantage(self, downstream: Downstream) -> Tensor:
         """`A_t`: how much dearer this step turned out than its critic expected."""
-        value, following = downstream.value(self.critic), downstream.value(self.next_critic)
-        goes_on = 1.0 - downstream.value(self.terminated).to(value.dtype)
-        delta = downstream.step_cost(self.discount) + self.discount * goes_on * following - value
-        return affine(self.discount * self.lam * (1.0 - downstream.ends()), delta)
+        return affine(self.discount * self.lam * self.carried(downstream), self.error(downstream))
 
 
 @dataclass(frozen=True)
 class GAE(LambdaReturn):
     """Generalised advantage estimation: `A_t`, its baseline V(s_t) already subtracted."""
 
-    def __call__(self, downstream: Downstream) -> Tensor:
+    def estimate(self, downstream: Downstream) -> Tensor:
         return self.advantage(downstream)

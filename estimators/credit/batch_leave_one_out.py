@@ -1,0 +1,44 @@
+"""Batch leave-one-out: the other elements of the batch are the baseline.
+
+    K_b = G_b − 1/(B − 1) Σ_{j ≠ b} G_j              G the cost-to-go, step by step of a sequence
+
+The others are independent of x_b, so subtracting their mean changes no mean; an element's own cost in it would shrink
+the gradient by (B − 1)/B. It must be a credit: a baseline is a node, and a node's function does not mix the batch.
+
+Needs elements that are samples of one problem (the same prompt, the same start), or it compares what is not alike; and
+a node with a sample *for each element*: one that the whole batch shares is influenced by all the costs.
+Mnih & Rezende (2016); Kool, van Hoof & Welling (2019); Ahmadian et al. (2024). For fresh samples at one node there is
+the estimator `LeaveOneOut(samples)`, which is right to any order; this one is first order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scg.credit import Credit, Downstream
+from scg.errors import GraphError
+
+
+@dataclass(frozen=True)
+class BatchLeaveOneOut(Credit):
+    """`K_b`. Elements along `axis`, counted from the right, are compared: of a batch `[prompt, answer]` the answers."""
+
+    discount: float = 1.0
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        if self.axis >= 0:
+            raise ValueError(f"BatchLeaveOneOut(axis={self.axis}): batch axes are counted from the right, -1 is the last")
+
+    def __call__(self, downstream: Downstream) -> Tensor:
+        cost_to_go = downstream.cost_to_go(self.discount)
+        axes = cost_to_go.ndim - downstream.in_sequence
+        count = cost_to_go.shape[self.axis] if -self.axis <= axes else 1
+        if count < 2:
+            raise GraphError(
+                f"node {downstream.node!r}: {self!r} compares at least 2 batch elements; its costs have {count} on that axis"
+            )
+        mean = cost_to_go.mean(self.axis, keepdim=True)
+        return (cost_to_go - mean) * (count / (count - 1))  # own less mean of the others, rearranged

@@ -1,0 +1,43 @@
+"""The factor that is usually dropped: γ^t in front of the credit of the t-th step of an episode.
+
+    ∇ E[Σ_t γ^t c_t]  =  E[ Σ_t γ^t · Q_γ(s_t, a_t) ∇log π(a_t|s_t) ]
+
+Without it, as every credit here has it by default, late steps count as much as early ones: no objective's gradient, but
+what is meant where the start of an episode matters no more than its course. Thomas (2014), "Bias in natural
+actor-critic algorithms"; Nota & Thomas (2020), "Is the policy gradient a gradient?".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from estimators.credit.bootstrap import in_unit
+from scg.credit import Credit, Downstream
+from scg.scan import starts
+
+
+@dataclass(frozen=True)
+class LeadingDiscount(Credit):
+    """`γ^t credit_t`, t counted from the start of each episode. A block is to begin with its episodes."""
+
+    credit: Credit
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        in_unit(self, "discount", self.discount)
+
+    @property
+    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.credit.critics
+
+    def __call__(self, downstream: Downstream) -> Tensor:
+        credit = self.credit(downstream)
+        if not downstream.in_sequence:
+            return credit
+        steps = torch.arange(credit.shape[0], device=credit.device).view(-1, *[1] * (credit.ndim - 1))
+        if downstream.first is not None:
+            steps = steps - starts(downstream.first)
+        return self.discount ** steps.to(credit.dtype) * credit
