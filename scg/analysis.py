@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from scg.credit import Credit
 from scg.errors import GraphError, nearest
 from scg.node import Node
 from scg.scan import INFINITE
@@ -28,21 +27,29 @@ class Window:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A resolved influence `source → target`. `dist` edges are resolved into the arrows of the distribution's parents."""
+    """A resolved influence `source → target`. `dist` edges are resolved into the arrows of the distribution's parents.
+
+    `first` marks an initial value: the arrow is there at the first step of an episode only.
+    """
 
     source: str
     target: str
     lag: int
     live: bool
+    first: bool = False
 
 
 @dataclass(frozen=True)
 class Influence:
-    """How one stochastic node reaches a target: over all paths, and over those that carry gradients."""
+    """How one stochastic node reaches a target: over all paths, and over those that carry gradients.
+
+    `parts` cover the lags at which it does, in order: the weight counts live in one, detached in another.
+    """
 
     node: str
     full: Window
     live: Window | None
+    parts: tuple[tuple[Window, bool], ...]
 
 
 class Structure:
@@ -170,11 +177,11 @@ class Structure:
                 pass
             elif edge.dist:
                 for arrow in self._resolve(self.nodes[edge.source]):
-                    yield Arrow(arrow.source, node.name, arrow.lag, arrow.live and not edge.detached)
+                    yield Arrow(arrow.source, node.name, arrow.lag, arrow.live and not edge.detached, arrow.first)
             else:
                 yield Arrow(edge.source, node.name, edge.lag, not edge.detached)
             if edge.init in self.nodes:
-                yield Arrow(edge.init, node.name, 0, not edge.detached)
+                yield Arrow(edge.init, node.name, 0, not edge.detached, first=True)
 
     def _topological(self) -> tuple[str, ...]:
         """Declaration order where it is one already; every node after all it needs within its step."""
@@ -284,62 +291,97 @@ class Structure:
             for name in self.stochastic:
                 full = self.window(name, target)
                 if full is not None:
-                    found.append(Influence(name, full, self.window(name, target, live=True)))
+                    live = self.window(name, target, live=True)
+                    found.append(Influence(name, full, live, self._parts(name, target, full, live)))
             self._influences[target] = tuple(found)
         return self._influences[target]
+
+    def _parts(self, source: str, target: str, full: Window, live: Window | None) -> tuple[tuple[Window, bool], ...]:
+        """The full window, cut where live lags meet lags at which only detached paths arrive. Lags of neither do no harm."""
+        if live is None:
+            return ((full, False),)
+        if not (self.nodes[source].in_sequence and self.nodes[target].in_sequence):
+            self._refuse_changing_times(source, target)
+            return ((full, True),)
+        classes, period = self._lag_classes(source, target)
+        if False not in classes:
+            return ((full, True),)
+        tail = set(classes[len(classes) - period :]) - {None} if full.hi == INFINITE else set()
+        if len(tail) > 1:
+            raise GraphError(
+                f"node {source!r}: it reaches {target!r} with a gradient at some lags and through detach(…) only at others, again and "
+                "again; no window tells them apart. Detach it on all paths, or on none."
+            )
+        runs: list[tuple[Window, bool]] = []
+        for lag, kind in enumerate(classes):
+            if kind is None or lag < full.lo:
+                continue
+            if runs and runs[-1][1] == kind:
+                runs[-1] = (Window(runs[-1][0].lo, lag), kind)
+            else:
+                runs.append((Window(lag, lag), kind))
+        if full.hi == INFINITE:
+            last = tail.pop()
+            if runs[-1][1] == last:
+                runs[-1] = (Window(runs[-1][0].lo, INFINITE), last)
+            else:
+                runs.append((Window(int(runs[-1][0].hi) + 1, INFINITE), last))
+        return tuple(runs)
+
+    def _lag_classes(self, source: str, target: str) -> tuple[list[bool | None], int]:
+        """For each lag: True where a live path arrives, False where only detached ones do, None where none does.
+
+        The set of nodes reached at one lag follows from that at the lag before, so it repeats in the end; the second
+        result is the length of the repeating tail.
+        """
+        states: dict[tuple[frozenset[str], frozenset[str]], int] = {}
+        classes: list[bool | None] = []
+        reached = {live: self._at_once({source}, live) for live in (False, True)}
+        while True:
+            state = (frozenset(reached[False]), frozenset(reached[True]))
+            if state in states:
+                return classes, len(classes) - states[state]
+            states[state] = len(classes)
+            here = {live: nodes - ({source} if not classes else set()) for live, nodes in reached.items()}
+            classes.append(True if target in here[True] else False if target in here[False] else None)
+            for live, nodes in reached.items():
+                later = {a.target for n in nodes for a in self._out[live].get(n, ()) if a.lag}
+                reached[live] = self._at_once(later, live)
+
+    def _at_once(self, names: set[str], live: bool) -> set[str]:
+        """`names` and what they reach within the step, inside the sequence."""
+        seen, queue = set(names), list(names)
+        while queue:
+            for a in self._out[live].get(queue.pop(), ()):
+                if not a.lag and a.target not in seen and self.nodes[a.target].in_sequence:
+                    seen.add(a.target)
+                    queue.append(a.target)
+        return seen
+
+    def _refuse_changing_times(self, source: str, target: str) -> None:
+        """A node outside reaches every step alike, or its weight would have to know the step: initial values alone differ."""
+        if not self.nodes[target].in_sequence or self.nodes[source].in_sequence:
+            return
+        through_init = {False: set[str](), True: set[str]()}
+        for live in (False, True):
+            steady = {source}
+            queue = [source]
+            while queue:
+                for a in self._out[live].get(queue.pop(), ()):
+                    if not a.first and a.target not in steady:
+                        steady.add(a.target)
+                        queue.append(a.target)
+            through_init[live] = set(self.reached(source, live)) - steady
+        if target in through_init[True] and target not in through_init[False] and not self._recurs(target):
+            raise GraphError(
+                f"node {source!r}: it reaches {target!r} with a gradient through an initial value only, and through detach(…) at every "
+                "step; its weight cannot be both. Detach it on both paths, or on none."
+            )
+
+    def _recurs(self, name: str) -> bool:
+        """Whether what enters at the first step stays on the way to `name`."""
+        return any(n in self.reached(n, True) and name in self.reached(n, True) | {n} for n in self.nodes)
 
     def feeds_prev(self, name: str) -> str | None:
         """A node at or below `name` whose previous value is asked for, if there is one."""
         return next((n for n in (name, *sorted(self.reached(name))) if n in self.recurrent_sources), None)
-
-    # -- conditioning --------------------------------------------------------------------------------------
-
-    def missed_by(self, node: str, critic: str) -> tuple[str, ...]:
-        """What carries information from before `node` to its downstream costs around the critic's inputs.
-
-        A critic may stand in for the cost-to-go when its inputs separate the past from the future: every directed
-        path from an ancestor of `node` to a cost at or after it passes through an input of the critic, or through
-        the node (Weber et al. 2019, the Markov property of a critic set).
-        """
-        inputs = {e.source for e in self.nodes[critic].parents if not e.lag} | {critic}
-        cut = {(name, 0) for name in inputs} | {(node, 0)}
-        horizon = 2
-        costs = {(c, t) for c in self.costs if self.window(node, c) for t in range(horizon + 1)}
-        costs = {(c, t) for c, t in costs if t >= (self.window(node, c) or Window(0, 0)).lo}
-        past = self._lifted_ancestors((node, 0), depth=2)
-        informative = [(n, t) for n, t in past if self.nodes[n].kind in ("stochastic", "observed") and (n, t) not in cut]
-        missed = []
-        for source in informative:
-            if self._lifted_reach(source, cut, horizon) & costs:
-                missed.append(source[0])
-        return tuple(dict.fromkeys(missed))
-
-    def _lifted_ancestors(self, of: tuple[str, int], depth: int) -> list[tuple[str, int]]:
-        into: dict[str, list[Arrow]] = {}
-        for a in self.arrows:
-            into.setdefault(a.target, []).append(a)
-        seen: dict[tuple[str, int], None] = {}
-        queue = [of]
-        while queue:
-            name, t = queue.pop()
-            for a in into.get(name, ()):
-                s = (a.source, t - a.lag if self.nodes[a.source].in_sequence else 0)
-                if s not in seen and s[1] >= -depth:
-                    seen[s] = None
-                    queue.append(s)
-        return list(seen)
-
-    def _lifted_reach(self, source: tuple[str, int], cut: set[tuple[str, int]], horizon: int) -> set[tuple[str, int]]:
-        seen: set[tuple[str, int]] = set()
-        queue = [source]
-        while queue:
-            name, t = queue.pop()
-            for a in self._out[False].get(name, ()):
-                n = (a.target, t + a.lag)
-                if n not in seen and n not in cut and n[1] <= horizon:
-                    seen.add(n)
-                    queue.append(n)
-        return seen
-
-    def critics_of(self, node: Node) -> tuple[str, ...]:
-        return tuple(node.credit.critics) if isinstance(node.credit, Credit) else ()

@@ -8,17 +8,22 @@ behind a surrogate that is not finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from scg.analysis import Structure
 from scg.calls import split
+from scg.credit import Credit
 from scg.distributions import parameters
-from scg.errors import GraphError
+from scg.errors import GraphError, nearest
+from scg.lifted import missed
+from scg.node import Node
 from scg.plan import Plan
 from scg.scope import classify, leaves, scopes_of
 
@@ -61,27 +66,31 @@ def structural(structure: Structure) -> list[Finding]:
     """What the structure alone shows, beyond what makes it no graph at all."""
     found = []
     for node in structure.nodes.values():
-        for critic in structure.critics_of(node):
-            if critic not in structure.nodes:
-                found.append(Finding("error", node.name, f"its credit reads {critic!r}, which is no node"))
-                continue
-            missed = structure.missed_by(node.name, critic)
-            if missed:
-                found.append(
-                    Finding(
-                        "error",
-                        node.name,
-                        f"the critic {critic!r} of its credit stands in for the cost-to-go, but misses "
-                        f"{', '.join(map(repr, missed))}, which influences later costs around the critic's inputs. "
-                        f"Condition {critic!r} on it, or on something that separates it from those costs.",
-                    )
-                )
+        if isinstance(node.credit, Credit):
+            found += [f for critic in node.credit.critics for f in _critic(structure, node, critic, False)]
+            found += [f for critic in node.credit.q_critics for f in _critic(structure, node, critic, True)]
         if node.kind == "stochastic":
             if not any(structure.window(node.name, c) for c in structure.costs):
                 found.append(Finding("note", node.name, "no cost is downstream of it"))
             elif node.credit is not None and not any(structure.window(node.name, c, live=True) for c in structure.costs):
                 found.append(Finding("error", node.name, "it has a credit, but no cost is downstream of it"))
     return found
+
+
+def _critic(structure: Structure, node: Node, critic: str, replaces: bool) -> list[Finding]:
+    if critic not in structure.nodes:
+        return [
+            Finding("error", node.name, f"its credit reads {critic!r}, which is no node.{nearest(critic, structure.nodes)}")
+        ]
+    absent = missed(structure, node.name, critic, replaces)
+    if not absent:
+        return []
+    role = "replaces its cost-to-go" if replaces else "stands in for the cost-to-go"
+    message = (
+        f"the critic {critic!r} of its credit {role}, but misses {', '.join(map(repr, absent))}, which tells of later costs "
+        f"what the critic's inputs do not. Condition {critic!r} on it, or on something that separates it from those costs."
+    )
+    return [Finding("error", node.name, message)]
 
 
 def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Plan:
@@ -121,7 +130,7 @@ def examine(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], s
     """Draw a few plain samples (the user's random stream is left as it was) and hold the graph against them."""
     from scg.examine import Examination
 
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), _validating():
         given, steps = shortened(graph.structure, given, steps)
         plan, _ = _ranks(graph, given, inputs, steps)
         examination = Examination(graph, plan, given, inputs, steps)
@@ -134,6 +143,17 @@ def examine(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], s
             )
             learn_scopes(graph, plan, given, inputs, steps)
     return plan, found
+
+
+@contextmanager
+def _validating() -> Iterator[None]:
+    """Distributions check their arguments inside: the compiler switches that off for the whole process."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> None:

@@ -28,6 +28,7 @@ class Downstream:
     costs   (value, least lag, greatest lag) of each cost that the node influences with a gradient. To a node of the
             sequence a cost after it belongs to the last step; to a node outside, costs inside are summed over time
     first   whether a step opens an episode, bool; None without episode boundaries
+    batch_rank, node_rank   axes of the batch; axes of it that the node's own distribution has (0: one sample for all)
     ratio   π/μ of the node where its value was recorded with a log-probability, else None
     value   any other node or given value by name, `value("value")`
     """
@@ -36,6 +37,8 @@ class Downstream:
     costs: tuple[tuple[Tensor, int, float], ...]
     first: Tensor | None
     in_sequence: bool
+    batch_rank: int
+    node_rank: int
     ratio: Tensor | None
     value: Callable[[str], Tensor]
 
@@ -87,11 +90,16 @@ class Downstream:
 class Credit:
     """The protocol: called with a `Downstream`, returns the credit, shaped like the costs.
 
-    `critics` names the nodes that stand in for costs beyond the trace; `graph.check()` holds their inputs
-    against the node's Markov set.
+    critics     nodes that stand in for costs beyond the record, as V(s_{t+1}) does in a bootstrap
+    q_critics   nodes that replace the node's own cost-to-go, as Q(s, a) does
+                `graph.check()` holds what both read against what they must separate
+    order       the highest derivative that is right: 1, where the credit stands for a cost that θ moves, or ∞ for a
+                credit whose weights are to be differentiated again, earlier steps' too (Loaded DiCE)
     """
 
     critics: tuple[str, ...] = ()
+    q_critics: tuple[str, ...] = ()
+    order: float = 1.0
 
     def __call__(self, downstream: Downstream) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(downstream)")

@@ -44,6 +44,8 @@ class View:
             self.costs,
             None if first is None or not self.timed else self.forth(first),
             self.timed,
+            self.trace.plan.batch_rank,
+            self.trace.plan.ranks[self.name],
             None
             if weight.factor is None or f"{self.name}.log_prob" not in self.trace.given
             else self.forth(weight.factor.detach()),

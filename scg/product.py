@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from torch import Tensor
 
-from scg.analysis import Influence, Window
+from scg.analysis import Influence
 from scg.errors import GraphError
 from scg.scan import starts, window_product, window_sum
 from scg.weight import Weight
@@ -42,12 +42,12 @@ class Product:
             weight = _joint(weight, -1 - self.trace.plan.batch_rank)
         if weight.n is not None:
             self.branched.append(weight)
-        if weight.score is not None and live:  # detached, it is 1
-            window = influence.live or influence.full
-            key = (weight.in_sequence, window.lo, window.hi)
-            self.scores[key] = weight.score if key not in self.scores else self.scores[key] + weight.score
-        if weight.factor is not None:
-            for window, factor in _parts(influence, weight.factor, live):
+        for window, gradient in influence.parts:
+            if weight.score is not None and live and gradient:  # detached, it is 1
+                key = (weight.in_sequence, window.lo, window.hi)
+                self.scores[key] = weight.score if key not in self.scores else self.scores[key] + weight.score
+            if weight.factor is not None:
+                factor = weight.factor if live and gradient else weight.factor.detach()
                 part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product)
                 self.factor = part if self.factor is None else self.factor * part
 
@@ -110,19 +110,6 @@ def _joint(weight: Weight, dim: int) -> Weight:
     score = None if weight.score is None else weight.score.sum(dim, keepdim=True)
     factor = None if weight.factor is None else weight.factor.prod(dim, keepdim=True)
     return Weight(score, factor, weight.n, weight.axis, weight.in_sequence)
-
-
-def _parts(influence: Influence, factor: Tensor, live: bool) -> list[tuple[Window, Tensor]]:
-    """Weights whose value is not 1 count wherever the node influences at all, and with gradient where it does so live."""
-    full, window = influence.full, influence.live
-    if not live or window is None:
-        return [(full, factor.detach())]
-    parts = [(window, factor)]
-    if full.lo < window.lo:
-        parts.append((Window(full.lo, window.lo - 1), factor.detach()))
-    if full.hi > window.hi:
-        parts.append((Window(int(window.hi) + 1, full.hi), factor.detach()))
-    return parts
 
 
 def _refuse_broadcast(name: str, value: Tensor, weight: Tensor, rank: int) -> NoReturn:

@@ -24,6 +24,7 @@ from torch import Tensor
 from scg.credit import Credit
 from scg.downstream import View
 from scg.errors import GraphError
+from scg.estimator import Estimator
 from scg.finite import finite
 from scg.product import Product, marginal
 from scg.scope import leak
@@ -125,11 +126,17 @@ def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], r
     credit = credit_of(trace, name, scope, costs)
     live = weight.score.exp() if weight.score is not None else weight.factor
     assert live is not None
-    combined = trace.structure.nodes[name].estimator.combine(live, credit)
+    node = trace.structure.nodes[name]
+    higher = isinstance(node.credit, Credit) and node.credit.order > 1
+    if higher and type(node.estimator).combine is not Estimator.combine:
+        raise GraphError(
+            f"node {name!r}: {node.credit!r} is of higher order, and {node.estimator!r} combines to first order only"
+        )
+    combined = node.estimator.combine(live, credit)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
-        if influence.node != name:  # earlier steps of the node itself are left out: PPO's documented approximation
-            product.add(influence, live=False)
+        if higher or influence.node != name:  # else earlier steps of the node itself are left out, as PPO does
+            product.add(influence, live=higher)
     product.own(weight)
     return product.fold(combined - combined.detach(), reduce, name)
 

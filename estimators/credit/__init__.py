@@ -5,6 +5,7 @@
     VTrace, Retrace, TreeBackup, QLambda  the same from a recording of another policy
     BatchLeaveOneOut                      less the mean of the batch's other elements
     EarlierRatios, LeadingDiscount        wrap a credit: the factor of the steps before
+    LoadedDice                            wraps a credit: right to second order
     valid_conditioning_sets               what a node's baselines and critics may be functions of
 
 `evaluate(credit, trace, node)` is any credit on any trace: λ-return targets for a critic, say.
@@ -14,6 +15,7 @@ from estimators.credit.batch_leave_one_out import BatchLeaveOneOut
 from estimators.credit.conditioning import Conditioning, valid_conditioning_sets
 from estimators.credit.lambda_return import GAE, LambdaReturn
 from estimators.credit.leading_discount import LeadingDiscount
+from estimators.credit.loaded_dice import LoadedDice
 from estimators.credit.monte_carlo import MonteCarlo
 from estimators.credit.n_step import NStep
 from estimators.credit.on_trace import cost_to_go, evaluate
@@ -23,6 +25,6 @@ from estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup
 from estimators.credit.v_trace import VTrace, VTraceTarget
 
 __all__ = [
-    "GAE", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "MonteCarlo", "NStep",
+    "GAE", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "LoadedDice", "MonteCarlo", "NStep",
     "QCritic", "QLambda", "QReturn", "Retrace", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate", "valid_conditioning_sets",
 ]  # fmt: skip

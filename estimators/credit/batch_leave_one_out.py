@@ -34,8 +34,12 @@ class BatchLeaveOneOut(Credit):
 
     def __call__(self, downstream: Downstream) -> Tensor:
         cost_to_go = downstream.cost_to_go(self.discount)
-        axes = cost_to_go.ndim - downstream.in_sequence
-        count = cost_to_go.shape[self.axis] if -self.axis <= axes else 1
+        if -self.axis > downstream.node_rank:
+            raise GraphError(
+                f"node {downstream.node!r}: {self!r} compares batch elements along an axis that the node's distribution does not "
+                "have, so one sample influences them all, and the others' costs are its own. Use a baseline of another kind."
+            )
+        count = cost_to_go.shape[self.axis]
         if count < 2:
             raise GraphError(
                 f"node {downstream.node!r}: {self!r} compares at least 2 batch elements; its costs have {count} on that axis"

@@ -33,6 +33,10 @@ class LeadingDiscount(Credit):
     def critics(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.credit.critics
 
+    @property
+    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.credit.q_critics
+
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)
         if not downstream.in_sequence:

@@ -36,7 +36,7 @@ class QCritic(Credit):
     critic: str = "q"
 
     @property
-    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.critic,)
 
     def __call__(self, downstream: Downstream) -> Tensor:

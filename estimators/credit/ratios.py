@@ -42,6 +42,10 @@ class EarlierRatios(Credit):
     def critics(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.credit.critics
 
+    @property
+    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.credit.q_critics
+
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)
         if not downstream.in_sequence:

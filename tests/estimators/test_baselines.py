@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical
 
 import scg
-from estimators import ScoreFunction
+from estimators import Clipped, ScoreFunction
 from estimators.baselines import (
     MovingAverage,
     learned_baseline,
@@ -17,7 +17,7 @@ from estimators.baselines import (
     scores,
     squared_norm,
 )
-from estimators.credit import GAE, BatchLeaveOneOut, MonteCarlo, NStep, cost_to_go, evaluate
+from estimators.credit import GAE, BatchLeaveOneOut, LoadedDice, MonteCarlo, NStep, cost_to_go, evaluate
 from scg import GraphError, prev
 from scg.credit import Credit
 from tests.exact import assert_same, derivatives, expectation, log_prob, mean_surrogate, outcomes
@@ -486,3 +486,17 @@ def test_loaded_dice_is_a_recorded_baseline_of_no_cost(credit):
     first_order = derivatives(mean_surrogate(credited, every, {"t": torch.arange(steps)}, **inputs), [theta])
     assert torch.allclose(first_order[1], exact[1], rtol=0, atol=1e-10)
     assert (first_order[2] - exact[2]).abs().max() > 1e-2
+    as_credit = chain(steps, LoadedDice(credit), v)
+    wrapped = derivatives(mean_surrogate(as_credit, every, {"t": torch.arange(steps)}, **inputs), [theta])
+    assert torch.allclose(wrapped[1], exact[1], rtol=0, atol=1e-10)
+    assert torch.allclose(wrapped[2], exact[2], rtol=0, atol=1e-10)
+
+
+def test_loaded_dice_needs_an_estimator_that_multiplies():
+    graph = scg.Graph()
+    graph.stochastic(Clipped(), lambda theta: Bernoulli(logits=theta), name="a", credit=LoadedDice(MonteCarlo()))
+    graph.cost(lambda a: a, name="c")
+    with pytest.raises(
+        GraphError, match="node 'a': LoadedDice.* is of higher order, and Clipped.* combines to first order only"
+    ):
+        graph.surrogate(theta=torch.tensor(0.1, requires_grad=True))

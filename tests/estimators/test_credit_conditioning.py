@@ -9,8 +9,8 @@ from torch.distributions import Bernoulli
 import scg
 from estimators import NoGradient, ScoreFunction
 from estimators.credit import valid_conditioning_sets
-from estimators.credit.conditioning import Lifted
 from scg import GraphError, prev
+from scg.lifted import Lifted, missed
 from tests.exact import log_prob, outcomes
 
 
@@ -147,8 +147,8 @@ def test_missed_by_agrees_where_the_critic_is_one_of_the_state():
     with graph.sequence():
         graph.deterministic(lambda obs: obs, name="value")
         graph.deterministic(lambda reward: reward, name="blind", parents=[prev("reward", init="r0")])
-    assert graph.structure.missed_by("a", "value") == ()
-    assert graph.structure.missed_by("a", "blind") != ()
+    assert missed(graph.structure, "a", "value", replaces=False) == ()
+    assert missed(graph.structure, "a", "blind", replaces=False) != ()
 
 
 def test_the_list_reads_as_a_sentence():
@@ -170,3 +170,41 @@ def test_what_is_no_sample_or_costs_nothing_is_refused():
     idle.cost(lambda theta: theta, name="c")
     with pytest.raises(GraphError, match="no cost is downstream of node 'x'"):
         valid_conditioning_sets(idle, "x")
+
+
+def test_critics_that_only_look_like_a_state_are_found():
+    """A latent outside the sequence, a policy with memory, a Q-critic that sees only one of two ways to the cost."""
+    graph = scg.Graph()
+    graph.observed("z")
+    with graph.sequence():
+        graph.observed("obs", parents=[prev("obs"), prev("a"), "z"])
+        graph.deterministic(lambda obs: obs, name="value")
+        graph.stochastic(ScoreFunction(), lambda obs, th: Bernoulli(logits=obs + th), name="a")
+        graph.observed("r", parents=["obs", "a"])
+        graph.cost(lambda r: r, name="c")
+    assert "z" in missed(graph.structure, "a", "value", replaces=False)
+
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.observed("obs", parents=[prev("obs"), prev("a")])
+        graph.deterministic(lambda obs: obs, name="value")
+        graph.deterministic(lambda obs, before: obs + before, name="both", parents=["obs", prev("obs", init="o0")])
+        graph.stochastic(
+            ScoreFunction(),
+            lambda obs, o, th: Bernoulli(logits=obs + o + th),
+            name="a",
+            parents=["obs", prev("obs", init="o0"), "th"],
+        )
+        graph.observed("r", parents=["obs", "a"])
+        graph.cost(lambda r: r, name="c")
+    assert "obs" in missed(graph.structure, "a", "value", replaces=False)
+    assert missed(graph.structure, "a", "both", replaces=False) == ()
+
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda th: Bernoulli(logits=th), name="x")
+    graph.stochastic(ScoreFunction(), lambda x: Bernoulli(probs=0.3 + 0.4 * x), name="y")
+    graph.deterministic(lambda y: y, name="of_y")
+    graph.deterministic(lambda x, y: x + y, name="of_both")
+    graph.cost(lambda x, y: x + y, name="c")
+    assert missed(graph.structure, "x", "of_y", replaces=True) == ("x",)
+    assert missed(graph.structure, "x", "of_both", replaces=True) == ()

@@ -537,7 +537,8 @@ def test_credits_survive_being_handed_to_shuffled_pairs():
 
 def test_every_credit_says_which_critics_it_leans_on():
     assert [c.critics for c in (GAE(), NStep(), VTrace(), Retrace(), QCritic("f"), MonteCarlo())] == [
-        ("value",), ("value",), ("value",), ("q",), ("f",), (),
+        ("value",), ("value",), ("value",), ("q",), (), (),
     ]  # fmt: skip
+    assert QCritic("f").q_critics == ("f",)
     assert EarlierRatios(GAE()).critics == LeadingDiscount(GAE()).critics == ("value",)
     assert isinstance(GAE(), Credit)

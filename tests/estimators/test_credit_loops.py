@@ -65,7 +65,7 @@ def block(seed=0, steps=9, batch=3):
 
 
 def downstream(x, ratio=True, hi=math.inf):
-    return Downstream("action", ((x["c"], 0, hi),), x["first"], True, x["ratio"] if ratio else None, x.__getitem__)
+    return Downstream("action", ((x["c"], 0, hi),), x["first"], True, 1, 1, x["ratio"] if ratio else None, x.__getitem__)
 
 
 def elementwise(x, credit):
@@ -392,13 +392,15 @@ def test_batch_leave_one_out_compares_along_one_axis():
 
 
 def test_batch_leave_one_out_needs_two_elements():
-    theta = torch.zeros((), requires_grad=True)
-    graph = scg.Graph()
-    graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="x", credit=BatchLeaveOneOut())
-    graph.cost(lambda x: x**2, name="c")
-    with pytest.raises(
-        GraphError, match=r"node 'x': BatchLeaveOneOut\(.*\) compares at least 2 batch elements; its costs have 1"
+    for shape, message in (
+        ((1,), "compares at least 2 batch elements; its costs have 1"),
+        ((), "that the node's distribution does not"),
     ):
-        graph.surrogate(theta=theta)
+        theta = torch.zeros(shape, requires_grad=True)
+        graph = scg.Graph()
+        graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="x", credit=BatchLeaveOneOut())
+        graph.cost(lambda x: x**2, name="c")
+        with pytest.raises(GraphError, match=rf"node 'x': BatchLeaveOneOut\(.*\) .*{message}"):
+            graph.surrogate(theta=theta)
     with pytest.raises(ValueError, match="counted from the right, -1 is the last"):
         BatchLeaveOneOut(axis=0)

@@ -581,7 +581,10 @@ def test_a_recorded_action_of_probability_zero_is_refused():
             graph.replay({"a": torch.tensor(1), **extra}, logits=logits).surrogate()
 
 
-def test_a_relaxed_value_outside_a_downstream_support_is_refused():
+@pytest.mark.parametrize("validating", [True, False], ids=["as usual", "after something was compiled"])
+def test_a_relaxed_value_outside_a_downstream_support_is_refused(validating, monkeypatch):
+    """The compiler switches the validation of distributions off for the process; the first sample switches it on."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", validating)
     graph = scg.Graph()
     graph.stochastic(Pathwise(), lambda theta: torch.distributions.RelaxedBernoulli(torch.tensor(0.5), logits=theta), name="b")
     graph.cost(lambda b: -Bernoulli(probs=0.3).log_prob(b), name="f")

@@ -778,3 +778,76 @@ def test_credits_and_baselines_average_over_branches_that_their_node_does_not_co
             score = Bernoulli(logits=x + theta[1]).log_prob(outcome["a"]).sum()
             other = torch.autograd.grad(plain, theta)[0][1] - (p + 2.0) * torch.autograd.grad(score, theta)[0][1]
         assert torch.allclose(mine, other)
+
+
+# -- live and detached lags --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("importance", [False, True], ids=["score", "importance weights"])
+def test_detached_lags_between_live_ones_carry_no_gradient(importance):
+    """x reaches c live at lags 0 and 2, and at lag 1 through detach only: three parts of one window."""
+    theta = torch.tensor(0.3, requires_grad=True)
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
+        graph.deterministic(lambda x: x, name="y", parents=[prev("x", init="zero")])
+        graph.deterministic(lambda y: y, name="z", parents=[prev("y", init="zero")])
+        graph.cost(lambda x, z, w: x + 3 * w + z, name="c", parents=["x", "z", detach(prev("x", init="zero"))])
+    (influence,) = graph.structure.influences("c")
+    assert [(p.lo, p.hi, live) for p, live in influence.parts] == [(0, 0, True), (1, 1, False), (2, 2, True)]
+    total = torch.zeros(())
+    for outcome in outcomes({"x": BIT}, {"x": (3,)}):
+        given = {**outcome, "x.log_prob": torch.full((3,), math.log(0.5))} if importance else outcome
+        p = torch.tensor(0.125) if importance else Bernoulli(logits=theta).log_prob(outcome["x"]).sum().exp().detach()
+        total = total + p * graph.replay(given, theta=theta, zero=torch.tensor(0.0)).surrogate()
+    p = torch.sigmoid(theta)
+    assert torch.allclose(total, 3 * p + p + 6 * p)  # value: x three times, z once, w twice
+    assert torch.allclose(torch.autograd.grad(total, theta)[0], torch.autograd.grad(4 * p, theta)[0])
+
+
+def test_a_recurrence_whose_tail_is_detached():
+    """Truncated credit: the state forgets its gradient after one step, so later costs do not train earlier samples."""
+    theta = torch.tensor(0.3, requires_grad=True)
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
+        graph.deterministic(lambda s, x: s + x, name="s", parents=[detach(prev("s", init="zero")), "x"])
+        graph.cost(lambda s: s**2, name="c")
+    (influence,) = graph.structure.influences("c")
+    assert [(p.lo, p.hi, live) for p, live in influence.parts] == [(0, 0, True), (1, math.inf, False)]
+    gradient = torch.zeros(())
+    exact = torch.zeros(())
+    for outcome in outcomes({"x": BIT}, {"x": (3,)}):
+        p = Bernoulli(logits=theta).log_prob(outcome["x"]).sum().exp()
+        surrogate = graph.replay(outcome, theta=theta, zero=torch.tensor(0.0)).surrogate()
+        gradient = gradient + p.detach() * torch.autograd.grad(surrogate, theta)[0]
+        before = outcome["x"].cumsum(0) - outcome["x"]
+        for t in range(3):
+            others = torch.cat([outcome["x"][:t], outcome["x"][t + 1 :]])
+            rest = Bernoulli(logits=theta).log_prob(others).sum().exp().detach()
+            own = Bernoulli(logits=theta).log_prob(outcome["x"][t]).exp()
+            exact = exact + rest * own * (before[t] + outcome["x"][t]) ** 2
+    assert torch.allclose(gradient, torch.autograd.grad(exact, theta)[0])
+
+
+def test_live_and_detached_lags_that_alternate_for_ever_are_refused():
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
+        graph.deterministic(lambda b, x: b + x, name="a", parents=[prev("b", init="zero"), "x"])
+        graph.deterministic(lambda a: a, name="b", parents=[prev("a", init="zero")])
+        graph.cost(lambda a, b: a + b, name="c", parents=["a", detach("b")])
+    with pytest.raises(
+        scg.GraphError, match="node 'x': it reaches 'c' with a gradient at some lags and through detach.* only at others"
+    ):
+        graph.surrogate(steps=3, theta=torch.tensor(0.3, requires_grad=True), zero=torch.tensor(0.0))
+
+
+def test_an_outer_sample_that_is_live_at_the_first_step_only_is_refused():
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="z")
+    with graph.sequence():
+        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
+        graph.cost(lambda x, z: x * z, name="c", parents=[prev("x", init="z"), detach("z")])
+    with pytest.raises(scg.GraphError, match="node 'z': it reaches 'c' with a gradient through an initial value only"):
+        graph.surrogate(steps=3, theta=torch.tensor(0.3, requires_grad=True))
