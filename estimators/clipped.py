@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scg.distributions import moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
 
 
@@ -30,6 +31,9 @@ class Clipped(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         return ScoreFunction().branch(distribution)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        return moving_support(distribution)
 
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         clipped = weight.clamp(1 - self.clip, 1 + self.clip)

@@ -321,7 +321,7 @@ class Structure:
             else:
                 runs.append((Window(lag, lag), kind))
         if full.hi == INFINITE:
-            last = tail.pop()
+            last = bool(tail.pop())
             if runs[-1][1] == last:
                 runs[-1] = (Window(runs[-1][0].lo, INFINITE), last)
             else:
