@@ -16,7 +16,11 @@ from scg.errors import nearest
 
 # name on the command line -> "module:Config"; imported only when asked for
 AGENTS = {
+    "a2c": "agents.a2c:A2C",
+    "npg": "agents.npg:NPG",
+    "ppo": "agents.ppo:PPO",
     "reinforce": "agents.reinforce:Reinforce",
+    "trpo": "agents.trpo:TRPO",
 }
 
 

@@ -9,7 +9,9 @@ with the default generator's state swapped around the call.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,8 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> Act:
     """A function to call at most `steps` times, before the policy's parameters change."""
-    if isinstance(policy, FastPolicy) and _on_cpu(policy):
-        noise, actor = iter(policy.noise((steps, batch), generator)), policy.numpy_actor()
+    if isinstance(policy, FastPolicy):
+        noise, actor = iter(policy.noise((steps, batch), generator)), _on_cpu(policy).numpy_actor()
         return lambda obs: actor(obs, next(noise))
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -36,8 +38,8 @@ def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> 
 
 def mode(policy: nn.Module) -> Act:
     """The most probable action: what `scg eval` runs by default."""
-    if isinstance(policy, FastPolicy) and _on_cpu(policy):
-        actor = policy.numpy_actor()
+    if isinstance(policy, FastPolicy):
+        actor = _on_cpu(policy).numpy_actor()
         return lambda obs: actor(obs, None)
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -47,8 +49,10 @@ def mode(policy: nn.Module) -> Act:
     return act
 
 
-def _on_cpu(policy: nn.Module) -> bool:
-    return all(parameter.device.type == "cpu" for parameter in policy.parameters())
+def _on_cpu(policy: Any) -> Any:
+    """The policy, or a copy of it if it learns elsewhere: a round trip to a GPU for each step would cost more."""
+    here = all(parameter.device.type == "cpu" for parameter in policy.parameters())
+    return policy if here else copy.deepcopy(policy).cpu()
 
 
 def _tensor(obs: np.ndarray, policy: nn.Module) -> Tensor:

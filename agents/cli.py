@@ -1,6 +1,6 @@
 """`scg train`, `scg eval`, `scg plot`: the dataclasses become the options.
 
-    scg train reinforce --env CartPole-v1 --steps 100000 --seed 0         scg train --resume RUN
+    scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
 
 Each function takes the arguments behind its word and returns an exit code: 0, 1 for a run that stopped, 2 for arguments
@@ -9,9 +9,10 @@ or files that make no sense.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +21,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from agents import AGENTS, checkpoint, config_type
+from agents.agent import OptionError
 from agents.checkpoint import CheckpointError
 from agents.envs import EnvironmentFault, make
+from agents.presets import preset
 from agents.runs import RunConfig, RunDirectory, RunError
 from scg.errors import nearest
 
@@ -40,7 +43,7 @@ def _reported(command: Command) -> Command:
         except TrainingStopped as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1
-        except (CheckpointError, EnvironmentFault, RunError) as error:
+        except (CheckpointError, EnvironmentFault, OptionError, RunError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except SystemExit as leave:  # argument errors and --help
@@ -73,20 +76,46 @@ def train(argv: list[str]) -> int:
         text = f"{found}usage: scg train AGENT [options] | scg train --resume RUN\nAGENT is one of: {known}"
         print(text, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    options: Any = tyro.cli(options_of(argv[0]), prog=f"scg train {argv[0]}", args=argv[1:])
+    options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
     make(options.run.env, 1).close()  # an unknown environment leaves no directory behind
-    run = RunDirectory.create(argv[0], options.run, options.agent, options.out)
-    return _train(run, resume=False)
+    if options.seeds < 1:
+        raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
+    paths = []
+    for seed in range(options.run.seed, options.run.seed + options.seeds):
+        out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
+        run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out)
+        paths.append(run.path)
+        code = _train(run, resume=False)
+        if code:
+            return code
+    if len(paths) > 1:
+        from agents import curves
+
+        curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
+        curves.plot(paths, curve)
+        print(f"curve over {len(paths)} seeds: {curve}")
+    return 0
 
 
-def options_of(name: str) -> Any:
-    """The dataclass behind `scg train NAME`: every field of `RunConfig` and of the agent's config is a flag."""
+def options_of(name: str, argv: Sequence[str] = ()) -> Any:
+    """The dataclass behind `scg train NAME`: every field of `RunConfig` and of the agent's config is a flag, its default
+    the preset of the environment that `argv` names."""
     config = config_type(name)
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
+    seeds = Annotated[int, tyro.conf.arg(help="how many runs, with the seeds from --seed on")]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--env", default=RunConfig.env)
+    early.add_argument("--steps", type=int, default=RunConfig.steps)
+    try:
+        asked, _ = early.parse_known_args(argv)
+    except SystemExit:  # not a number: the full parser says so
+        asked = early.parse_args([])
+    run_options, agent_options = preset(name, asked.env, asked.steps)
     fields = [
-        ("run", OmitArgPrefixes[RunConfig], RunConfig()),
-        ("agent", OmitArgPrefixes[config], config()),  # type: ignore[misc,valid-type]
+        ("run", OmitArgPrefixes[RunConfig], RunConfig(**run_options)),
+        ("agent", OmitArgPrefixes[config], config(**agent_options)),  # type: ignore[misc,valid-type]
         ("out", out, None),
+        ("seeds", seeds, 1),
     ]
     return make_dataclass("Options", fields, frozen=True)
 

@@ -23,6 +23,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+from agents.normalise import ObsNormaliser
+
 SMALL = 0.01  # gain of a policy's last layer
 
 
@@ -55,10 +57,13 @@ class MLP(nn.Module):
 
 def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
     """`MLP.forward` without tensors: for a handful of rows a step of acting costs 10 µs in place of 100."""
-    for weight, bias in weights[:-1]:
-        x = np.tanh(x @ weight + bias)
-    weight, bias = weights[-1]
-    return x @ weight + bias
+    last = len(weights) - 1
+    for i, (weight, bias) in enumerate(weights):
+        x = x @ weight
+        x += bias
+        if i < last:
+            np.tanh(x, out=x)
+    return x
 
 
 # (obs [batch, …], noise [batch, …] or None for the most probable action) -> action [batch, …]
@@ -90,7 +95,7 @@ class CategoricalPolicy(nn.Module):
         return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode = self.logits.weights(), self.encoder.numpy
+        weights, encode = self.logits.weights(), self.encoder.numpy()
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             logits = forward_numpy(weights, encode(obs))
@@ -125,7 +130,7 @@ class GaussianPolicy(nn.Module):
         return torch.randn(*shape, *self.shape, generator=generator).numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode, scale = self.loc.weights(), self.encoder.numpy, np.exp(self.log_scale.detach().numpy())
+        weights, encode, scale = self.loc.weights(), self.encoder.numpy(), np.exp(self.log_scale.detach().numpy())
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             loc = forward_numpy(weights, encode(obs))
@@ -147,10 +152,14 @@ class ValueCritic(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Observations `[*batch, obs…]` as features `[*batch, features]`: a box is flattened, a discrete one is one-hot."""
+    """Observations `[*batch, obs…]` as features `[*batch, features]`: a box is flattened, a discrete one is one-hot.
 
-    def __init__(self, space: gym.Space) -> None:
+    A `normaliser` comes first where there is one (boxes only). Policy and critic share it, and so does evaluation.
+    """
+
+    def __init__(self, space: gym.Space, normaliser: ObsNormaliser | None = None) -> None:
         super().__init__()
+        self.normaliser = normaliser
         if isinstance(space, spaces.Box):
             self.ndim, self.features, self.start = len(space.shape), math.prod(space.shape), None
         elif isinstance(space, spaces.Discrete):
@@ -161,26 +170,53 @@ class Encoder(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         if self.start is not None:
             return nn.functional.one_hot(obs.long() - self.start, self.features).to(torch.get_default_dtype())
+        if self.normaliser is not None:
+            obs = self.normaliser(obs)
         return obs.flatten(obs.ndim - self.ndim) if self.ndim != 1 else obs
 
-    def numpy(self, obs: np.ndarray) -> np.ndarray:
+    def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """`forward` on arrays, as long as the normaliser stands still."""
+        kind, ndim = float_type(), self.ndim
         if self.start is not None:
-            return np.eye(self.features, dtype=float_type())[obs.astype(np.int64) - self.start]
-        flat = obs.reshape(*obs.shape[: obs.ndim - self.ndim], -1) if self.ndim != 1 else obs
-        return flat.astype(float_type(), copy=False)
+            table, start = np.eye(self.features, dtype=kind), self.start
+            return lambda obs: table[obs.astype(np.int64) - start]
+        normalise = self.normaliser.numpy() if self.normaliser is not None else lambda x: x
+
+        def encode(obs: np.ndarray) -> np.ndarray:
+            x = normalise(obs.astype(kind, copy=False))
+            return x if ndim == 1 else x.reshape(*x.shape[: x.ndim - ndim], -1)
+
+        return encode
 
 
-def policy(obs: gym.Space, action: gym.Space, hidden: Sequence[int], generator: Generator | None = None) -> nn.Module:
+def normaliser(obs: gym.Space) -> ObsNormaliser | None:
+    """A fresh observation normaliser; none for a discrete space, which needs none."""
+    return ObsNormaliser(obs.shape) if isinstance(obs, spaces.Box) else None
+
+
+def policy(
+    obs: gym.Space,
+    action: gym.Space,
+    hidden: Sequence[int],
+    generator: Generator | None = None,
+    normaliser: ObsNormaliser | None = None,
+) -> nn.Module:
     """The policy for two spaces: categorical for `Discrete`, Gaussian for `Box`. ValueError for any other."""
     if isinstance(action, spaces.Discrete):
         if action.start != 0:
             raise ValueError(f"action space {action} starts at {action.start}; wrap it so that actions start at 0.")
-        return CategoricalPolicy(Encoder(obs), int(action.n), hidden, generator)
+        return CategoricalPolicy(Encoder(obs, normaliser), int(action.n), hidden, generator)
     if isinstance(action, spaces.Box):
-        return GaussianPolicy(Encoder(obs), action.shape, hidden, generator)
+        return GaussianPolicy(Encoder(obs, normaliser), action.shape, hidden, generator)
     raise ValueError(f"action space {action}: only Discrete and Box are known. Write a policy module for it.")
 
 
-def critic(obs: gym.Space, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> nn.Module:
+def critic(
+    obs: gym.Space,
+    hidden: Sequence[int],
+    generator: Generator | None = None,
+    scale: float = 1.0,
+    normaliser: ObsNormaliser | None = None,
+) -> nn.Module:
     """The state-value critic for an observation space."""
-    return ValueCritic(Encoder(obs), hidden, generator, scale)
+    return ValueCritic(Encoder(obs, normaliser), hidden, generator, scale)

@@ -205,8 +205,9 @@ class _Record:
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
         log_prob = torch.zeros_like(tensors["reward"])
         if policy is not None:  # in one pass, by the very function that the graph will differentiate
+            device = next((p.device for p in policy.parameters()), log_prob.device)
             with torch.no_grad():
-                log_prob = policy(tensors["obs"]).log_prob(tensors["action"])
+                log_prob = policy(tensors["obs"].to(device)).log_prob(tensors["action"].to(device)).cpu()
         return Block(**tensors, log_prob=log_prob, episodes=episodes)
 
 

@@ -22,6 +22,7 @@ from scg.estimator import Branches, Estimator, ScoreFunction
 class Clipped(Estimator):
     """The score function, with the clipped ratio as the way it meets a credit. `clip` is ε."""
 
+    unbiased = False
     clip: float = 0.2
     allow_bias: bool = True
 

@@ -31,7 +31,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
             f"node {name!r}: a stochastic node's function returns a torch Distribution, got {type(distribution).__name__}"
         )
     at_once = run.vectorised and node.in_sequence
-    if name in run.plan.first_order and not torch.compiler.is_compiling():
+    if name in run.plan.first_order and not run.learning and not torch.compiler.is_compiling():
         # On the parameters, not on the sample: samplers that differentiate once cut the way back to θ themselves.
         distribution = rebuilt(distribution, lambda p: FirstOrder.apply(p, name) if p.requires_grad else p, name)
     if name in run.given:

@@ -153,7 +153,8 @@ def _validating() -> Iterator[None]:
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        if Distribution._validate_args:  # else the compiler came to life inside, and what it switched off stays off
+            Distribution.set_default_validate_args(before)
 
 
 def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> None:

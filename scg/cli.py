@@ -10,6 +10,7 @@ from scg.errors import nearest
 SUMMARY = {
     "check": "prove a graph's gradient: scg check path/to/model.py:graph",
     "draw": "draw a graph, or write its estimator out: scg draw path/to/model.py:graph --out graph.png",
+    "estimators": "the catalogue: what each estimator supports, needs and costs",
     "train": "train an agent: scg train reinforce --env CartPole-v1 --steps 100000 --seed 0",
     "eval": "evaluate a run on fresh episodes: scg eval RUN",
     "plot": "learning curves of runs: scg plot RUN…",
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: scg COMMAND …      (scg COMMAND --help says more)\n")
         for name in available:
-            print(f"  {name:8} {SUMMARY.get(name, '')}")
+            print(f"  {name:10} {SUMMARY.get(name, '')}")
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
         print(f"scg {version('scg')}")

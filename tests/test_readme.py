@@ -38,3 +38,11 @@ def test_files_that_it_names_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_its_table_of_estimators_is_the_catalogue():
+    from estimators.catalogue import as_markdown
+
+    shown = re.search(r"<!-- estimators -->\n(.*?)\n<!-- /estimators -->", TEXT, flags=re.S)
+    assert shown is not None
+    assert shown[1].strip() == as_markdown().strip()

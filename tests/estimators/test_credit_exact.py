@@ -481,15 +481,6 @@ def test_a_process_that_never_terminates_has_the_gradient_of_its_expectation(cre
     assert torch.allclose(ours[1], exact[1], rtol=0, atol=1e-10)
 
 
-@pytest.fixture
-def validation():
-    """`torch.compile` turns the validation of distributions off for the whole process; other tests rely on it."""
-    before = torch.distributions.Distribution._validate_args
-    yield
-    torch.distributions.Distribution.set_default_validate_args(before)
-
-
-@pytest.mark.usefixtures("validation")
 def test_a_credited_update_compiles_in_one_piece():
     world = World(behaviour=BEHAVIOUR)
     v, _ = solve(LOGITS.softmax(-1), GAMMA)

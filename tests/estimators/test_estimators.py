@@ -20,7 +20,9 @@ def test_leave_one_out_weights_are_their_definition():
     others = torch.stack([sum(z[j] for j in range(4) if j != i) / 3 for i in range(4)])
     by_definition = (1 + z - others) / 4
     probe = torch.randn(4, 3)
-    ours, theirs = (torch.autograd.grad((w * probe).sum(), lp, retain_graph=True)[0] for w in (leave_one_out(lp), by_definition))
+    ours, theirs = (
+        torch.autograd.grad((w * probe).sum(), lp, retain_graph=True)[0] for w in (leave_one_out(lp), by_definition)
+    )
     assert torch.allclose(leave_one_out(lp), by_definition)
     assert torch.allclose(ours, theirs)
 

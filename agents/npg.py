@@ -1,0 +1,103 @@
+"""NPG: the natural policy gradient, each step as long as the KL divergence allows.
+
+    obs_t → (action_t ~ π) → reward_t                g = mean_t A_t ∇ log π(action_t|obs_t)
+    obs_t → value_t → ⟨(value_t − target_t)²⟩        θ ← θ − √(2δ / gᵀF⁻¹g) F⁻¹g
+
+The graph is A2C's; what differs is the metric. F is the Fisher matrix of the policy at the block's states, F⁻¹g by
+conjugate gradient on Hessian-vector products of the KL. One step a block; the critic is regressed several times.
+
+Kakade (2001); Rajeswaran et al. (2017) for the normalised step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor
+
+from agents.a2c import a2c
+from agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted
+from agents.agent import Agent, Metrics, NotFinite, check_options, explained_variance
+from agents.descent import Adam, Descent, Shuffle
+from agents.rollout import Block
+from agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
+from scg.trace import Trace
+
+
+@dataclass(frozen=True)
+class Natural(OnPolicy):
+    """Hyperparameters of the agents that measure their steps by KL."""
+
+    kl: float = 0.01
+    """δ, the KL divergence of a step"""
+    damping: float = 0.1
+    """multiple of the identity added to the Fisher matrix"""
+    cg_iterations: int = 10
+    """steps of conjugate gradient"""
+    value_lr: float = 1e-3
+    """learning rate of the critic, falling linearly to zero"""
+    value_epochs: int = 10
+    """passes of the critic over each block"""
+    minibatch: int = 128
+    """steps in each of its minibatches"""
+    compile: bool = False
+    """compile the critic's update"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, "cg_iterations value_epochs minibatch", "kl damping value_lr")
+
+    def agent(
+        self,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        generator: Generator,
+        step: Callable[[Trace, Sequence[Tensor], Tensor, Callable[[], Trace]], Metrics],
+    ) -> Agent:
+        """An actor-critic whose policy takes `step(trace, parameters, gradient, replay)`, then its critic is regressed."""
+        nets = ActorCritic(self, obs_space, action_space, generator)
+        policy, value = nets.policy, nets.value
+        graph, parameters = a2c(policy, value, self.credit()), [*policy.parameters()]
+        adam, shuffle = Adam(value.parameters()), Shuffle(generator)
+        regression = Descent(graph, ["regression"], adam, self.compile)
+
+        def update(block: Block, progress: float) -> Metrics:
+            adam.rate.fill_(self.value_lr * (1 - progress))
+            rows = advantages(graph, value, nets.recording(block))
+            metrics = {"explained_variance": explained_variance(predicted(value, rows), rows["target"])}
+            metrics |= self._policy_step(lambda: graph.replay(rows), parameters, step)
+            for _ in range(self.value_epochs):
+                metrics["value_grad_norm"] = regression.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
+            nets.after(block)
+            return {**metrics, "entropy": float(-block.log_prob.mean())}
+
+        return Agent(graph, policy, nets.collect, update, {**nets.state, "adam": adam, "shuffle": shuffle})
+
+    @staticmethod
+    def _policy_step(replay: Callable[[], Trace], parameters: Sequence[Tensor], step: Callable[..., Metrics]) -> Metrics:
+        trace = replay()
+        loss = trace.surrogate("gain", reduce="mean")
+        gradient = flat(torch.autograd.grad(loss, parameters, retain_graph=True))
+        norm = float(gradient.norm())
+        if not norm < float("inf"):
+            raise NotFinite(f"objective 'gain': gradient norm {norm}, loss {loss.item()}.")
+        return {"grad_norm": norm, **step(trace, parameters, gradient, replay)}
+
+
+@dataclass(frozen=True)
+class NPG(Natural):
+    """Hyperparameters."""
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        def step(trace: Trace, parameters: Sequence[Tensor], gradient: Tensor, replay: Callable[[], Trace]) -> Metrics:
+            now = distribution(trace, "action")
+            change = natural_step(fisher_product(now, parameters, self.damping), gradient, self.kl, self.cg_iterations)
+            before = frozen(now)
+            assign(parameters, flat(parameters).detach() - change)
+            with torch.no_grad():
+                return {"kl": float(divergence(before, distribution(replay(), "action")))}
+
+        return self.agent(obs_space, action_space, generator, step)

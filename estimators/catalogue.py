@@ -1,0 +1,249 @@
+"""The catalogue: every estimator, what it takes, what it promises and what it costs, asked of the code.
+
+`unbiased`, `order` and `supports` are what the classes answer (`unbiased`, `order()`, `refuses()`) for one distribution of
+each kind; `needs`, `evaluations` and `paper` are written here, and the tests hold the first two against the branches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch import distributions as D
+from torch.distributions import Distribution, Independent
+
+import estimators
+from scg.estimator import Estimator
+
+Make = Callable[[Tensor], Distribution]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    estimator: str
+    supports: str
+    needs: str
+    unbiased: str
+    order: str
+    evaluations: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An exported estimator with some settings, and what is written about it.
+
+    `count`: how many evaluations of what follows a joint sample of D components takes with these settings.
+    """
+
+    estimator: Estimator
+    needs: str
+    evaluations: str
+    paper: str
+    count: Callable[[Distribution, int], int] = lambda distribution, components: 1
+
+
+def _event(p: Tensor) -> Tensor:
+    return p[..., :2].sigmoid() * 0.8 + 0.1
+
+
+# One distribution of each kind, from θ [*batch, 3]: batch shape `batch`.
+KINDS: Mapping[str, Make] = {
+    "Bernoulli": lambda p: D.Bernoulli(logits=p[..., 0]),
+    "joint Bernoulli": lambda p: Independent(D.Bernoulli(logits=p), 1),
+    "Categorical": lambda p: D.Categorical(logits=p),
+    "joint Categorical": lambda p: Independent(D.Categorical(logits=torch.stack([p, p.flip(-1)], -2)), 1),
+    "OneHotCategorical": lambda p: D.OneHotCategorical(logits=p),
+    "Binomial": lambda p: D.Binomial(4, logits=p[..., 1]),
+    "Geometric": lambda p: D.Geometric(probs=_event(p)[..., 0]),
+    "Poisson": lambda p: D.Poisson((0.5 * p[..., 0]).exp()),
+    "Normal": lambda p: D.Normal(p[..., 0], (0.3 * p[..., 1]).exp()),
+    "joint Normal": lambda p: Independent(D.Normal(p[..., :2], (0.3 * p[..., 2:]).exp()), 1),
+    "MultivariateNormal": lambda p: D.MultivariateNormal(p[..., :2], scale_tril=torch.diag_embed((0.3 * p[..., 1:]).exp())),
+    "LogNormal": lambda p: D.LogNormal(0.3 * p[..., 0], 0.5),
+    "Laplace": lambda p: D.Laplace(p[..., 0], (0.3 * p[..., 1]).exp()),
+    "Cauchy": lambda p: D.Cauchy(p[..., 0], (0.3 * p[..., 1]).exp()),
+    "StudentT": lambda p: D.StudentT(5.0, p[..., 0], (0.3 * p[..., 1]).exp()),
+    "Gumbel": lambda p: D.Gumbel(p[..., 0], (0.3 * p[..., 1]).exp()),
+    "Exponential": lambda p: D.Exponential((0.3 * p[..., 0]).exp()),
+    "Weibull": lambda p: D.Weibull((0.3 * p[..., 0]).exp(), 1.7),
+    "Gamma": lambda p: D.Gamma(1.7, (0.3 * p[..., 0]).exp()),
+    "Beta": lambda p: D.Beta((0.3 * p[..., 0]).exp() + 1, 2.0),
+    "Dirichlet": lambda p: D.Dirichlet((0.3 * p).exp() + 1),
+    "VonMises": lambda p: D.VonMises(p[..., 0], (0.3 * p[..., 1]).exp()),
+    "Uniform with moving ends": lambda p: D.Uniform(p[..., 0], p[..., 0] + 1),
+}
+
+_GROUPS = {
+    "finite supports": ("Bernoulli", "joint Bernoulli", "Categorical", "joint Categorical", "OneHotCategorical", "Binomial"),
+    "counts": ("Geometric", "Poisson"),
+    "reparameterised distributions": (
+        "Normal", "joint Normal", "MultivariateNormal", "LogNormal", "Laplace", "Cauchy", "StudentT", "Gumbel", "Exponential",
+        "Weibull", "Gamma", "Beta", "Dirichlet",
+    ),
+}  # fmt: skip
+
+
+def _samples(n: int) -> Callable[[Distribution, int], int]:
+    return lambda distribution, components: n
+
+
+def _categories(distribution: Distribution) -> int:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution.probs.shape[-1] if isinstance(distribution, D.Categorical) else 0
+
+
+def _measures(distribution: Distribution, components: int) -> int:
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if isinstance(base, D.Categorical):
+        return 1 + 2 * components * _categories(base)
+    if isinstance(base, D.Normal):
+        return 1 + 3 * components
+    return 1 + (2 if isinstance(base, D.Bernoulli) else 1) * components
+
+
+def _support(distribution: Distribution, components: int) -> int:
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    return base.enumerate_support(expand=False).shape[0] ** components
+
+
+_TABLE: tuple[Entry, ...] = (
+    Entry(estimators.ScoreFunction(), "a log-density", "n", "Williams (1992)"),
+    Entry(estimators.LeaveOneOut(), "a log-density", "n ≥ 2", "Kool et al. (2019); Mnih & Rezende (2016)", _samples(2)),
+    Entry(estimators.Pathwise(), "`rsample`, f differentiable", "n", "Kingma & Welling (2014); Rezende et al. (2014)"),
+    Entry(
+        estimators.Antithetic(),
+        "a log-density; symmetry or an inverse cdf",
+        "n even",
+        "Hammersley & Morton (1956)",
+        _samples(2),
+    ),
+    Entry(
+        estimators.AntitheticPathwise(),
+        "`rsample`, f differentiable; symmetry or an inverse cdf",
+        "n even",
+        "Hammersley & Morton (1956)",
+        _samples(2),
+    ),
+    Entry(
+        estimators.QuasiRandom(), "a log-density and an inverse cdf", "n ≥ 2", "Owen (1997); Buchholz et al. (2018)", _samples(4)
+    ),
+    Entry(
+        estimators.QuasiRandomPathwise(),
+        "`rsample`, f differentiable, an inverse cdf",
+        "n ≥ 2",
+        "Owen (1997); Buchholz et al. (2018)",
+        _samples(4),
+    ),
+    Entry(estimators.Enumeration(), "a support within its budget", "|support|", "—", _support),
+    Entry(
+        estimators.TopK(), "a support within its budget, more than k values", "k + m (looks at |support|)", "Liu et al. (2019)",
+        _samples(3),
+    ),
+    Entry(
+        estimators.UnorderedSet(samples=2), "a support of at least k values", "k, 2 to 10", "Kool et al. (2020)", _samples(2)
+    ),
+    Entry(
+        estimators.SumAndSample(samples=2), "a support of at least k values", "k ≥ 2", "Liu et al. (2019); Kool et al. (2020)",
+        _samples(2),
+    ),
+    Entry(
+        estimators.PrioritySampling(samples=2),
+        "a support of more than k values",
+        "k ≥ 2",
+        "Duffield et al. (2007); Vieira (2017); Kool et al. (2019)",
+        _samples(2),
+    ),
+    Entry(estimators.ARM(), "bits", "2 per pair", "Yin & Zhou (2019)", _samples(2)),
+    Entry(estimators.DisARM(), "bits", "2 per pair", "Dong et al. (2020); Yin et al. (2020)", _samples(2)),
+    Entry(estimators.ARMS(), "bits", "n ≥ 2", "Dimitriev & Zhou (2021)", _samples(4)),
+    Entry(estimators.CategoricalDisARM(), "categories", "2 per pair", "Dong et al. (2021)", _samples(2)),
+    Entry(
+        estimators.MeasureValued(),
+        "a row of its table: concentrations of Gamma and Weibull fixed",
+        "1 + D or 1 + 2D a parameter, 1 + 2DK for categories",
+        "Pflug (1989); Mohamed et al. (2020)",
+        _measures,
+    ),
+    Entry(
+        estimators.Perturbation(),
+        "a discrete distribution of its table",
+        "1 + D, 1 + 2D for side='both'",
+        "Gong & Ho (1987); Arya et al. (2022)",
+        lambda distribution, components: 1 + components,
+    ),
+    Entry(estimators.Clipped(), "a credit and recorded log-probabilities", "1", "Schulman et al. (2017)"),
+    Entry(estimators.NoGradient(), "costs reached only through `detach`", "1", "—"),
+)  # fmt: skip
+
+ENTRIES: Mapping[str, Entry] = {type(entry.estimator).__name__: entry for entry in _TABLE}
+
+
+def catalogue() -> list[Row]:
+    """The table, one row for each exported estimator."""
+    return [
+        Row(name, _supports(e.estimator), e.needs, _unbiased(e.estimator), _order(e.estimator), e.evaluations, e.paper)
+        for name, e in ENTRIES.items()
+    ]
+
+
+def as_markdown() -> str:
+    """The table for a README."""
+    titles = [field.name for field in fields(Row)]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in catalogue():
+        cells = [getattr(row, title).replace("|", "\\|") for title in titles]
+        lines.append("| " + " | ".join([f"`{cells[0]}`", *cells[1:]]) + " |")
+    return "\n".join(lines)
+
+
+def accepted(estimator: Estimator) -> tuple[str, ...]:
+    """The kinds of distribution that an estimator does not refuse."""
+    theta = torch.tensor([0.3, -0.4, 0.5], requires_grad=True)
+    return tuple(name for name, make in KINDS.items() if estimator.refuses(make(theta)) is None)
+
+
+def _supports(estimator: Estimator) -> str:
+    known = accepted(estimator)
+    refused = [name for name in KINDS if name not in known]
+    if len(refused) <= 2:
+        return "any" + (f" but {_listed(refused)}" if refused else "")
+    words, left = [], set(known)
+    for group, members in _GROUPS.items():
+        missing = [m for m in members if m not in known]
+        if len(members) - len(missing) > 2 * len(missing):
+            words.append(group + (f" but {_listed(missing)}" if missing else ""))
+            left -= set(members)
+    return "; ".join([*words, _listed([name for name in known if name in left])]).strip("; ")
+
+
+def _listed(names: list[str]) -> str:
+    """Joint samples are written only where they differ from single ones."""
+    shown = [n for n in names if n.removeprefix("joint ") == n or n.removeprefix("joint ") not in names]
+    return ", ".join(shown)
+
+
+def _unbiased(estimator: Estimator) -> str:
+    if not getattr(estimator, "differentiates", True):
+        return "no gradient"
+    return "yes" if estimator.unbiased and not estimator.allow_bias else "no"
+
+
+def _order(estimator: Estimator) -> str:
+    if not getattr(estimator, "differentiates", True):
+        return "—"
+    theta = torch.tensor([0.3, -0.4, 0.5], requires_grad=True)
+    orders = {name: estimator.order(KINDS[name](theta)) for name in accepted(estimator)}
+    usual = max(set(orders.values()), key=lambda o: sum(v == o for v in orders.values()))
+    others = [name for name, order in orders.items() if order != usual]
+    return _number(usual) + (f" ({_number(orders[others[0]])}: {_listed(others)})" if others else "")
+
+
+def _number(order: float) -> str:
+    return "∞" if order == math.inf else f"{order:g}"

@@ -1,0 +1,63 @@
+"""ARM and DisARM: antithetic pairs of bits whose difference carries the gradient.
+
+    u ~ U(0, 1)^D,   b = 1[1 − u < σ(θ)],   b̃ = 1[u < σ(θ)]
+
+    ARM       ∇_θ E[f(b)] = E[ (f(b) − f(b̃)) (u − ½) ]
+    DisARM    ∇_θ E[f(b)] = E[ ½ (f(b) − f(b̃)) (b − b̃) σ(|θ|) ],     which is ARM's mean given b and b̃
+
+component by component for D independent bits, with one pair of evaluations for all of them. As weights: ½ ± z, with
+the zero-valued z whose gradient is the coefficient of f(b) − f(b̃). Several pairs are independent, and averaged.
+Unbiased for any f; first order. ARM: Yin & Zhou (2019). DisARM, also found as U2G: Dong, Mnih & Tucker (2020); Yin et al. (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution
+
+from estimators.componentwise import bound_sum, only, unbound, zero
+from estimators.inverse_cdf import open_uniform
+from scg.estimator import Branches, Estimator
+
+
+@dataclass(frozen=True)
+class ARM(Estimator):
+    """Augment, REINFORCE, merge: the coefficient is u − ½. `pairs` antithetic pairs, so 2·pairs evaluations."""
+
+    pairs: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pairs, int) or self.pairs < 1:
+            raise ValueError(f"{type(self).__name__}(pairs={self.pairs!r}): pairs is an integer, at least 1")
+
+    def branch(self, distribution: Distribution) -> Branches:
+        bits, bound = unbound(distribution)
+        theta = bits.logits  # type: ignore[attr-defined]
+        u = open_uniform((self.pairs, *theta.shape), theta)
+        p = torch.sigmoid(theta.detach())
+        b, b_tilde = (1 - u < p).to(u.dtype), (u < p).to(u.dtype)
+        z = bound_sum(self.coefficient(u, b, b_tilde, theta.detach()) * zero(theta), bound)
+        weights = torch.cat([0.5 + z, 0.5 - z]) / self.pairs
+        return Branches(torch.cat([b, b_tilde]), 2 * self.pairs, weights)
+
+    def coefficient(self, u: Tensor, b: Tensor, b_tilde: Tensor, theta: Tensor) -> Tensor:
+        """What multiplies f(b) − f(b̃) in the gradient with respect to θ, component by component."""
+        return u - 0.5
+
+    def order(self, distribution: Distribution) -> float:
+        return 1
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        instead = "CategoricalDisARM() for categories, LeaveOneOut(samples=2) for the rest"
+        return only(type(self).__name__, distribution, (Bernoulli,), instead)
+
+
+@dataclass(frozen=True)
+class DisARM(ARM):
+    """ARM with the uniform noise integrated out: the coefficient is ½ (b − b̃) σ(|θ|)."""
+
+    def coefficient(self, u: Tensor, b: Tensor, b_tilde: Tensor, theta: Tensor) -> Tensor:
+        return (b - b_tilde) * torch.sigmoid(theta.abs()) / 2

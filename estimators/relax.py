@@ -1,0 +1,117 @@
+"""RELAX and LAX: a free-form control variate c_φ, learned by descending the variance of the gradient.
+
+    LAX      x = g(ε; θ)                        ∇E[f(x)] = E[ (f(x) − c_φ(x)) ∇log p(x) + ∇c_φ(x) ]
+    RELAX    z noisy, b = H(z), z̃ = z given b    ∇E[f(b)] = E[ (f(b) − c_φ(z̃)) ∇log p(b) + ∇c_φ(z) − ∇c_φ(z̃) ]
+
+f is evaluated once, at hard samples, and need not be differentiable. With w = exp(log p − sg log p) the term beside w·f is
+
+    control    LAX   c_φ(x) − w c_φ(sg x)        RELAX   c_φ(z) − w c_φ(z̃)
+
+whose mean does not depend on θ, whatever φ is: so the gradient is unbiased for every φ, to any order, and
+
+    trace.variance(wrt=θ).backward();  optimiser.step()        moves φ, and nothing else
+
+`control` is a module that maps features `[…, F]` to `[…]` or `[…, 1]`: the sample's own numbers, F of them (one for a single
+variable, K for K categories, and as many times that as Independent binds). For RELAX these are the noisy logits z.
+Grathwohl, Choi, Wu, Roeder & Duvenaud (2018), "Backpropagation through the void: optimizing control variates for black-box
+gradient estimation".
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+
+from estimators.componentwise import only, unbound
+from estimators.relaxation import relaxation
+from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
+from scg.estimator import Branches, Estimator, at_least
+
+
+class LAX(Estimator, nn.Module):
+    """The score function at a reparameterised sample, with a learned control variate c_φ."""
+
+    def __init__(self, control: nn.Module, samples: int = 1) -> None:
+        _validate("LAX", control, samples)
+        nn.Module.__init__(self)
+        self.control, self.samples = control, samples
+
+    def branch(self, distribution: Distribution) -> Branches:
+        x = distribution.rsample(torch.Size((self.samples,)))
+        log_prob = log_density(distribution, x.detach())
+        score = log_prob - log_prob.detach()
+        event = len(distribution.event_shape)
+        c_path, c = (level("LAX", self.control, v, event, score.shape) for v in (x, x.detach()))
+        return gathered(x.detach(), score, c_path - score.exp() * c, self.samples)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        if not distribution.has_rsample:
+            return (
+                f"LAX needs a reparameterised distribution, but {kind(distribution)} has has_rsample=False.\n"
+                "Use RELAX(control) for bits and categories, ScoreFunction() for the rest."
+            )
+        if sampler_order(distribution) < math.inf:
+            return (
+                f"LAX learns through second derivatives of the sampler, and that of {kind(distribution)} has first ones only.\n"
+                "Use Pathwise(), or ScoreFunction() where the cost has no derivative."
+            )
+        return moving_support(distribution)
+
+    def order(self, distribution: Distribution) -> float:
+        return density_order(distribution)
+
+
+class RELAX(Estimator, nn.Module):
+    """The score function at Bernoulli and categorical samples, with a learned control variate of their noisy logits."""
+
+    def __init__(self, control: nn.Module, samples: int = 1) -> None:
+        _validate("RELAX", control, samples)
+        nn.Module.__init__(self)
+        self.control, self.samples = control, samples
+
+    def branch(self, distribution: Distribution) -> Branches:
+        relaxed, bound = relaxation(distribution)
+        z = relaxed.draw(self.samples)
+        base = unbound(distribution)[0]
+        hard = z.argmax(-1) if isinstance(base, Categorical) else relaxed.hard(z)
+        log_prob = log_density(distribution, hard)
+        score = log_prob - log_prob.detach()
+        event = bound + (not isinstance(base, Bernoulli))
+        c, c_given = (level("RELAX", self.control, v, event, score.shape) for v in (z, relaxed.coupled(z)))
+        return gathered(hard, score, c - score.exp() * c_given, self.samples)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        instead = "LAX(control) where it reparameterises, LeaveOneOut(samples=2) for the rest"
+        return only("RELAX", distribution, (Bernoulli, Categorical, OneHotCategorical), instead)
+
+
+def level(estimator: str, control: nn.Module, x: Tensor, event: int, shape: torch.Size) -> Tensor:
+    """c_φ of the last `event` axes of x as one vector of features (of size 1 where there are none): `[n, *batch]`."""
+    features = x.flatten(x.ndim - event) if event else x.unsqueeze(-1)
+    c = control(features)
+    if c.shape == (*shape, 1):
+        return c.squeeze(-1)
+    if c.shape != shape:
+        raise ValueError(
+            f"{estimator}: its control gave shape {list(c.shape)} for features {list(features.shape)}; "
+            f"it gives one number for each vector of features, {list(shape)}. End it with nn.Linear(…, 1)"
+        )
+    return c
+
+
+def gathered(values: Tensor, score: Tensor, control: Tensor, samples: int) -> Branches:
+    """One sample without an axis, several along one; the control's mean over them."""
+    if samples == 1:
+        return Branches(values[0], score=score[0], control=control[0])
+    return Branches(values, samples, score=score, control=control.mean(0))
+
+
+def _validate(estimator: str, control: object, samples: int) -> None:
+    if not isinstance(control, nn.Module):
+        raise TypeError(
+            f"{estimator}(control={control!r}): the control variate is an nn.Module, from features […, F] to […, 1]"
+        )
+    at_least(estimator, samples, 1)
