@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributions as D
 from torch.distributions import Distribution, Independent
 
@@ -50,6 +50,17 @@ class Entry:
 
 def _event(p: Tensor) -> Tensor:
     return p[..., :2].sigmoid() * 0.8 + 0.1
+
+
+class Level(nn.Module):
+    """The smallest control variate: a learned multiple of a squashed sum of its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.slope * features.tanh().sum(-1)
 
 
 # One distribution of each kind, from θ [*batch, 3]: batch shape `batch`.
@@ -178,6 +189,16 @@ _TABLE: tuple[Entry, ...] = (
         "Gong & Ho (1987); Arya et al. (2022)",
         lambda distribution, components: 1 + components,
     ),
+    Entry(estimators.REBAR(), "f defined, and smooth, on relaxed values", "3", "Tucker et al. (2017)", _samples(3)),
+    Entry(estimators.LearnedREBAR(), "the same; learns η and τ by `trace.variance`", "3", "Tucker et al. (2017)", _samples(3)),
+    Entry(estimators.RELAX(Level()), "a control variate to learn by `trace.variance`", "1", "Grathwohl et al. (2018)"),
+    Entry(estimators.LAX(Level()), "the same, `rsample` with a second derivative", "1", "Grathwohl et al. (2018)"),
+    Entry(estimators.Implicit(), "a cdf that is differentiable", "n", "Figurnov et al. (2018)"),
+    Entry(estimators.GumbelSoftmax(allow_bias=True), "f on relaxed values", "n", "Jang et al. (2017); Maddison et al. (2017)"),
+    Entry(estimators.StraightThrough(allow_bias=True), "f with a derivative", "n", "Hinton (2012); Bengio et al. (2013)"),
+    Entry(estimators.StraightThroughGumbel(allow_bias=True), "f with a derivative", "n", "Jang et al. (2017)"),
+    Entry(estimators.RaoGumbel(allow_bias=True), "f with a derivative", "n", "Paulus et al. (2021)"),
+    Entry(estimators.ReinMax(allow_bias=True), "f with a derivative", "n", "Liu et al. (2023)"),
     Entry(estimators.Clipped(), "a credit and recorded log-probabilities", "1", "Schulman et al. (2017)"),
     Entry(estimators.NoGradient(), "costs reached only through `detach`", "1", "—"),
 )  # fmt: skip

@@ -171,6 +171,7 @@ def moving_support(distribution: Distribution) -> str | None:
 
 def rebuilt(distribution: Distribution, change: Callable[[Tensor], Tensor], name: str) -> Distribution:
     """A copy of a distribution with `change` applied to its parameters, all the way down."""
+    built: dict[int, Any] = {}
 
     def rebuild(thing: Any) -> Any:
         if isinstance(thing, Tensor):
@@ -183,9 +184,10 @@ def rebuilt(distribution: Distribution, change: Callable[[Tensor], Tensor], name
         if isinstance(thing, (list, tuple)):
             return type(thing)(rebuild(part) for part in thing)
         if isinstance(thing, (Distribution, Transform, Constraint)):
-            twin = copy.copy(thing)
-            twin.__dict__ = {k: rebuild(v) for k, v in vars(thing).items() if k != "log_prob"}
-            return twin
+            if id(thing) not in built:  # a transform and its inverse hold each other
+                built[id(thing)] = twin = copy.copy(thing)
+                twin.__dict__ = {k: rebuild(v) for k, v in vars(thing).items() if k != "log_prob"}
+            return built[id(thing)]
         return thing
 
     return rebuild(distribution)

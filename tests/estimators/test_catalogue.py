@@ -139,7 +139,10 @@ def test_the_mean_gradient_is_the_true_one_and_a_constant_has_none(name, kind):
     assert (far_from(torch.zeros(3), (w * torch.ones(len(values), DRAWS)).sum(0), theta) < 5.5).all()
     if truth(kind) is not None:
         z = far_from(truth(kind), (w * cost(values, kind)).sum(0), theta)
-        assert (z < 5.5).all(), z.tolist()
+        if ENTRIES[name].estimator.unbiased or name == "Clipped":  # which is biased by what it makes of a recording
+            assert (z < 5.5).all(), z.tolist()
+        else:
+            assert (z > 5.5).any(), "said to be biased, and was not found to be"
 
 
 def test_most_kinds_have_a_true_gradient_to_compare_with():
