@@ -1,9 +1,9 @@
 """Proof: is this estimate unbiased? `from scg.testing import assert_unbiased` in a test, `scg check file.py:graph` in a shell.
 
-    check_unbiased, assert_unbiased     a sequential test with a stated false-alarm rate and a stated detectable bias
-    exact_gradient                      the true gradient or Hessian, by enumeration and quadrature
-    finite_difference                   the same without any autograd, with its errors
-    strategies                          random graphs for Hypothesis (imported by name: it needs hypothesis)
+check_unbiased, assert_unbiased     a sequential test with a stated false-alarm rate and a stated detectable bias
+exact_gradient                      the true gradient or Hessian, by enumeration and quadrature
+finite_difference                   the same without any autograd, with its errors
+strategies                          random graphs for Hypothesis (imported by name: it needs hypothesis)
 """
 
 from scg.testing.differences import Difference, finite_difference

@@ -9,7 +9,7 @@ where samples jump. What a detached edge passes on is frozen at the value that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from scg.graph import Graph
 from scg.testing.expectation import NoPoints, NotVectorised, bound_axes, plan
 from scg.testing.oracle import NoOracle, Oracle, check_order, levels
 from scg.testing.parameters import Parameters, Wrt
-from scg.testing.unroll import Frozen, Key, Program, lifted
+from scg.testing.unroll import Frozen, Key, Program
 
 Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → E[c] per cost occurrence, [costs, repeats]
 LADDER = (0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
@@ -112,12 +112,13 @@ def _scaled(parameters: Parameters, h: float) -> Tensor:
     return h * values.abs().clamp_min(1.0)
 
 
-def _stencil(at: Shifted, masks: Tensor, h: Tensor, order: int, only: list[int] | None = None) -> Tensor:
+def _stencil(at: Shifted, masks: Tensor, h: Tensor, order: int) -> Tensor:
     """Central differences, `[entries, repeats]`; at order 2 the upper triangle."""
     size = len(h)
     if order == 1:
-        rows = range(size) if only is None else only
-        return torch.stack([(masks[:, i, None] * (at({i: hi}) - at({i: -hi}))).sum(0) / (2 * hi) for i, hi in _steps(h, rows)])
+        return torch.stack(
+            [(masks[:, i, None] * (at({i: hi}) - at({i: -hi}))).sum(0) / (2 * hi) for i, hi in enumerate(h.tolist())]
+        )
     centre, found = at({}), []
     for i, j in zip(*torch.triu_indices(size, size).tolist(), strict=True):
         hi, hj = float(h[i]), float(h[j])
@@ -128,10 +129,6 @@ def _stencil(at: Shifted, masks: Tensor, h: Tensor, order: int, only: list[int] 
             second = corners / (4 * hi * hj)
         found.append((masks[:, i, None] * masks[:, j, None] * second).sum(0))
     return torch.stack(found)
-
-
-def _steps(h: Tensor, rows: Any) -> Iterator[tuple[int, float]]:
-    return ((i, float(h[i])) for i in rows)
 
 
 # -- of samples --------------------------------------------------------------------------------------------
@@ -147,7 +144,7 @@ def _of_samples(program: Program, parameters: Parameters, masks: Tensor, order: 
     differences, seeds = pilot[h][0], PILOT
     while True:
         mean, se = differences.mean(1), _se(differences)
-        if seeds >= MOST or float(se.max()) <= target * float(mean.abs().max()):
+        if seeds >= MOST or (seeds > PILOT and float(se.max()) <= target * float(mean.abs().max())):
             break
         more, _ = _both(sampler, parameters, masks, h, order, range(seeds, 2 * seeds))
         differences, seeds = torch.cat([differences, more], 1), 2 * seeds
@@ -155,9 +152,7 @@ def _of_samples(program: Program, parameters: Parameters, masks: Tensor, order: 
     return Oracle("finite difference (sampled)", mean, truncation, se)
 
 
-def _both(
-    sampler: Sampler, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range
-) -> tuple[Tensor, Tensor]:
+def _both(sampler: Sampler, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range) -> tuple[Tensor, Tensor]:
     """Richardson's combination for every seed, and what the two steps' disagreement says of the truncation."""
     steps = _scaled(parameters, h)
     long = _stencil(lambda shifts: sampler(shifts, seeds), masks, steps, order)
@@ -209,7 +204,9 @@ class Sampler:
                     return torch.stack([values[c][0].double().mean() for c in self.program.costs])
                 except NotVectorised as error:
                     if self.program.detaches:
-                        raise NoOracle(f"{error}; with detach edges this oracle needs functions that work along an axis") from error
+                        raise NoOracle(
+                            f"{error}; with detach edges this oracle needs functions that work along an axis"
+                        ) from error
                     self.vectorised = False
             runs = [self._run(1000 * s + i, 0, None) for i in range(PER_SEED // 256)]
             return torch.stack([torch.stack([r[c][0].double().mean() for r in runs]).mean() for c in self.program.costs])
@@ -229,9 +226,10 @@ class Sampler:
                 values[key] = result.sample(), False
                 continue
             sample = result.sample() if has else result.sample(torch.Size((draws,)))
-            beside = len(result.batch_shape) - has
-            beside -= bound_axes(result.batch_shape[has:], self.batch)
+            on_plate = key[0] in program.structure.on_plate
+            beside = len(result.batch_shape) - has - len(bound_axes(result.batch_shape[has:], self.batch, on_plate))
             padding = [1] * max(0, len(self.batch) - beside)
+            padding += [1] * (program.structure.plate is not None and not on_plate)
             values[key] = sample.reshape(draws, *padding, *sample.shape[1:]), True
         return values
 
@@ -273,4 +271,4 @@ def dependence(program: Program, parameters: Parameters) -> dict[Key, Any]:
     return found
 
 
-__all__ = ["Difference", "Sampler", "dependence", "difference", "finite_difference", "lifted"]
+__all__ = ["Difference", "Sampler", "dependence", "difference", "finite_difference"]

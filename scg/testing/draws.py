@@ -25,7 +25,7 @@ from scg.testing.parameters import Parameters
 REPLICATES = 4096
 ELEMENTS = 2**17  # numbers in all sampled values of one call
 LOOPED = 16  # draws to an observation where each needs a call of its own
-VECTORISED_MOST, LOOPED_MOST = 2**22, 2**15
+VECTORISED_MOST, LOOPED_MOST = 2**24, 2**15
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _numel(value: Any) -> int:
 
 
 def _replicated(node: Node, count: int, batch: int, ranks: Mapping[str, int]) -> Node:
-    if node.kind != "stochastic":
+    if node.kind != "stochastic" or node.fn is None:
         return node
     return replace(node, fn=partial(_expanded, node.fn, count, max(batch, ranks[node.name])))
 

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from scg.distributions import reparameterise
 from scg.estimator import Pathwise
-from scg.testing.points import Extent, NoPoints, Points, extent, points
+from scg.testing.points import Bound, Extent, NoPoints, extent, points
 from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted
 
-BUDGET = 2**17  # joint outcomes times batch elements, evaluated at once
+BUDGET = 2**16  # joint outcomes times batch elements, evaluated at once
 WALKED = 2**12  # joint outcomes, evaluated one after another
-SIZES = (96, 72, 56, 44, 36, 30, 26, 22, 18, 15, 12)  # points along a real axis, as many as the budget allows
+SIZES = (192, 150, 120, 96, 72, 56, 44, 36, 30, 26, 22, 18, 15, 12)  # points along a real axis, as many as the budget allows
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Plan:
 
     cost: Key
     reach: dict[Key, Reach]
-    bound: dict[Key, int]
+    bound: dict[Key, Bound]
     extents: dict[Key, Extent]
     batch: torch.Size
 
@@ -64,21 +65,19 @@ def plan(program: Program, cost: Key) -> Plan:
                 result = result.sample()
             values[key] = result
     batch = values[cost].shape
-    bound = {key: bound_axes(d.batch_shape, batch) for key, d in distributions.items()}
-    return Plan(cost, reach, bound, {k: extent(joined(d, bound[k])) for k, d in distributions.items()}, batch)
+    bound = {k: bound_axes(d.batch_shape, batch, k[0] in program.structure.on_plate) for k, d in distributions.items()}
+    return Plan(cost, reach, bound, {k: extent(d, bound[k]) for k, d in distributions.items()}, batch)
 
 
-def bound_axes(shape: torch.Size, batch: torch.Size) -> int:
-    """How many of a node's last batch axes belong to one element of the cost's batch: those that do not run beside it."""
+def bound_axes(shape: torch.Size, batch: torch.Size, on_plate: bool) -> Bound:
+    """The batch axes of a node that belong to one element of the cost's batch: a plate's, and last ones beyond the batch."""
+    plate: Bound = (-len(shape),) if on_plate else ()
+    shape = shape[on_plate:]
     beside = shape[: len(batch)]
     tail = batch[len(batch) - len(beside) :]
     if all(a in (1, b) for a, b in zip(beside, tail, strict=True)):
-        return len(shape) - len(beside)
-    return len(shape)
-
-
-def joined(distribution: Distribution, bound: int) -> Distribution:
-    return Independent(distribution, bound) if bound else distribution
+        return (*plate, *range(len(beside) - len(shape), 0))
+    return (*plate, *range(-len(shape), 0))
 
 
 def expect(program: Program, plan: Plan, size: int, order: int = 1, walk: bool = False) -> Tensor:
@@ -93,16 +92,15 @@ class _Rule:
     def __init__(self, program: Program, plan: Plan, size: int, order: int) -> None:
         self.program, self.plan, self.size, self.order = program, plan, size, order
 
-    def points(self, key: Key, distribution: Distribution, batch: int) -> tuple[Tensor, Tensor]:
-        """Values and log-weights of a node, `[k, …]`; `batch` is its batch rank without bound axes."""
+    def points(self, key: Key, distribution: Distribution) -> tuple[Tensor, Tensor]:
+        """Joint values and log-weights of a node, `[k, …]`."""
         node, reach = self.program.nodes[key[0]], self.plan.reach[key]
-        distribution = joined(distribution, len(distribution.batch_shape) - batch)
-        found: Points = points(distribution, self.size, shifting=self.order > 1)
-        values = found.values
-        log_weight = distribution.log_prob(values) + found.log_measure
+        values, log_weight = points(distribution, self.plan.bound[key], self.size, shifting=self.order > 1)
         mass = log_weight.detach().exp().sum(0)
         if not bool(((mass - 1).abs() < 1e-3).all()):
-            raise NoPoints(f"node {key[0]!r}: its {type(distribution).__name__} sums to {float(mass.flatten()[0]):.6g} over the points")
+            raise NoPoints(
+                f"node {key[0]!r}: its {type(distribution).__name__} sums to {float(mass.flatten()[0]):.6g} over the points"
+            )
         if reach.live and reach.frozen and isinstance(node.estimator, Pathwise) and log_weight.requires_grad:
             try:
                 values = reparameterise(distribution, values.detach())
@@ -130,16 +128,18 @@ class _Rule:
             if not isinstance(result, Distribution):
                 values[key] = result, axis if has else 0
                 continue
-            drawn, log_weight = self.points(key, result, len(result.batch_shape) - plan.bound[key])
+            drawn, log_weight = self.points(key, result)
             k, before = drawn.shape[0], max(axis, 1)
             if has:  # [k, axis, …] → [axis · k, …]
                 drawn, log_weight = (x.movedim(0, 1).flatten(0, 1) for x in (drawn, log_weight))
             else:
                 drawn, log_weight = (x.repeat(before, *[1] * (x.ndim - 1)) for x in (drawn, log_weight))
             axis = before * k
-            padding = [1] * (len(plan.batch) + 1 - log_weight.ndim)  # outcomes come before the whole batch
-            values[key] = drawn.reshape(axis, *padding, *drawn.shape[1:]), axis
+            padding = [1] * (len(plan.batch) + 1 - log_weight.ndim)  # outcomes come before the plate and the whole batch
             weights.append((log_weight.reshape(axis, *padding, *log_weight.shape[1:]), axis))
+            if program.structure.plate is not None and key[0] not in program.structure.on_plate:
+                padding.append(1)
+            values[key] = drawn.reshape(axis, *padding, *drawn.shape[1:]), axis
         cost, has = read(plan.cost)
         if not has:
             return cost
@@ -148,18 +148,23 @@ class _Rule:
 
     def walk(self, keys: list[Key], values: dict[Key, Any], log_weight: Tensor) -> Tensor:
         """One outcome after another, every function called on plain values: slow, and nothing is assumed of it."""
+        values = dict(values)
         for i, key in enumerate(keys):
-            result, _ = self.program.result(key, lambda k: (values[k], False))
+            result, _ = self.program.result(key, partial(_plain, values))
             if not isinstance(result, Distribution):
-                values = {**values, key: result}
+                values[key] = result
                 continue
-            drawn, log_weights = self.points(key, result, len(result.batch_shape) - self.plan.bound[key])
+            drawn, log_weights = self.points(key, result)
             terms = [
                 self.walk(keys[i + 1 :], {**values, key: value}, log_weight + weight)
                 for value, weight in zip(drawn, log_weights, strict=True)
             ]
             return torch.stack(terms).sum(0)
         return log_weight.exp() * values[self.plan.cost]
+
+
+def _plain(values: dict[Key, Any], key: Key) -> tuple[Any, bool]:
+    return values[key], False
 
 
 __all__ = ["BUDGET", "SIZES", "WALKED", "Frozen", "NoPoints", "NotVectorised", "Plan", "expect", "plan"]

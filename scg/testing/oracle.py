@@ -1,9 +1,9 @@
 """The true derivative that an estimate is held against, and how far it may itself be off.
 
-    enumeration         finite supports: autograd of the sum over all joint outcomes                 exact to rounding
-    quadrature          real axes, mixed with finite supports: the same sum on a grid                error: three grids compared
-    finite difference   anything that can be sampled                                                 error: steps compared, and its s.e.
-    given               numbers of your own                                                          taken as exact
+enumeration         finite supports: autograd of the sum over all joint outcomes                 exact to rounding
+quadrature          real axes, mixed with finite supports: the same sum on a grid                error: three grids compared
+finite difference   anything that can be sampled                                                 error: steps compared, and its s.e.
+given               numbers of your own                                                          taken as exact
 """
 
 from __future__ import annotations
@@ -89,10 +89,18 @@ def exact(graph: Graph, parameters: Parameters, order: int, steps: int | None, o
             values = [torch.stack([c[i] for c in costs]).sum() for i in range(3 if axes else 1)]
             grids = [parameters.masked(parameters.derivative(v, order, retain=True), torch.tensor(mask), order) for v in values]
             total += grids[0]
-            error += torch.stack([(g - grids[0]).abs() for g in grids]).amax(0)
+            error += _grid_error(*grids) if axes else 0.0
     except (NoPoints, NotVectorised) as reason:
-        raise NoOracle(f"the expectation cannot be written as a small sum: {reason}.\nUse oracle='finite_difference'.") from reason
+        raise NoOracle(
+            f"the expectation cannot be written as a small sum: {reason}.\nUse oracle='finite_difference'."
+        ) from reason
     return Oracle.certain("quadrature" if axes else "enumeration", total, error)
+
+
+def _grid_error(fine: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
+    """How far the finest grid may be off: as far as from the next one where that converges, else as from either."""
+    near, far = (fine - middle).abs(), (fine - coarse).abs()
+    return torch.where(near < 0.1 * far, near, torch.maximum(near, far))
 
 
 def levels(program: Program, found: Plan, order: int = 1, count: int = 3) -> list[Tensor]:

@@ -101,8 +101,9 @@ class Parameters:
             return torch.zeros(self.entries(order), dtype=torch.float64)
         tensors = list(self.tensors.values())
         if order == 1:
-            options = {"retain_graph": retain, "materialize_grads": True, "allow_unused": True}
-            return self._flat(torch.autograd.grad(value, tensors, **options))
+            return self._flat(
+                torch.autograd.grad(value, tensors, retain_graph=retain, materialize_grads=True, allow_unused=True)
+            )
         first = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True, allow_unused=True)
         gradient = torch.cat([g.flatten() for g in first])
         rows = [

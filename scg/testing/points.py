@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +35,6 @@ class Points:
 
     values: Tensor
     log_measure: Tensor | float
-    moving: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Extent:
     axes: int
 
 
-def extent(distribution: Distribution) -> Extent:
+Bound = tuple[int, ...]  # batch axes, counted from the right, whose variables belong to one joint sample
+
+
+def extent(distribution: Distribution, bound: Bound = ()) -> Extent:
     """Raises `NoPoints` where there is no rule."""
-    base, width = unbound(distribution)
+    base, axes = unbound(distribution, bound)
+    width = math.prod(base.batch_shape[axis] for axis in axes)
     if isinstance(base, D.MultivariateNormal):
         return Extent(1, width * base.event_shape.numel())
     values = finite(base)
@@ -63,14 +67,14 @@ def extent(distribution: Distribution) -> Extent:
     return Extent(1, width)
 
 
-def points(distribution: Distribution, size: int, shifting: bool = False) -> Points:
-    """The points of a distribution, with `size` of them along each real axis.
+def points(distribution: Distribution, bound: Bound, size: int, shifting: bool = False) -> tuple[Tensor, Tensor]:
+    """Joint values `[k, *batch, *event]` and log-weights (density times measure) `[k, *batch without the bound axes]`,
+    with `size` points along each real axis.
 
     shifting   let location and scale carry the points of a Laplace, whose density has a kink there: a second derivative
                of the density at fixed points would miss it
     """
-    base, _ = unbound(distribution)
-    bound = len(distribution.event_shape) - len(base.event_shape)
+    base, axes = unbound(distribution, bound)
     if isinstance(base, D.MultivariateNormal):
         single = _multivariate(base, size)
     elif (values := finite(base)) is not None or (values := integers(base)) is not None:
@@ -79,18 +83,17 @@ def points(distribution: Distribution, size: int, shifting: bool = False) -> Poi
         single = _laplace(base, size, shifting)
     else:
         single = _axis(base, size)
-    return _joint(single, base, bound)
+    log_weight = base.log_prob(single.values) + single.log_measure
+    return _joint(single.values, log_weight, base, axes)
 
 
-def unbound(distribution: Distribution) -> tuple[Distribution, int]:
-    """The distribution inside Independent, and how many variables are bound into one sample."""
-    width = 1
+def unbound(distribution: Distribution, bound: Bound = ()) -> tuple[Distribution, Bound]:
+    """The distribution inside Independent, and which of its batch axes are bound into one sample."""
+    inside = 0
     while isinstance(distribution, D.Independent):
-        count = distribution.reinterpreted_batch_ndims
-        inner = distribution.base_dist
-        width *= inner.batch_shape[len(inner.batch_shape) - count :].numel()
-        distribution = inner
-    return distribution, width
+        inside += distribution.reinterpreted_batch_ndims
+        distribution = distribution.base_dist
+    return distribution, (*(axis - inside for axis in bound), *range(-inside, 0))
 
 
 def finite(base: Distribution) -> Tensor | None:
@@ -124,7 +127,7 @@ def _real_axis(base: Distribution) -> bool:
         D.biject_to(support)
     except NotImplementedError:
         return False
-    return not support.is_discrete and support.event_dim == 0
+    return support is not None and not support.is_discrete and support.event_dim == 0
 
 
 # -- one real axis -----------------------------------------------------------------------------------------
@@ -134,7 +137,7 @@ def _axis(base: Distribution, size: int) -> Points:
     """x = T(y), trapezoid in s. A Normal: y = μ + σ s; a half-line: y = m + c (s - e^-s), for the density of log x falls
     steeply on the right and slowly on the left; else y = m + c sinh(s)."""
     support = base.support
-    bijection = D.biject_to(support)
+    bijection: Any = D.biject_to(support)
     stretch = _affine if isinstance(base, D.Normal) else _one_sided if isinstance(bijection, D.ExpTransform) else _sinh
     if isinstance(bijection, D.ComposeTransform) and isinstance(next(iter(bijection.parts), None), D.ExpTransform):
         stretch = _one_sided
@@ -143,19 +146,19 @@ def _axis(base: Distribution, size: int) -> Points:
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
         stretched, log_slope = stretch(s)
         y = centre + width * stretched
-        x = bijection(y)
+        x = cast(Tensor, bijection(y))
         log_dx = bijection.log_abs_det_jacobian(y, x) + width.log() + log_slope
         return (x, log_dx) if moving else (x.detach(), log_dx.detach())
 
     with torch.no_grad():
-        centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection.inv)
+        centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection)
     low, high = (-9.0, 9.0) if stretch is _affine else _range(base, at)
     s = torch.linspace(low, high, size, dtype=centre.dtype).reshape(-1, *[1] * centre.ndim).expand(-1, *centre.shape)
     x, log_dx = at(s)
-    return Points(x, log_dx + torch.log(s.new_tensor((high - low) / (size - 1))), moving)
+    return Points(x, log_dx + math.log((high - low) / (size - 1)))
 
 
-def _bare(support: constraints.Constraint) -> constraints.Constraint:
+def _bare(support: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
@@ -173,11 +176,11 @@ def _sinh(s: Tensor) -> tuple[Tensor, Tensor]:
     return s.sinh(), s.abs() + torch.log1p(torch.exp(-2 * s.abs())) - math.log(2.0)
 
 
-def _standard(base: Distribution, inverse: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _standard(base: Distribution, bijection: Any) -> tuple[Tensor, Tensor]:
     """Median and spread of y, from a few samples: only how well the points are placed depends on them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        y = inverse(base.sample(torch.Size((129,))))
+        y = bijection.inv(base.sample(torch.Size((129,))))
     y = y.nan_to_num(0.0).sort(0).values
     spread = (y[96] - y[32]).clamp_min(1e-12 * (1 + y[64].abs()))
     return y[64], spread
@@ -209,7 +212,7 @@ def _laplace(base: D.Laplace, size: int, shifting: bool) -> Points:
     log_t = s - torch.exp(-s)
     step = torch.log(s.new_tensor(7.4 / (half - 1)))
     log_dx = (log_t + torch.log1p(torch.exp(-s)) + step + scale.log()).repeat(2, *[1] * loc.ndim)
-    return Points(torch.cat([loc - scale * log_t.exp(), loc + scale * log_t.exp()]), log_dx, shifting)
+    return Points(torch.cat([loc - scale * log_t.exp(), loc + scale * log_t.exp()]), log_dx)
 
 
 def _multivariate(base: D.MultivariateNormal, size: int) -> Points:
@@ -226,17 +229,14 @@ def _multivariate(base: D.MultivariateNormal, size: int) -> Points:
 # -- independent parts -------------------------------------------------------------------------------------
 
 
-def _joint(single: Points, base: Distribution, bound: int) -> Points:
-    """All combinations of the points of the `bound` last batch axes of `base`."""
-    if bound == 0:
-        return single
+def _joint(values: Tensor, log_weight: Tensor, base: Distribution, axes: Bound) -> tuple[Tensor, Tensor]:
+    """All combinations of the points along the bound batch axes of `base`."""
+    if not axes:
+        return values, log_weight
     batch, event = base.batch_shape, base.event_shape
-    rest, together = batch[: len(batch) - bound], batch[len(batch) - bound :]
-    m = single.values.shape[0]
-    choice = torch.cartesian_prod(*[torch.arange(m)] * together.numel()).reshape(-1, *[1] * len(rest), *together)
-    values = single.values.expand(m, *batch, *event)
+    m, rank = values.shape[0], len(batch)
+    together = torch.Size(n if i - rank in axes else 1 for i, n in enumerate(batch))
+    choice = torch.cartesian_prod(*[torch.arange(m)] * together.numel()).reshape(-1, *together)
     index = choice.reshape(*choice.shape, *[1] * len(event)).expand(-1, *batch, *event)
-    measure = single.log_measure
-    if isinstance(measure, Tensor):
-        measure = measure.expand(m, *batch).gather(0, choice.expand(-1, *batch)).flatten(1 + len(rest)).sum(-1)
-    return Points(values.gather(0, index), measure, single.moving)
+    chosen = log_weight.expand(m, *batch).gather(0, choice.expand(-1, *batch))
+    return values.expand(m, *batch, *event).gather(0, index), chosen.sum(list(axes))

@@ -6,7 +6,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import kind, moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
-from scg.testing.points import NoPoints, Points, extent, finite, points, unbound
+from scg.testing.points import NoPoints, extent, finite, points, unbound
 
 MOST = 64
 
@@ -15,8 +15,8 @@ class Enumerated(Estimator):
     """E[f] = Σ_v p(v) f(v) over a finite support."""
 
     def branch(self, distribution: Distribution) -> Branches:
-        found: Points = points(distribution, 0)
-        return Branches(found.values, found.values.shape[0], weights=distribution.log_prob(found.values).exp())
+        values, log_weight = points(distribution, (), 0)
+        return Branches(values, values.shape[0], weights=log_weight.exp())
 
     def refuses(self, distribution: Distribution) -> str | None:
         return None if enumerable(distribution) else f"{kind(distribution)} has no small finite support"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,10 +12,12 @@ from scg.testing.sequential import Verdict
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter (or pair of parameters, at order 2). The numbers are those of its worst entry, `entry`."""
+    """One parameter (or pair of parameters, at order 2), and the stochastic nodes that it moves, with their estimators.
+    The numbers are those of its worst entry, `entry`."""
 
     parameter: str
-    nodes: str
+    nodes: tuple[str, ...]
+    estimators: tuple[str, ...]
     oracle: str
     exact: float
     mean: float
@@ -68,11 +71,12 @@ class Report:
 
     def __str__(self) -> str:
         derivative = "gradient" if self.order == 1 else "Hessian"
-        titles = ("parameter", "nodes", "oracle", "exact", "mean", "s.e.", "z", "detectable", "verdict")
+        titles = ("parameter", "node", "estimator", "oracle", "exact", "mean", "s.e.", "z", "detectable", "verdict")
         cells = [
             (
                 row.parameter + (f"[{', '.join(map(str, row.entry))}]" if row.entry else ""),
-                row.nodes,
+                ", ".join(row.nodes),
+                ", ".join(row.estimators),
                 row.oracle,
                 f"{row.exact:.5g}",
                 f"{row.mean:.5g}",
@@ -83,8 +87,11 @@ class Report:
             )
             for row in self.rows
         ]
-        left = {0, 1, 2, 8}
-        lines = [f"{derivative}: {self.verdict}, {self.draws:,} draws, error rate {self.false_alarm:g}", *table(titles, cells, left)]
+        left = {0, 1, 2, 3, 9}
+        lines = [
+            f"{derivative}: {self.verdict}, {self.draws:,} draws, error rate {self.false_alarm:g}",
+            *table(titles, cells, left),
+        ]
         if self.culprits:
             lines.append("the bias comes from " + "; ".join(map(str, self.culprits)))
         if self.note:
@@ -92,7 +99,7 @@ class Report:
         return "\n".join(lines)
 
 
-def table(titles: tuple[str, ...], cells: list[tuple[str, ...]], left: set[int]) -> list[str]:
+def table(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], left: set[int]) -> list[str]:
     """Aligned columns; those in `left` flush left, numbers flush right."""
     widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
     return [

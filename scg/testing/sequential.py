@@ -32,7 +32,7 @@ from scg.testing.parameters import Block
 
 Verdict = Literal["unbiased", "biased", "undecided"]
 FIRST = 32  # observations at the first look
-PATIENCE = 8  # times the first look, before a constant counts as biased
+PATIENCE = 16  # times the first look, before a constant counts as biased
 DOMINANT = 1 / 3  # of the sum of squares: one observation's share that makes an interval incredible
 
 
@@ -47,6 +47,7 @@ class Outcome:
     half: Tensor
     spread: Tensor
     allowed: Tensor
+    floored: Tensor
     verdicts: tuple[Verdict, ...]
 
     def worst(self, index: Tensor, exact: Tensor) -> int:
@@ -93,6 +94,25 @@ class Moments:
         return extreme.square() / self.squares.clamp_min(1e-300)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """The confidence interval around each entry's bias, by what lies surely outside it."""
+
+    bias: Tensor
+    slack: Tensor
+    se: Tensor
+    skewness: Tensor
+    quantile: float
+
+    def above(self, level: Tensor) -> Tensor:
+        """Whether the true bias is surely larger than `level`."""
+        return corrected((self.bias - self.slack - level) / self.se, self.skewness) > self.quantile
+
+    def below(self, level: Tensor) -> Tensor:
+        """Whether it is surely smaller."""
+        return corrected((self.bias + self.slack - level) / self.se, self.skewness) < -self.quantile
+
+
 def judge(
     draw: Callable[[int], Tensor],
     per_row: int,
@@ -112,47 +132,42 @@ def judge(
     for look in range(looks):
         rows = draw(FIRST * 2**look - moments.count)
         if not torch.isfinite(rows).all():
-            nan = tuple("undecided" if ok else "biased" for ok in torch.isfinite(rows).all(0).tolist())
+            nan: tuple[Verdict, ...] = tuple("undecided" if ok else "biased" for ok in torch.isfinite(rows).all(0).tolist())
             empty = torch.full((entries,), math.nan, dtype=torch.float64)
-            return Outcome("biased", moments.count * per_row + len(rows) * per_row, rows.mean(0), empty, empty, empty, empty, nan)
+            drawn = (moments.count + len(rows)) * per_row
+            return Outcome("biased", drawn, rows.mean(0), empty, empty, empty, empty, torch.isnan(oracle.exact), nan)
         moments.add(rows)
         level = false_alarm * 2.0 ** (look + 1 - looks) / (2 - 2.0 ** (1 - looks)) / entries
         se = (moments.deviation.square() / moments.count + oracle.se.square()).sqrt()
         skewness = moments.skewness * (moments.deviation / moments.count**0.5 / se.clamp_min(1e-300)).pow(3)
         quantile = student_quantile(level / 2, moments.count - 1)
         spread = moments.deviation * per_row**0.5
-        allowed, rounding = scales(oracle.exact, moments.mean, spread, blocks, detectable, floor, epsilon)
+        allowed, rounding, floored = scales(oracle.exact, moments.mean, spread, blocks, detectable, floor, epsilon)
         bias, slack = moments.mean - oracle.exact, oracle.error + rounding
-
-        def above(level: Tensor) -> Tensor:
-            """Whether the true bias is surely larger than `level`."""
-            return corrected((bias - slack - level) / se.clamp_min(1e-300), skewness) > quantile
-
-        def below(level: Tensor) -> Tensor:
-            return corrected((bias + slack - level) / se.clamp_min(1e-300), skewness) < -quantile
-
+        interval = Interval(bias, slack, se.clamp_min(1e-300), skewness, quantile)
         constant = spread <= rounding
         credible = constant | (moments.dominance < DOMINANT)
         seen = ~constant | (moments.count >= PATIENCE * FIRST) | (look == looks - 1)
         zero = torch.zeros_like(bias)
-        away = torch.where(constant, bias.abs() > slack, above(zero) | below(zero))
+        away = torch.where(constant, bias.abs() > slack, interval.above(zero) | interval.below(zero))
         off = away & credible & seen
-        inside = torch.where(constant, bias.abs() <= slack, above(-allowed) & below(allowed))
+        inside = torch.where(constant, bias.abs() <= slack, interval.above(-allowed) & interval.below(allowed))
         fine = inside & credible & (slack <= allowed.maximum(rounding))
         verdicts: tuple[Verdict, ...] = tuple(
             "biased" if o else "unbiased" if f else "undecided" for o, f in zip(off.tolist(), fine.tolist(), strict=True)
         )
-        if bool(off.any()) or bool(fine.all()):
-            break
-    half = quantile * se + oracle.error
-    verdict: Verdict = "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased"
-    return Outcome(verdict, moments.count * per_row, moments.mean, se, half, spread, allowed, verdicts)
+        hopeless = bool((oracle.error + quantile * oracle.se > allowed).any()) and look > 0  # no number of draws would do
+        if bool(off.any()) or bool(fine.all()) or hopeless or look == looks - 1:
+            half = quantile * se + oracle.error
+            verdict: Verdict = "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased"
+            return Outcome(verdict, moments.count * per_row, moments.mean, se, half, spread, allowed, floored, verdicts)
+    raise AssertionError("there is always a last look")
 
 
 def scales(
     exact: Tensor, mean: Tensor, spread: Tensor, blocks: list[Block], detectable: float, floor: float, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Per entry, the bias that must not be missed, and the size of rounding.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per entry, the bias that must not be missed, the size of rounding, and whether the first rests on `floor`.
 
     The first is `detectable` times the largest exact entry of its block; where that is smaller than `floor` times the
     root mean square of one draw, of that instead. A mixed block of a Hessian is at least as large as the geometric
@@ -163,14 +178,16 @@ def scales(
         size[block.names] = float(exact[block.index].abs().max())
         noise[block.names] = float((spread[block.index].square() + mean[block.index].square()).max().sqrt())
     allowed, rounding = torch.zeros_like(exact), torch.zeros_like(exact)
+    floored = torch.zeros_like(exact, dtype=torch.bool)
     for block in blocks:
-        scale = max(size[block.names], floor * noise[block.names])
+        scale, least = size[block.names], floor * noise[block.names]
         if len(block.names) == 2:
             p, q = block.names
             scale = max(scale, math.sqrt(size.get((p, p), 0.0) * size.get((q, q), 0.0)))
-        allowed[block.index] = detectable * scale
+        allowed[block.index] = detectable * max(scale, least)
+        floored[block.index] = least > scale
         rounding[block.index] = 4096 * epsilon * max(size[block.names], noise[block.names], 1e-30)
-    return allowed, rounding
+    return allowed, rounding, floored
 
 
 def corrected(t: Tensor, skewness: Tensor) -> Tensor:

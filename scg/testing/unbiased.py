@@ -19,7 +19,7 @@ from scg.testing.report import Report, Row
 from scg.testing.sequential import FIRST, Outcome, judge
 from scg.testing.unroll import Program
 
-FALSE_ALARM, DETECTABLE, FLOOR = 1e-3, 0.05, 0.1
+FALSE_ALARM, DETECTABLE, FLOOR = 1e-3, 0.05, 0.03
 
 
 def check_unbiased(
@@ -54,7 +54,7 @@ def check_unbiased(
                  called unbiased
     detectable   the bias that must not be missed, relative to the largest entry of a parameter's gradient
     floor        where that entry is smaller than this share of one draw's root mean square, the share counts as its size
-    max_draws    when to give up; default 4,194,304 where draws are vectorised, 32,768 where each is a call
+    max_draws    when to give up; default 16,777,216 where draws are vectorised, 32,768 where each is a call
     vectorise    draw many replicates in one batch where the graph's functions allow it. Turn it off for an estimator or
                  a credit that looks across the batch
     localise     where a bias is found, look for the node that it comes from
@@ -73,12 +73,22 @@ def check_unbiased(
         _refuse_unknown(graph, given, oracle)
         draws = of_graph(graph, parameters, order, generator, steps, given, vectorise)
     elif oracle is None or isinstance(oracle, str):
-        raise ValueError("a function that draws says nothing of its true gradient: pass oracle=tensor, {name: tensor} or a graph")
+        raise ValueError(
+            "a function that draws says nothing of its true gradient: pass oracle=tensor, {name: tensor} or a graph"
+        )
     else:
         draws = of_callable(graph, parameters, order, generator)
     truth = choose(graph if isinstance(graph, Graph) else Graph(), parameters, order, steps, oracle, detectable, seed)
-    settings = {"false_alarm": false_alarm, "detectable": detectable, "floor": floor, "max_draws": max_draws}
-    outcome = run(draws, truth, parameters, order, **settings)
+    outcome = run(
+        draws,
+        truth,
+        parameters,
+        order,
+        false_alarm=false_alarm,
+        detectable=detectable,
+        floor=floor,
+        max_draws=max_draws,
+    )
     report = _report(graph, parameters, order, steps, truth, outcome, false_alarm, detectable)
     if report.verdict == "biased" and localise and isinstance(graph, Graph):
         from scg.testing.localise import culprits
@@ -102,11 +112,12 @@ def run(
     parameters: Parameters,
     order: int,
     *,
-    false_alarm: float,
-    detectable: float,
-    floor: float,
-    max_draws: int | None,
+    false_alarm: float = FALSE_ALARM,
+    detectable: float = DETECTABLE,
+    floor: float = FLOOR,
+    max_draws: int | None = None,
 ) -> Outcome:
+    """Judge the draws, giving up where they say."""
     return judge(
         draws.take,
         draws.per_row,
@@ -173,12 +184,17 @@ def _report(
         rows.append(
             Row(
                 str(block),
-                ", ".join(dict.fromkeys(n for name in block.names for n in nodes.get(name, ()))),
+                moved := tuple(dict.fromkeys(n for name in block.names for n in nodes.get(name, ()))),
+                tuple(brief(graph.nodes[n].estimator) for n in moved),
                 truth.kind,
                 float(truth.exact[worst]),
                 float(outcome.mean[worst]),
                 se,
-                bias / se if se > 0 else (0.0 if bias == 0 else math.copysign(math.inf, bias)) if not math.isnan(bias) else math.nan,
+                bias / se
+                if se > 0
+                else (0.0 if bias == 0 else math.copysign(math.inf, bias))
+                if not math.isnan(bias)
+                else math.nan,
                 float(outcome.allowed[worst]),
                 "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased",
                 outcome.draws,
@@ -186,9 +202,12 @@ def _report(
             )
         )
     exact, mean = parameters.named(truth.exact, order), parameters.named(outcome.mean, order)
-    note = ""
-    if outcome.verdict == "undecided":
-        note = _advice(truth, outcome)
+    note = _advice(truth, outcome) if outcome.verdict == "undecided" else ""
+    small = [str(b) for b in parameters.blocks(order) if bool(outcome.floored[b.index].any())]
+    if small:
+        note += ("\n" if note else "") + (
+            f"{', '.join(small)}: the true derivative is small beside one draw, so its detectable bias is relative to one draw's size"
+        )
     return Report(outcome.verdict, tuple(rows), order, outcome.draws, false_alarm, detectable, exact, mean, note=note)
 
 
@@ -196,7 +215,8 @@ def _advice(truth: Oracle, outcome: Outcome) -> str:
     open_ = torch.tensor([v == "undecided" for v in outcome.verdicts])
     if bool((truth.error + 4 * truth.se > 0.5 * outcome.allowed)[open_].any()):
         return f"undecided: the oracle ({truth.kind}) is too imprecise. Use another oracle=, or allow a larger detectable=."
-    need = (outcome.half / outcome.allowed.clamp_min(1e-300))[open_].max() ** 2 * outcome.draws
+    room = (outcome.allowed - (outcome.mean - truth.exact).abs()).maximum(0.2 * outcome.allowed).clamp_min(1e-300)
+    need = (outcome.half / room)[open_].max() ** 2 * outcome.draws
     return (
         f"undecided: a bias of the detectable size could still hide; about {float(need):.1e} draws would tell. "
         "Raise max_draws=, or allow a larger detectable= (relative to the gradient) or floor= (to one draw)."
@@ -204,13 +224,13 @@ def _advice(truth: Oracle, outcome: Outcome) -> str:
 
 
 def nodes_of(graph: Graph, parameters: Parameters, steps: int | None) -> dict[str, tuple[str, ...]]:
-    """For each parameter, the stochastic nodes that it moves, with their estimators."""
+    """For each parameter, the stochastic nodes whose distributions it moves."""
     found: dict[str, dict[str, None]] = {}
     try:
         program = Program(graph, parameters.inputs, steps)
         for (name, _), names in dependence(program, parameters).items():
             for parameter in names:
-                found.setdefault(parameter, {})[f"{name}: {brief(graph.nodes[name].estimator)}"] = None
+                found.setdefault(parameter, {})[name] = None
     except Exception:  # labels only: an oracle of the caller's own may do without the rest
         return {}
     return {k: tuple(v) for k, v in found.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform
 from torch.utils._pytree import tree_flatten, tree_map
 
+from scg.distributions import rebuilt
 from scg.errors import GraphError
 from scg.graph import Graph
 from scg.node import Edge
@@ -49,6 +50,7 @@ class Program:
         self.keys += [(n.name, None) for n in self.structure.after]
         self.costs = [key for key in self.keys if self.nodes[key[0]].kind == "cost"]
         self.stochastic = [key for key in self.keys if self.nodes[key[0]].kind == "stochastic"]
+        self.ranks: dict[str, int] = {}
         self.detaches = any(edge.detached for node in self.nodes.values() for edge in node.parents)
         missing = [n for n in self.structure.required if n not in inputs]
         if missing:
@@ -57,8 +59,8 @@ class Program:
     def _steps(self, steps: int | None) -> int:
         if not self.structure.inside:
             return 0
-        for node in self.structure.inside:
-            if node.kind == "observed" and node.name in self.inputs:
+        for node in self.nodes.values():
+            if node.kind == "observed" and node.in_sequence and node.name in self.inputs:
                 steps = self.inputs[node.name].shape[0]
         if steps is None:
             raise GraphError("this graph has a sequence: say how many steps, steps=3 for instance")
@@ -76,9 +78,8 @@ class Program:
         """The occurrences that an edge may take its value from."""
         if edge.lag:
             assert t is not None
-            if t == 0 or self.structure.first in self.inputs:
-                if edge.init in self.nodes:
-                    yield (edge.init, None)  # type: ignore[misc]
+            if (t == 0 or self.structure.first in self.inputs) and edge.init in self.nodes:
+                yield (edge.init, None)  # type: ignore[misc]
             if t > 0:
                 yield (edge.source, t - 1)
         elif edge.source in self.nodes:
@@ -124,14 +125,18 @@ class Program:
     def arguments(self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None) -> list[tuple[Edge, Any, bool]]:
         """(edge, value, has the axis of outcomes). Detached edges are noted in `frozen`, or taken from it once it is full."""
         found = []
+        distributions: dict[tuple[str, bool], tuple[Any, bool]] = {}  # asked for twice, it is one object
         for edge in self.nodes[key[0]].parents:
             if edge.optional and edge.source not in self.inputs:
                 continue
             if edge.detached and frozen is not None and (key, edge.param) in frozen:
                 value, has = frozen[key, edge.param]
             elif edge.dist:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and not edge.detached):
-                    value, has = self.result(self.occurrence(edge.source, key[1]), read, axis)
+                if (edge.source, edge.detached) not in distributions:
+                    whole, has = self._result(self.occurrence(edge.source, key[1]), read, axis, None)
+                    whole = rebuilt(whole, Tensor.detach, edge.source) if edge.detached else whole
+                    distributions[edge.source, edge.detached] = whole, has
+                value, has = distributions[edge.source, edge.detached]
             else:
                 value, has = self._value(edge, key[1], read)
                 value = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value) if edge.detached else value
@@ -143,12 +148,13 @@ class Program:
     def _value(self, edge: Edge, t: int | None, read: Read) -> tuple[Any, bool]:
         if not edge.lag:
             return self._named(edge.source, t, read)
-        assert t is not None and edge.init is not None
+        assert t is not None
+        assert edge.init is not None
         initial, initial_has = self._named(edge.init, None, read)
         if t == 0:
             return initial, initial_has
         before, has = self._named(edge.source, t - 1, read)
-        if self.structure.first not in self.inputs:
+        if self.structure.first is None or self.structure.first not in self.inputs:
             return before, has
         opens = self.inputs[self.structure.first][t].bool()
         rank = max(before.ndim - has, initial.ndim - initial_has)
@@ -172,6 +178,18 @@ class Program:
         return node.sign * (result if isinstance(result, Tensor) else torch.as_tensor(result, dtype=torch.get_default_dtype()))
 
     def result(self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None) -> tuple[Any, bool]:
+        """What the function gives, a distribution expanded along its node's plate."""
+        result, has = self._result(key, read, axis, frozen)
+        plate = self.nodes[key[0]].plate
+        if plate is None:
+            return result, has
+        shape = result.batch_shape
+        rank = self.ranks.setdefault(key[0], len(shape))  # its own batch rank: the first call is one without outcomes
+        if len(shape) - has > rank:  # an ancestor's outcomes left room for the plate
+            return result.expand(torch.Size((*shape[:has], plate, *shape[has + 1 :]))), has
+        return result.expand(torch.Size((plate, *shape))), has
+
+    def _result(self, key: Key, read: Read, axis: int, frozen: Frozen | None) -> tuple[Any, bool]:
         """What the function gives on all outcomes at once, and whether that has their axis.
 
         Held against what it gives on the first and on the last outcome alone: a function that mixes outcomes, or asks
@@ -184,6 +202,8 @@ class Program:
             together = self.call(key, arguments)
         except Exception as error:
             raise NotVectorised(f"node {key[0]!r}: {error}") from error
+        if frozen is not None and (key, "") in frozen:  # held against single outcomes when it was first run
+            return together, frozen[key, ""][1]
         verdicts = set()
         for i in sorted({0, axis - 1}):
             alone = self.call(key, self.arguments(key, outcome(read, i)))
@@ -194,6 +214,8 @@ class Program:
                     raise NotVectorised(f"node {key[0]!r}: all outcomes at once differ from one alone")
             if isinstance(together, Distribution) and together.batch_shape == alone.batch_shape and True in verdicts:
                 raise NotVectorised(f"node {key[0]!r}: outcomes reach its distribution other than through its batch shape")
+        if frozen is not None:
+            frozen[key, ""] = None, True in verdicts
         return together, True in verdicts
 
 
