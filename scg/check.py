@@ -8,6 +8,7 @@ behind a surrogate that is not finite.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,6 +180,14 @@ def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Map
             reached[name] = found
     for scope in scopes:
         classify(scope, reached, inputs)
+        for name in scope.cut:
+            for cost in scope.costs:
+                if f"{name}.log_prob" in given and graph.structure.window(name, cost) is not None:
+                    warnings.warn(
+                        f"node {name!r}: its importance weights also multiply the cost {cost!r}, which does not train it. If what "
+                        f"{cost!r} reads is recorded data, say a target, do not declare it as a child of {name!r}.",
+                        stacklevel=2,
+                    )
     plan.scopes = scopes
     plan.scope_of = {cost: i for i, scope in enumerate(scopes) for cost in scope.costs}
 

@@ -1,5 +1,7 @@
 """Replay: recorded values, minibatches of pairs, inferred noise, and whole updates that compile."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -265,3 +267,31 @@ def test_monte_carlo_credit_equals_the_plain_loop():
         torch.autograd.grad(undiscounted.surrogate("gain"), theta), torch.autograd.grad(own.surrogate(), theta), strict=True
     ):
         assert torch.allclose(mine, other)  # with γ = 1 the credit is the graph's own cost-to-go
+
+
+def test_importance_weights_on_a_cost_that_does_not_train_their_node_are_pointed_out():
+    """A regression whose recorded target is declared below the action is weighed with π/μ: right by the formula, seldom meant."""
+    policy, value = networks()
+
+    def build(parents):
+        graph = scg.Graph()
+        graph.observed("obs")
+        graph.stochastic(
+            ScoreFunction(), lambda obs: Categorical(logits=policy(obs)), name="action", credit=lambda obs: obs.sum(-1)
+        )
+        graph.observed("target", parents=parents)
+        graph.reward(lambda obs, action: action.double(), name="gain", trains=policy)
+        graph.cost(lambda obs, target: (value(obs).squeeze(-1) - target).square(), name="regression", trains=value)
+        return graph
+
+    given = {
+        "obs": torch.randn(5, 3),
+        "action": torch.randint(2, (5,)),
+        "target": torch.randn(5),
+        "action.log_prob": torch.randn(5),
+    }
+    with pytest.warns(UserWarning, match="node 'action': its importance weights also multiply the cost 'regression'"):
+        build(["action"]).replay(given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build([]).replay(given)
