@@ -40,4 +40,5 @@ def leave_one_out(log_prob: Tensor) -> Tensor:
     """The weights of n samples from their log-probabilities `[n, batch…]`."""
     n = log_prob.shape[0]
     z = torch.expm1(log_prob - log_prob.detach())
-    return (z - z.mean(0)) / (n - 1) + 1 / n  # the same, rearranged: zᵢ less the mean of the others is n/(n−1) (zᵢ − z̄)
+    # The same, rearranged: zᵢ less the mean of the others is n/(n−1) (zᵢ − z̄).
+    return torch.add(z.new_full((), 1 / n), z - z.mean(0), alpha=1 / (n - 1))

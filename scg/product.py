@@ -75,13 +75,13 @@ class Product:
         if name in self.trace.structure.reducing and value.ndim > rank:
             value = value.unsqueeze(value.ndim - rank)  # the cost has reduced the plate; axes beyond it keep their places
         total = value if weight is None else value * weight
-        if weight is not None:
+        if total.ndim == 0:
+            return total
+        if weight is not None and total.shape != value.shape:
             mine, weighed = value.shape[max(0, value.ndim - rank) :], total.shape[max(0, total.ndim - rank) :]
             grown = len(weighed) - len(mine)
             if weighed[grown:] != mine or weighed[:grown].numel() != 1:
                 _refuse_broadcast(name, value, weight, rank)
-        if total.ndim == 0:
-            return total
         batch = total.shape[max(0, total.ndim - rank) :]
         scale = (batch[1:] if self.in_sequence and reduce == "sum" else batch).numel()
         for branched in self.branched:  # uniform weights average over their axis where the value has it

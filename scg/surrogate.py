@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 def assemble(trace: Trace, costs: Iterable[str], reduce: Literal["sum", "mean"]) -> Tensor:
     """The surrogate of `costs`, objective by objective."""
     scope_of = trace.plan.scope_of
+    if not scope_of and costs:
+        return finite(trace, _objective(trace, list(costs), None, reduce))
     groups: dict[int | None, list[str]] = {}
     for cost in costs:
         groups.setdefault(scope_of.get(cost), []).append(cost)
