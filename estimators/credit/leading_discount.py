@@ -15,27 +15,19 @@ import torch
 from torch import Tensor
 
 from estimators.credit.bootstrap import in_unit
-from scg.credit import Credit, Downstream
+from estimators.credit.wrapped import Wrapped
+from scg.credit import Downstream
 from scg.scan import starts
 
 
 @dataclass(frozen=True)
-class LeadingDiscount(Credit):
+class LeadingDiscount(Wrapped):
     """`γ^t credit_t`, t counted from the start of each episode. A block is to begin with its episodes."""
 
-    credit: Credit
     discount: float = 0.99
 
     def __post_init__(self) -> None:
         in_unit(self, "discount", self.discount)
-
-    @property
-    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.critics
-
-    @property
-    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.q_critics
 
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)

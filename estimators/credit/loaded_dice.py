@@ -14,23 +14,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scg.credit import Credit, Downstream
+from estimators.credit.wrapped import Wrapped
+from scg.credit import Downstream
 
 
 @dataclass(frozen=True)
-class LoadedDice(Credit):
+class LoadedDice(Wrapped):
     """`credit`, an advantage (GAE, say), with live weights of the earlier steps."""
 
-    credit: Credit
     order: float = math.inf
-
-    @property
-    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.critics
-
-    @property
-    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.q_critics
 
     def __call__(self, downstream: Downstream) -> Tensor:
         return self.credit(downstream)

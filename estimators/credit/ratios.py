@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scg.credit import Credit, Downstream
+from estimators.credit.wrapped import Wrapped
+from scg.credit import Downstream
 from scg.scan import INFINITE, starts, window_product
 
 
@@ -33,18 +34,8 @@ def ratio(downstream: Downstream) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EarlierRatios(Credit):
+class EarlierRatios(Wrapped):
     """`credit`, weighed with the ratios of the episode's earlier steps. A block is to begin with its episodes."""
-
-    credit: Credit
-
-    @property
-    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.critics
-
-    @property
-    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.credit.q_critics
 
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)

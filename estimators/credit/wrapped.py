@@ -1,0 +1,22 @@
+"""A credit around another one, leaning on the critics that the other leans on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scg.credit import Credit
+
+
+@dataclass(frozen=True)
+class Wrapped(Credit):
+    """What `EarlierRatios`, `LeadingDiscount` and `LoadedDice` share."""
+
+    credit: Credit
+
+    @property
+    def critics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.credit.critics
+
+    @property
+    def q_critics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.credit.q_critics
