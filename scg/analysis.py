@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from scg.errors import GraphError, nearest
+from scg.estimator import Pathwise
 from scg.node import Node
 from scg.scan import INFINITE
 
@@ -300,6 +301,8 @@ class Structure:
         """The full window, cut where live lags meet lags at which only detached paths arrive. Lags of neither do no harm."""
         if live is None:
             return ((full, False),)
+        if isinstance(self.nodes[source].estimator, Pathwise):  # its gradient is in the values, its weight has none
+            return ((full, True),)
         if not (self.nodes[source].in_sequence and self.nodes[target].in_sequence):
             self._refuse_changing_times(source, target)
             return ((full, True),)
@@ -359,28 +362,31 @@ class Structure:
         return seen
 
     def _refuse_changing_times(self, source: str, target: str) -> None:
-        """A node outside reaches every step alike, or its weight would have to know the step: initial values alone differ."""
-        if not self.nodes[target].in_sequence or self.nodes[source].in_sequence:
+        """A node outside has one weight for all steps, so it reaches a target with a gradient at every step, or at none."""
+        inside = {name for name, node in self.nodes.items() if node.in_sequence}
+        if target not in inside or source in inside:
             return
-        through_init = {False: set[str](), True: set[str]()}
+        entry: dict[tuple[bool, bool], set[str]] = {}
         for live in (False, True):
-            steady = {source}
-            queue = [source]
-            while queue:
-                for a in self._out[live].get(queue.pop(), ()):
-                    if not a.first and a.target not in steady:
-                        steady.add(a.target)
-                        queue.append(a.target)
-            through_init[live] = set(self.reached(source, live)) - steady
-        if target in through_init[True] and target not in through_init[False] and not self._recurs(target):
+            before = {source} | (set(self.reached(source, live)) - inside)
+            arrows = [a for n in before for a in self._out[live].get(n, ()) if a.target in inside]
+            entry[live, True] = {a.target for a in arrows}
+            entry[live, False] = {a.target for a in arrows if not a.first}  # initial values enter at the first step only
+        reached = {live: self._at_once(entry[live, True], live) for live in (False, True)}
+        states: set[tuple[frozenset[str], frozenset[str]]] = set()
+        classes: set[bool] = set()
+        while (state := (frozenset(reached[False]), frozenset(reached[True]))) not in states:
+            states.add(state)
+            if target in reached[False]:
+                classes.add(target in reached[True])
+            for live, nodes in reached.items():
+                later = {a.target for n in nodes for a in self._out[live].get(n, ()) if a.lag}
+                reached[live] = self._at_once(later | entry[live, False], live)
+        if len(classes) == 2:
             raise GraphError(
-                f"node {source!r}: it reaches {target!r} with a gradient through an initial value only, and through detach(…) at every "
-                "step; its weight cannot be both. Detach it on both paths, or on none."
+                f"node {source!r}: it reaches {target!r} with a gradient at some steps and through detach(…) only at others, and has one "
+                "weight for all of them. Detach it on all paths or on none, or use Pathwise() there."
             )
-
-    def _recurs(self, name: str) -> bool:
-        """Whether what enters at the first step stays on the way to `name`."""
-        return any(n in self.reached(n, True) and name in self.reached(n, True) | {n} for n in self.nodes)
 
     def feeds_prev(self, name: str) -> str | None:
         """A node at or below `name` whose previous value is asked for, if there is one."""

@@ -843,11 +843,41 @@ def test_live_and_detached_lags_that_alternate_for_ever_are_refused():
         graph.surrogate(steps=3, theta=torch.tensor(0.3, requires_grad=True), zero=torch.tensor(0.0))
 
 
-def test_an_outer_sample_that_is_live_at_the_first_step_only_is_refused():
-    graph = scg.Graph()
-    graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="z")
-    with graph.sequence():
-        graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
-        graph.cost(lambda x, z: x * z, name="c", parents=[prev("x", init="z"), detach("z")])
-    with pytest.raises(scg.GraphError, match="node 'z': it reaches 'c' with a gradient through an initial value only"):
-        graph.surrogate(steps=3, theta=torch.tensor(0.3, requires_grad=True))
+@pytest.mark.parametrize("case", ["an initial value beside a detached edge", "an initial value of a truncated recurrence"])
+def test_an_outer_sample_that_is_live_at_some_steps_only_is_refused(case):
+    def build(estimator):
+        graph = scg.Graph()
+        graph.stochastic(estimator, lambda theta: Normal(theta, 1.0), name="z")
+        with graph.sequence():
+            if case == "an initial value beside a detached edge":
+                graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="x")
+                graph.cost(lambda x, z: x * z, name="c", parents=[prev("x", init="z"), detach("z")])
+            else:
+                graph.deterministic(lambda s: 2 * s, name="s", parents=[detach(prev("s", init="start"))])
+                graph.deterministic(lambda s, z: s + z, name="r", parents=["s", prev("r", init="z")])
+                graph.cost(lambda r, z: r * z, name="c", parents=[prev("s", init="z"), detach(prev("r", init="z"))])
+        return graph
+
+    inputs = {"theta": torch.tensor(0.3, requires_grad=True), "start": torch.tensor(1.0)}
+    if case == "an initial value beside a detached edge":
+        inputs.pop("start")
+    with pytest.raises(scg.GraphError, match="node 'z': it reaches 'c' with a gradient at some steps and through detach"):
+        build(ScoreFunction()).surrogate(steps=3, **inputs)
+    build(Pathwise()).surrogate(steps=3, **inputs)
+
+
+def test_truncated_backpropagation_from_a_random_initial_state():
+    """The pathwise gradient stops where the recurrence is detached."""
+    theta = torch.tensor(0.3, requires_grad=True)
+
+    def build(estimator):
+        graph = scg.Graph()
+        graph.stochastic(estimator, lambda theta: Normal(theta, 1.0), name="z")
+        with graph.sequence():
+            graph.deterministic(lambda s: 2 * s, name="s", parents=[prev("s", init="z")])
+            graph.deterministic(lambda s: 3 * s, name="cut", parents=[detach(prev("s", init="z"))])
+            graph.cost(lambda s, cut: s * 0 + cut, name="c")
+        return graph
+
+    trace = build(Pathwise()).sample(steps=3, theta=theta)
+    assert torch.autograd.grad(trace.surrogate(), theta, retain_graph=True)[0] == 0
