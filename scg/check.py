@@ -182,7 +182,10 @@ def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Map
         classify(scope, reached, inputs)
         for name in scope.cut:
             for cost in scope.costs:
-                if f"{name}.log_prob" in given and graph.structure.window(name, cost) is not None:
+                window = graph.structure.window(name, cost)
+                if (
+                    f"{name}.log_prob" in given and window is not None and window.lo == 0
+                ):  # later steps' costs are its descendants
                     warnings.warn(
                         f"node {name!r}: its importance weights also multiply the cost {cost!r}, which does not train it. If what "
                         f"{cost!r} reads is recorded data, say a target, do not declare it as a child of {name!r}.",

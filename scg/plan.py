@@ -16,7 +16,7 @@ from scg.scope import Scope
 class Plan:
     """batch_rank: the rank of the costs at one step. ranks: of each stochastic node's distribution, unbranched.
     value_ranks: of each node's value, unbranched. first_order: nodes whose estimator stops there.
-    observed: nodes that were given among the inputs. scope_of: the scope of each cost with `trains=`. sealed: scopes whose gradient was seen to leak nowhere."""
+    observed: nodes that were given among the inputs. scope_of: the scope of each cost with `trains=`. sealed: costs whose gradient was seen to leak nowhere."""
 
     batch_rank: int
     ranks: dict[str, int]
@@ -26,7 +26,7 @@ class Plan:
     scopes: tuple[Scope, ...] = ()
     scope_of: dict[str, int] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
-    sealed: set[int] = field(default_factory=set)
+    sealed: set[str] = field(default_factory=set)
 
 
 def signature(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -76,9 +76,9 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
             total = total + _credit_term(trace, name, scope, costs, reduce)
         elif node.baseline is not None:
             total = total - _baseline_term(trace, name, scope, reduce)
-    if scope is not None and scope not in trace.plan.sealed and not torch.compiler.is_compiling():
-        trace.plan.sealed.add(scope)
+    if scope is not None and not torch.compiler.is_compiling() and not trace.plan.sealed.issuperset(costs):
         leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
+        trace.plan.sealed.update(costs)
     return total
 
 

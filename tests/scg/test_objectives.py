@@ -206,14 +206,18 @@ def test_inputs_can_be_what_an_objective_trains():
 
 
 def test_a_parameter_that_cannot_be_kept_out_is_refused():
-    """A bare tensor in a closure is no module and no input: nothing can swap it."""
+    """A bare tensor in a closure is no module and no input: nothing can swap it. Asked again, it is refused again."""
     loose, actor = torch.tensor(1.0, requires_grad=True), nn.Linear(1, 1)
     graph = scg.Graph()
+    graph.cost(lambda x: actor(x).squeeze(-1), name="good", trains=actor)
     graph.cost(lambda x: (actor(x) * loose).squeeze(-1), name="f", trains=actor)
-    with pytest.raises(
-        scg.GraphError, match=r"cost 'f': its gradient would reach a tensor of shape \(\), which it does not train"
-    ):
-        graph.surrogate(x=torch.ones(3, 1))
+    trace = graph.sample(x=torch.ones(3, 1))
+    trace.surrogate("good")
+    for _ in range(2):
+        with pytest.raises(
+            scg.GraphError, match=r"cost 'f': its gradient would reach a tensor of shape \(\), which it does not train"
+        ):
+            trace.surrogate("f")
 
 
 def test_what_trains_names_must_exist():
