@@ -17,8 +17,7 @@ from torch.distributions import Distribution, Independent
 
 import estimators
 from scg.estimator import Estimator
-
-Make = Callable[[Tensor], Distribution]
+from scg.testing.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class Entry:
     count: Callable[[Distribution, int], int] = lambda distribution, components: 1
 
 
-def _event(p: Tensor) -> Tensor:
-    return p[..., :2].sigmoid() * 0.8 + 0.1
-
-
 class Level(nn.Module):
     """The smallest control variate: a learned multiple of a squashed sum of its features."""
 
@@ -62,33 +57,6 @@ class Level(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.slope * features.tanh().sum(-1)
 
-
-# One distribution of each kind, from θ [*batch, 3]: batch shape `batch`.
-KINDS: Mapping[str, Make] = {
-    "Bernoulli": lambda p: D.Bernoulli(logits=p[..., 0]),
-    "joint Bernoulli": lambda p: Independent(D.Bernoulli(logits=p), 1),
-    "Categorical": lambda p: D.Categorical(logits=p),
-    "joint Categorical": lambda p: Independent(D.Categorical(logits=torch.stack([p, p.flip(-1)], -2)), 1),
-    "OneHotCategorical": lambda p: D.OneHotCategorical(logits=p),
-    "Binomial": lambda p: D.Binomial(4, logits=p[..., 1]),
-    "Geometric": lambda p: D.Geometric(probs=_event(p)[..., 0]),
-    "Poisson": lambda p: D.Poisson((0.5 * p[..., 0]).exp()),
-    "Normal": lambda p: D.Normal(p[..., 0], (0.3 * p[..., 1]).exp()),
-    "joint Normal": lambda p: Independent(D.Normal(p[..., :2], (0.3 * p[..., 2:]).exp()), 1),
-    "MultivariateNormal": lambda p: D.MultivariateNormal(p[..., :2], scale_tril=torch.diag_embed((0.3 * p[..., 1:]).exp())),
-    "LogNormal": lambda p: D.LogNormal(0.3 * p[..., 0], 0.5),
-    "Laplace": lambda p: D.Laplace(p[..., 0], (0.3 * p[..., 1]).exp()),
-    "Cauchy": lambda p: D.Cauchy(p[..., 0], (0.3 * p[..., 1]).exp()),
-    "StudentT": lambda p: D.StudentT(5.0, p[..., 0], (0.3 * p[..., 1]).exp()),
-    "Gumbel": lambda p: D.Gumbel(p[..., 0], (0.3 * p[..., 1]).exp()),
-    "Exponential": lambda p: D.Exponential((0.3 * p[..., 0]).exp()),
-    "Weibull": lambda p: D.Weibull((0.3 * p[..., 0]).exp(), 1.7),
-    "Gamma": lambda p: D.Gamma(1.7, (0.3 * p[..., 0]).exp()),
-    "Beta": lambda p: D.Beta((0.3 * p[..., 0]).exp() + 1, 2.0),
-    "Dirichlet": lambda p: D.Dirichlet((0.3 * p).exp() + 1),
-    "VonMises": lambda p: D.VonMises(p[..., 0], (0.3 * p[..., 1]).exp()),
-    "Uniform with moving ends": lambda p: D.Uniform(p[..., 0], p[..., 0] + 1),
-}
 
 _GROUPS = {
     "finite supports": ("Bernoulli", "joint Bernoulli", "Categorical", "joint Categorical", "OneHotCategorical", "Binomial"),
@@ -107,7 +75,7 @@ def _samples(n: int) -> Callable[[Distribution, int], int]:
 def _categories(distribution: Distribution) -> int:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
-    return distribution.probs.shape[-1] if isinstance(distribution, D.Categorical) else 0
+    return distribution.probs.shape[-1] if isinstance(distribution, (D.Categorical, D.OneHotCategorical)) else 0
 
 
 def _measures(distribution: Distribution, components: int) -> int:
@@ -127,6 +95,7 @@ def _support(distribution: Distribution, components: int) -> int:
 _TABLE: tuple[Entry, ...] = (
     Entry(estimators.ScoreFunction(), "a log-density", "n", "Williams (1992)"),
     Entry(estimators.LeaveOneOut(), "a log-density", "n ≥ 2", "Kool et al. (2019); Mnih & Rezende (2016)", _samples(2)),
+    Entry(estimators.NVIL(), "a log-density, a credit; best with a `learned_baseline`", "n", "Mnih & Gregor (2014)"),
     Entry(estimators.Pathwise(), "`rsample`, f differentiable", "n", "Kingma & Welling (2014); Rezende et al. (2014)"),
     Entry(
         estimators.Antithetic(),
@@ -152,6 +121,18 @@ _TABLE: tuple[Entry, ...] = (
         "Owen (1997); Buchholz et al. (2018)",
         _samples(4),
     ),
+    Entry(
+        estimators.CommonRandomNumbers(),
+        "an inverse cdf; an estimator that samples",
+        "n",
+        "Kahn & Marshall (1953); Glasserman & Yao (1992)",
+    ),
+    Entry(
+        estimators.CommonRandomNumbersPathwise(),
+        "`rsample`, f differentiable, an inverse cdf",
+        "n",
+        "Kahn & Marshall (1953); Glasserman & Yao (1992)",
+    ),
     Entry(estimators.Enumeration(), "a support within its budget", "|support|", "—", _support),
     Entry(
         estimators.TopK(), "a support within its budget, more than k values", "k + m (looks at |support|)", "Liu et al. (2019)",
@@ -176,6 +157,14 @@ _TABLE: tuple[Entry, ...] = (
     Entry(estimators.ARMS(), "bits", "n ≥ 2", "Dimitriev & Zhou (2021)", _samples(4)),
     Entry(estimators.CategoricalDisARM(), "categories", "2 per pair", "Dong et al. (2021)", _samples(2)),
     Entry(
+        estimators.ARSM(),
+        "categories",
+        "1 + K(K−1)/2",
+        "Yin et al. (2019)",
+        lambda distribution, components: 1 + math.comb(_categories(distribution), 2),
+    ),
+    Entry(estimators.CARMS(), "categories", "n ≥ 2", "Dimitriev & Zhou (2021)", _samples(4)),
+    Entry(
         estimators.MeasureValued(),
         "a row of its table: concentrations of Gamma and Weibull fixed",
         "1 + D or 1 + 2D a parameter, 1 + 2DK for categories",
@@ -189,21 +178,58 @@ _TABLE: tuple[Entry, ...] = (
         "Gong & Ho (1987); Arya et al. (2022)",
         lambda distribution, components: 1 + components,
     ),
+    Entry(estimators.MuProp(), "f defined at the mean, and smooth to gain by it", "n + 2", "Gu et al. (2016)", _samples(3)),
+    Entry(estimators.DoubleControl(), "f smooth, to gain by it", "n ≥ 2", "Titsias & Shi (2022)", _samples(2)),
+    Entry(
+        estimators.LearnedDoubleControl(),
+        "the same; learns α by `trace.variance`",
+        "n ≥ 2",
+        "Titsias & Shi (2022)",
+        _samples(2),
+    ),
     Entry(estimators.REBAR(), "f defined, and smooth, on relaxed values", "3", "Tucker et al. (2017)", _samples(3)),
     Entry(estimators.LearnedREBAR(), "the same; learns η and τ by `trace.variance`", "3", "Tucker et al. (2017)", _samples(3)),
     Entry(estimators.RELAX(Level()), "a control variate to learn by `trace.variance`", "1", "Grathwohl et al. (2018)"),
-    Entry(estimators.LAX(Level()), "the same, `rsample` with a second derivative", "1", "Grathwohl et al. (2018)"),
+    Entry(estimators.LAX(Level()), "the same, `rsample`", "1", "Grathwohl et al. (2018)"),
     Entry(estimators.Implicit(), "a cdf that is differentiable", "n", "Figurnov et al. (2018)"),
+    Entry(estimators.GeneralisedReparameterisation(), "f differentiable", "n", "Ruiz et al. (2016)"),
+    Entry(estimators.RejectionReparameterisation(), "f differentiable", "n", "Naesseth et al. (2017)"),
     Entry(estimators.GumbelSoftmax(allow_bias=True), "f on relaxed values", "n", "Jang et al. (2017); Maddison et al. (2017)"),
     Entry(estimators.StraightThrough(allow_bias=True), "f with a derivative", "n", "Hinton (2012); Bengio et al. (2013)"),
     Entry(estimators.StraightThroughGumbel(allow_bias=True), "f with a derivative", "n", "Jang et al. (2017)"),
     Entry(estimators.RaoGumbel(allow_bias=True), "f with a derivative", "n", "Paulus et al. (2021)"),
     Entry(estimators.ReinMax(allow_bias=True), "f with a derivative", "n", "Liu et al. (2023)"),
+    Entry(estimators.TruncatedRatio(allow_bias=True), "recorded log-probabilities", "n", "Ionides (2008)"),
+    Entry(estimators.SelfNormalised(allow_bias=True), "recorded log-probabilities, a batch", "n", "Owen (2013)"),
     Entry(estimators.Clipped(), "a credit and recorded log-probabilities", "1", "Schulman et al. (2017)"),
     Entry(estimators.NoGradient(), "costs reached only through `detach`", "1", "—"),
 )  # fmt: skip
 
 ENTRIES: Mapping[str, Entry] = {type(entry.estimator).__name__: entry for entry in _TABLE}
+
+
+@dataclass(frozen=True)
+class BoxRow:
+    """One line of the second table: a deterministic node whose derivative is of another making. All are first order.
+
+    `evaluations`: of the function, for a value and its gradient, D coordinates being differentiated."""
+
+    node: str
+    derivative: str
+    error: str
+    evaluations: str
+    paper: str
+
+
+BOXES: tuple[BoxRow, ...] = (
+    BoxRow("FiniteDifference", "central or forward differences", "O(h²), O(h) forward", "1 + 2D, 1 + D forward", "—"),
+    BoxRow("SPSA", "differences along random signs", "random; biased O(h²), 0 where f is quadratic", "1 + 2n", "Spall (1992)"),
+    BoxRow("SuppliedJacobian", "returned by the function", "the function's own", "1 (3 the first time)", "—"),
+    BoxRow("SuppliedVJP", "a function of the value's gradient", "the function's own", "1 (3 the first time)", "—"),
+    BoxRow(
+        "MujocoTransition", "of a MuJoCo model's steps, `mjd_transitionFD`", "O(h²)", "about 2 + 2D", "Todorov (2014); Heess et al. (2015)"
+    ),
+)  # fmt: skip
 
 
 def catalogue() -> list[Row]:

@@ -1,6 +1,6 @@
 """`scg estimators`: the catalogue in a terminal.
 
-    scg estimators                 the table
+    scg estimators                 the table, and that of black boxes
     scg estimators --markdown      the same for a README
     scg estimators Bernoulli       only those that take a Bernoulli
 
@@ -16,7 +16,7 @@ from dataclasses import fields
 from rich.console import Console
 from rich.table import Table
 
-from estimators.catalogue import ENTRIES, KINDS, Row, accepted, as_markdown, catalogue
+from estimators.catalogue import BOXES, ENTRIES, KINDS, BoxRow, Row, accepted, as_markdown, catalogue
 from scg.errors import nearest
 
 WIDE = 140  # columns that the whole table needs to be read
@@ -45,7 +45,18 @@ def estimators(argv: list[str]) -> int:
     ]
     console = Console()
     console.print(_wide(rows) if console.width >= WIDE else _narrow(rows))
+    if wish.distribution is None:
+        console.print(_boxes())
     return 0
+
+
+def _boxes() -> Table:
+    table = Table(title="Deterministic nodes that autograd cannot see into", show_lines=True)
+    for field in fields(BoxRow):
+        table.add_column(field.name, no_wrap=field.name == "node")
+    for row in BOXES:
+        table.add_row(*vars(row).values())
+    return table
 
 
 def _wide(rows: list[Row]) -> Table:

@@ -17,7 +17,7 @@ from scg.estimator import Branches, Estimator
 class NoGradient(Estimator):
     """One sample of weight 1."""
 
-    differentiates = False
+    weighs = False
 
     def branch(self, distribution: Distribution) -> Branches:
         return Branches(distribution.sample())

@@ -36,6 +36,8 @@ class REBAR(Estimator):
     eta: float = 1.0
     samples: int = 1
 
+    moves = True  # through the relaxed values
+
     def __post_init__(self) -> None:
         positive("REBAR", self.temperature)
         strength("REBAR", self.eta)
@@ -50,6 +52,8 @@ class REBAR(Estimator):
 
 class LearnedREBAR(Estimator, nn.Module):
     """REBAR whose log τ and η are parameters, learned by descending `trace.variance(wrt=…)`. They start as given."""
+
+    moves = True
 
     def __init__(self, temperature: float = 0.5, eta: float = 1.0, samples: int = 1) -> None:
         positive("LearnedREBAR", temperature)

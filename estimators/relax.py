@@ -11,6 +11,9 @@ whose mean does not depend on θ, whatever φ is: so the gradient is unbiased fo
 
     trace.variance(wrt=θ).backward();  optimiser.step()        moves φ, and nothing else
 
+The path of LAX is differentiated once, for θ; what φ learns from is the derivative of that for φ. So samplers that torch
+differentiates once are enough (Gamma, Beta, Dirichlet, StudentT), and LAX is of first order there.
+
 `control` is a module that maps features `[…, F]` to `[…]` or `[…, 1]`: the sample's own numbers, F of them (one for a single
 variable, K for K categories, and as many times that as Independent binds). For RELAX these are the noisy logits z.
 Grathwohl, Choi, Wu, Roeder & Duvenaud (2018), "Backpropagation through the void: optimizing control variates for black-box
@@ -23,9 +26,20 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    OneHotCategorical,
+    StudentT,
+    TransformedDistribution,
+)
 
-from estimators.componentwise import only, unbound
+from estimators.componentwise import only, unbound, zero
 from estimators.relaxation import relaxation
 from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
 from scg.estimator import Branches, Estimator, at_least
@@ -40,7 +54,7 @@ class LAX(Estimator, nn.Module):
         self.control, self.samples = control, samples
 
     def branch(self, distribution: Distribution) -> Branches:
-        x = distribution.rsample(torch.Size((self.samples,)))
+        x = moving(distribution, torch.Size((self.samples,)))
         log_prob = log_density(distribution, x.detach())
         score = log_prob - log_prob.detach()
         event = len(distribution.event_shape)
@@ -53,15 +67,16 @@ class LAX(Estimator, nn.Module):
                 f"LAX needs a reparameterised distribution, but {kind(distribution)} has has_rsample=False.\n"
                 "Use RELAX(control) for bits and categories, ScoreFunction() for the rest."
             )
-        if sampler_order(distribution) < math.inf:
+        if not learnable(distribution):
             return (
-                f"LAX learns through second derivatives of the sampler, and that of {kind(distribution)} has first ones only.\n"
+                f"LAX learns from how the path of a sample carries its control, and it is not known whether that of "
+                f"{kind(distribution)} can be differentiated for it.\n"
                 "Use Pathwise(), or ScoreFunction() where the cost has no derivative."
             )
         return moving_support(distribution)
 
     def order(self, distribution: Distribution) -> float:
-        return density_order(distribution)
+        return min(density_order(distribution), sampler_order(distribution))
 
 
 class RELAX(Estimator, nn.Module):
@@ -86,6 +101,30 @@ class RELAX(Estimator, nn.Module):
     def refuses(self, distribution: Distribution) -> str | None:
         instead = "LAX(control) where it reparameterises, LeaveOneOut(samples=2) for the rest"
         return only("RELAX", distribution, (Bernoulli, Categorical, OneHotCategorical), instead)
+
+
+def learnable(distribution: Distribution) -> bool:
+    """Whether the gradient of `moving` can be differentiated again in what it is multiplied by."""
+    base = unbound(distribution)[0]
+    if sampler_order(base) == math.inf or isinstance(base, (Beta, Dirichlet)):
+        return True
+    while isinstance(base, (Independent, TransformedDistribution)):
+        base = base.base_dist
+    return isinstance(base, (Gamma, StudentT))
+
+
+def moving(distribution: Distribution, shape: torch.Size) -> Tensor:
+    """`rsample`. Torch's Dirichlet, and Beta made of it, lose what its gradient is multiplied by, and say nothing."""
+    base = unbound(distribution)[0]
+    if isinstance(base, Beta):
+        return moving(Dirichlet(torch.stack([base.concentration1, base.concentration0], -1)), shape)[..., 0]
+    if not isinstance(base, Dirichlet):
+        return distribution.rsample(shape)
+    x, alpha = base.sample(shape), base.concentration
+    alpha = alpha.expand(x.shape)
+    # dx_k = Σ_j (1[j = k] − x_k) s_j dα_j, with s the implicit derivative that torch's sampler uses
+    flow = torch._dirichlet_grad(x, alpha.detach(), alpha.detach().sum(-1, keepdim=True).expand(x.shape)) * zero(alpha)
+    return x + flow - x * flow.sum(-1, keepdim=True)
 
 
 def level(estimator: str, control: nn.Module, x: Tensor, event: int, shape: torch.Size) -> Tensor:

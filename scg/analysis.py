@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from scg.errors import GraphError, nearest
-from scg.estimator import Pathwise
 from scg.node import Node
 from scg.scan import INFINITE
 
@@ -301,7 +300,7 @@ class Structure:
         """The full window, cut where live lags meet lags at which only detached paths arrive. Lags of neither do no harm."""
         if live is None:
             return ((full, False),)
-        if isinstance(self.nodes[source].estimator, Pathwise):  # its gradient is in the values, its weight has none
+        if not self.nodes[source].estimator.weighs:  # its gradient is in the values, its weight has none
             return ((full, True),)
         if not (self.nodes[source].in_sequence and self.nodes[target].in_sequence):
             self._refuse_changing_times(source, target)

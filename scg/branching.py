@@ -7,6 +7,7 @@ here its axis moves to its place, with 1s for the axes and the batch dimensions 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import FirstOrder, rebuilt
 from scg.errors import GraphError, impossible
-from scg.estimator import Branches, Pathwise
+from scg.estimator import Branches
 from scg.node import Node
 from scg.scope import swapped
 from scg.weight import Weight
@@ -42,7 +43,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
         if node.plate is not None:
             distribution = _on_plate(run, name, distribution, node.plate)
         if run.branching:
-            branches = _drawn(run, node, distribution)
+            branches = _drawn(node, distribution, _axes_above(run, node, distribution), run.learning)
             if run.verifying:
                 verify(node, distribution, branches)
         else:
@@ -53,14 +54,20 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
     return _placed(run, node, distribution, branches)
 
 
-def _drawn(run: Evaluation, node: Node, distribution: Distribution) -> Branches:
+def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) -> Branches:
     """The estimator's branches; what it learns itself is kept out of every surrogate, and let into its own variance."""
     estimator: Any = node.estimator
-    if run.learning or not isinstance(estimator, nn.Module):
-        return estimator.branch(distribution)
-    branch: Callable[[Distribution], Branches] = estimator.branch  # type: ignore[assignment]
+    branch: Callable[[Distribution], Branches] = partial(estimator.branch_below, axes=axes) if axes else estimator.branch
+    if learning or not isinstance(estimator, nn.Module):
+        return branch(distribution)
     with swapped(estimator):
         return branch(distribution)
+
+
+def _axes_above(run: Evaluation, node: Node, distribution: Distribution) -> int:
+    """How many axes of the distribution's batch, its leftmost, are the branches of ancestors."""
+    rank = run.plan.ranks[node.name] + (run.vectorised and node.in_sequence)
+    return max(0, len(distribution.batch_shape) - max(run.rank, rank))
 
 
 def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> Branches:
@@ -119,10 +126,8 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
                 "at every step. Use one sample here and put replicates into the batch."
             )
     axis = run.axes.setdefault(name, len(run.axes))
-    rank = run.plan.ranks[name] + (run.vectorised and node.in_sequence)
-    length = len(distribution.batch_shape)
-    present = max(0, length - max(run.rank, rank))
-    own = min(length - present, run.rank)
+    present = _axes_above(run, node, distribution)
+    own = min(len(distribution.batch_shape) - present, run.rank)
 
     def place(x: Tensor) -> Tensor:
         if axis == present and own == run.rank:
@@ -166,7 +171,7 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
 
 def plain(node: Node, distribution: Distribution) -> Branches:
     """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
-    if isinstance(node.estimator, Pathwise) and distribution.has_rsample:
+    if node.estimator.moves and distribution.has_rsample:
         return Branches(distribution.rsample())
     value = distribution.sample()
     return Branches(value)

@@ -53,10 +53,20 @@ class Estimator:
 
     unbiased: bool = True
     allow_bias: bool = False
+    moves: bool = False  # a part of the gradient goes through the values, and is right only where the costs have a slope
+    weighs: bool = True  # a part of it goes through the weights
+
+    @property
+    def differentiates(self) -> bool:
+        return self.moves or self.weighs
 
     def branch(self, distribution: Distribution) -> Branches:
         """Draw the branches of a node. Randomness comes from torch's default generator (see `generator=`)."""
         raise NotImplementedError(f"{type(self).__name__} must define branch(distribution)")
+
+    def branch_below(self, distribution: Distribution, axes: int) -> Branches:
+        """`branch`, where the first `axes` axes of the batch are the branches of ancestors: by default each draws for itself."""
+        return self.branch(distribution)
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
         """The one branch at a recorded value: weight π(x)/μ(x) with μ's recorded `log_prob`, else the score weight."""
@@ -88,7 +98,18 @@ class _Adopted(Estimator):
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        for name in ("branch", "given", "combine", "order", "refuses", "unbiased", "allow_bias"):
+        for name in (
+            "branch",
+            "branch_below",
+            "given",
+            "combine",
+            "order",
+            "refuses",
+            "unbiased",
+            "allow_bias",
+            "path",
+            "weighs",
+        ):
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
 
@@ -123,6 +144,9 @@ class Pathwise(Estimator):
 
     samples: int = 1
     smooth: bool = False
+
+    moves = True
+    weighs = False
 
     def __post_init__(self) -> None:
         at_least("Pathwise", self.samples, 1)

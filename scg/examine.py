@@ -21,7 +21,6 @@ from torch import Tensor
 
 from scg.check import Finding
 from scg.distributions import kind
-from scg.estimator import Pathwise
 from scg.plan import Plan
 from scg.recording import Call, Recording, batched, close, content, same
 
@@ -73,15 +72,15 @@ class Examination:
         for name, distribution in self.distributions.items():
             node = self.graph.nodes[name]
             live = any(self.structure.window(name, c, live=True) for c in self.structure.costs)
-            if name in self.given and (f"{name}.log_prob" in self.given or isinstance(node.estimator, Pathwise)):
+            if name in self.given and (f"{name}.log_prob" in self.given or node.estimator.moves):
                 continue
-            refusal = node.estimator.refuses(distribution) if live or isinstance(node.estimator, Pathwise) else None
+            refusal = node.estimator.refuses(distribution) if live or node.estimator.moves else None
             if refusal is not None:
                 self._error(name, "distribution", refusal)
-            if isinstance(node.estimator, Pathwise) and node.baseline is not None:
+            if not node.estimator.weighs and node.baseline is not None:
                 note = "it has a baseline, and no likelihood ratio to subtract it from: the baseline does nothing"
                 self.found.setdefault((name, "baseline"), Finding("note", name, note))
-            if live and not getattr(node.estimator, "differentiates", True):
+            if live and not node.estimator.differentiates:
                 self._error(
                     name,
                     "gradient",
@@ -110,7 +109,7 @@ class Examination:
                     f"{self.plan.batch_rank}. Give the distribution the batch axes of the costs (expand it), and have each cost "
                     "reduce the plate's axis, dim=-(batch axes + 1).",
                 )
-            if isinstance(node.estimator, Pathwise) and name not in self.given:
+            if not node.estimator.weighs and name not in self.given:
                 continue  # no likelihood ratio: nothing broadcasts
             for cost in self.structure.costs:
                 window = self.structure.window(name, cost, live=True)
@@ -237,9 +236,11 @@ class Examination:
         for before, after in zip(mine.content, content(result), strict=True):
             if not isinstance(before, Tensor) or before.shape != after.shape:
                 continue
-            first = self._first_element(mine.node.name)
-            if batched(before, shape, first):
-                before, after = before[first], after[first]
+            # The distribution of a node on a plate has the plate's axis only if its parents have it.
+            for first in (self._first_element(mine.node.name), (0,) * rank):
+                if batched(before, shape, first):
+                    before, after = before[first], after[first]
+                    break
             if not close(before, after):
                 self._error(
                     mine.node.name,
@@ -269,7 +270,7 @@ class Examination:
         """Every edge along which a pathwise gradient has to flow to reach a cost."""
         roots: dict[str, set[str]] = {}
         for name in self.structure.stochastic:
-            if isinstance(self.graph.nodes[name].estimator, Pathwise) and name not in self.given:
+            if self.graph.nodes[name].estimator.moves and name not in self.given:
                 roots.setdefault(name, set()).add(name)
         for name in self.structure.order:
             node = self.graph.nodes[name]
@@ -302,17 +303,21 @@ class Examination:
                     torch.set_rng_state(mine.state)
                     moved = mine.again(**{path.param: there.detach()})
                     path.moved |= not same(mine.content, content(moved))
-                    leaf = there.detach().requires_grad_()
-                    torch.set_rng_state(mine.state)
-                    outputs = [
-                        o for o in content(mine.again(**{path.param: leaf})) if isinstance(o, Tensor) and o.requires_grad
-                    ]
-                    if outputs:
-                        probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
-                        (gradient,) = torch.autograd.grad(probe, leaf, allow_unused=True)  # type: ignore[arg-type]
-                        path.gradient |= gradient is not None and bool((gradient != 0).any())
+                    path.gradient = path.gradient or any(self._sloped(mine, path.param, x) for x in (there, (here + there) / 2))
                 except ValueError:
                     continue  # one draw's value may not fit another draw's other arguments
+
+    @staticmethod
+    def _sloped(call: Call, param: str, value: Tensor) -> bool:
+        """Whether a call's result has a gradient with respect to one argument, at a value of it."""
+        leaf = value.detach().requires_grad_()
+        torch.set_rng_state(call.state)
+        outputs = [o for o in content(call.again(**{param: leaf})) if isinstance(o, Tensor) and o.requires_grad]
+        if not outputs:
+            return False
+        probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
+        (gradient,) = torch.autograd.grad(probe, leaf, allow_unused=True)  # type: ignore[arg-type]
+        return gradient is not None and bool((gradient != 0).any())
 
     # -- branches and time ---------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
     MonteCarlo                            the costs that were seen
     NStep, LambdaReturn, GAE, QCritic     with a critic for what was not
     VTrace, Retrace, TreeBackup, QLambda  the same from a recording of another policy
+    VIMCO                                 what a sample adds to a multi-sample bound
     BatchLeaveOneOut                      less the mean of the batch's other elements
     EarlierRatios, LeadingDiscount        wrap a credit: the factor of the steps before
+    SelfNormalisedRatios                  the same over the batch's mean of it
     LoadedDice                            wraps a credit: right to second order
     valid_conditioning_sets               what a node's baselines and critics may be functions of
 
@@ -22,9 +24,11 @@ from estimators.credit.on_trace import cost_to_go, evaluate
 from estimators.credit.q_critic import QCritic
 from estimators.credit.ratios import EarlierRatios
 from estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup
+from estimators.credit.self_normalised import SelfNormalisedRatios
 from estimators.credit.v_trace import VTrace, VTraceTarget
+from estimators.credit.vimco import VIMCO
 
 __all__ = [
-    "GAE", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "LoadedDice", "MonteCarlo", "NStep",
-    "QCritic", "QLambda", "QReturn", "Retrace", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate", "valid_conditioning_sets",
+    "GAE", "VIMCO", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "LoadedDice", "MonteCarlo", "NStep",
+    "QCritic", "QLambda", "QReturn", "Retrace", "SelfNormalisedRatios", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate", "valid_conditioning_sets",
 ]  # fmt: skip

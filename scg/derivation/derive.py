@@ -10,7 +10,7 @@ from torch import nn
 
 from scg.credit import Credit
 from scg.derivation.notation import ALL, Latex, Symbol, Unicode
-from scg.derivation.paths import Channels, Flow, Path, Vertex, channels
+from scg.derivation.paths import Flow, Path, Vertex
 from scg.derivation.spelling import Speller, T, bends
 from scg.derivation.written import Derivation, Equation, Spelling, Term
 from scg.draw.words import ParameterNames, brief
@@ -43,13 +43,12 @@ def derive(graph: Graph, wrt: Sequence[str] | str | None = None) -> Derivation:
         raise GraphError(
             "this graph has no cost, so there is no gradient to derive: declare one with @graph.cost or @graph.reward"
         )
-    ways = {name: channels(graph.nodes[name].estimator) for name in structure.stochastic}
-    spellers = {kind: Speller(structure, named, ways, write) for kind, write in NOTATIONS.items()}
+    spellers = {kind: Speller(structure, named, write) for kind, write in NOTATIONS.items()}
     equations: list[Equation] = []
     totals: dict[tuple[str, str], str] = {}
     for objective in objectives(graph, named, [wrt] if isinstance(wrt, str) else wrt):
         for parameter in objective.parameters:
-            flow = Flow(graph.nodes, ways, parameter, named, spellers["unicode"].parameter(parameter))
+            flow = Flow(graph.nodes, parameter, named, spellers["unicode"].parameter(parameter))
             terms = tuple(_terms(objective, flow, spellers))
             equations.append(_equation(objective, flow, terms, spellers))
             totals |= {key: value for kind in spellers for key, value in _totals(flow, spellers[kind], kind)}
@@ -104,7 +103,7 @@ def _terms(objective: Objective, flow: Flow, spellers: dict[str, Speller]) -> It
     for name in structure.stochastic:
         node = structure.nodes[name]
         costs = tuple(c for c in objective.costs if structure.window(name, c, live=True) is not None)
-        if not costs or not flow.ways[name].weights:
+        if not costs or not node.estimator.weighs:
             continue
         time = T if node.in_sequence else None
         paths = flow.paths(Vertex(name, "dist"), time)
@@ -189,7 +188,7 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
         time = speller.time(node)
         if node.kind == "stochastic":
             costs = [c for c in structure.costs if structure.window(name, c, live=True)]
-            words = [brief(node.estimator), *_about(node, speller.ways[name], structure.first)]
+            words = [brief(node.estimator), *_about(node, structure.first)]
             words.append(f"costs downstream: {', '.join(costs)}" if costs else "no cost is downstream of it with a gradient")
             formula = f"{speller.symbol(name, time)} = {speller.call(node, time, deep=False)}"
             if not speller.is_sampler(node):
@@ -209,12 +208,12 @@ def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], k
     return tuple(rows)
 
 
-def _about(node: Node, ways: Channels, first: str | None) -> Iterator[str]:
+def _about(node: Node, first: str | None) -> Iterator[str]:
     """What a reader needs to know about an estimator beyond its name."""
     samples = getattr(node.estimator, "samples", 1)
     if bends(node):
         yield "K = combine(w, credit) of the estimator"
-    elif ways.weights and not isinstance(node.estimator, ScoreFunction):
+    elif node.estimator.weighs and not isinstance(node.estimator, ScoreFunction):
         yield "w are the weights of its branches, over which the term is summed"
     elif isinstance(samples, int) and samples > 1:
         yield f"the mean over its {samples} branches"

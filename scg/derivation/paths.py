@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import distributions as D
 
 from scg.derivation.notation import LAST, Symbol, Time
 from scg.draw.words import ParameterNames
-from scg.estimator import Estimator, Pathwise, ScoreFunction
 from scg.node import Edge, Node
 
 MANY = 8
@@ -62,10 +59,8 @@ class Step:
 class Flow:
     """The differentiated graph, seen from one parameter."""
 
-    def __init__(
-        self, nodes: Mapping[str, Node], ways: Mapping[str, Channels], parameter: str, named: ParameterNames, symbol: Symbol
-    ) -> None:
-        self.nodes, self.ways, self.parameter, self.named, self.symbol = nodes, ways, parameter, named, symbol
+    def __init__(self, nodes: Mapping[str, Node], parameter: str, named: ParameterNames, symbol: Symbol) -> None:
+        self.nodes, self.parameter, self.named, self.symbol = nodes, parameter, named, symbol
         self.totals: dict[Vertex, None] = {}
         self._below: dict[Vertex, frozenset[Vertex]] = {}
 
@@ -90,7 +85,7 @@ class Flow:
                 yield Step(None, edge, initial)
         elif edge.dist:
             yield Step(Vertex(name, "dist"), edge)
-        elif node.kind in ("deterministic", "cost") or (node.kind == "stochastic" and self.ways[name].values):
+        elif node.kind in ("deterministic", "cost") or (node.kind == "stochastic" and node.estimator.moves):
             yield Step(Vertex(name), edge, initial)
 
     def reaches(self, vertex: Vertex) -> bool:
@@ -160,42 +155,3 @@ class Flow:
 
     def at(self, vertex: Vertex, time: Time | None) -> Symbol:
         return Symbol(vertex.name, time, "p" if vertex.what == "dist" else "")
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Whether an estimator's values, and whether its weights, carry gradients."""
-
-    values: bool
-    weights: bool
-
-
-def channels(estimator: Estimator) -> Channels:
-    """What an estimator differentiates. Others than the primitives are tried out on small distributions."""
-    if isinstance(estimator, Pathwise):
-        return Channels(True, False)
-    if isinstance(estimator, ScoreFunction):
-        return Channels(False, True)
-    if not getattr(estimator, "differentiates", True):
-        return Channels(False, False)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        for distribution in _toys():
-            try:
-                if estimator.refuses(distribution) is not None:
-                    continue
-                branches = estimator.branch(distribution)
-            except Exception:  # a learned estimator may want its own shapes
-                continue
-            weights = [w for w in (branches.weights, branches.score) if w is not None]
-            live = Channels(branches.values.requires_grad, any(w.requires_grad for w in weights))
-            if live.values or live.weights:
-                return live
-    return Channels(False, True)
-
-
-def _toys() -> Iterator[Any]:
-    theta = torch.zeros(2, requires_grad=True)
-    yield D.Bernoulli(logits=theta)
-    yield D.OneHotCategorical(logits=theta)
-    yield D.Categorical(logits=theta)
-    yield D.Normal(theta, 1.0)

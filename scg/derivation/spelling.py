@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from scg.analysis import Structure, Window
 from scg.credit import Credit
 from scg.derivation.notation import LAST, Latex, Symbol, Time, Unicode
-from scg.derivation.paths import Channels, Factor, Path
+from scg.derivation.paths import Factor, Path
 from scg.draw.words import ParameterNames
 from scg.estimator import Estimator, ScoreFunction
 from scg.node import Edge, Node
@@ -26,7 +26,6 @@ class Speller:
 
     structure: Structure
     named: ParameterNames
-    ways: Mapping[str, Channels]
     write: Unicode | Latex
 
     def time(self, node: Node) -> Time | None:
@@ -89,7 +88,7 @@ class Speller:
         return self.write.semicolon.join(filter(None, (self.write.comma.join(values), self.write.comma.join(own))))
 
     def is_sampler(self, node: Node) -> bool:
-        return node.kind == "stochastic" and self.ways[node.name] == Channels(True, False)
+        return node.kind == "stochastic" and node.estimator.moves and not node.estimator.weighs
 
     def noise(self, node: Node, time: Time | None) -> str:
         samplers = [n for n in self.structure.stochastic if self.is_sampler(self.structure.nodes[n])]

@@ -182,8 +182,10 @@ def test_other_estimators_are_differentiated_through_their_weights(other):
     assert "w are the weights of its branches, over which the term is summed" in derivation.unicode
 
 
-def test_an_estimator_that_is_unknown_is_tried_out():
+def test_an_estimator_says_where_its_gradient_goes():
     class Relaxed(scg.Estimator):
+        moves, weighs = True, False
+
         def branch(self, distribution):
             return scg.Branches(distribution.mean)
 

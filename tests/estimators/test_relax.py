@@ -4,16 +4,31 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Gamma, Independent, Normal, OneHotCategorical, Uniform
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    FisherSnedecor,
+    Gamma,
+    Independent,
+    InverseGamma,
+    Normal,
+    OneHotCategorical,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+)
+from torch.distributions.transforms import AffineTransform
 
 import scg
-from estimators import LeaveOneOut, ScoreFunction
+from estimators import LeaveOneOut, ScoreFunction, relax
 from estimators.rebar import LearnedREBAR
 from estimators.relax import LAX, RELAX
 from estimators.relaxation import Bits, Categories
 from scg import prev
 from tests.estimators.integral import composition, far
-from tests.estimators.noise import bits, estimate, races, recite
+from tests.estimators.noise import bits, estimate, interval, races, recite
 
 
 def network(features, hidden=6):
@@ -99,6 +114,113 @@ def test_lax_is_exact_to_second_order_for_random_networks(seed, kind, right):
     assert (far(mean, truth, [mu, sigma], 2) < 1e-7) == right
 
 
+# -- samplers that torch differentiates once -----------------------------------------------------------------------
+
+
+def density(distribution, x, size):
+    """Probabilities of points `x` on intervals of those sizes."""
+    return (distribution.log_prob(x).exp() * size).detach()
+
+
+@pytest.mark.parametrize(("kind", "right"), [(LAX, True), (PathOnly, False)])
+@pytest.mark.parametrize("seed", range(2))
+def test_lax_of_a_gamma_is_exact_as_far_as_torchs_derivative_of_its_sampler_is(seed, kind, right):
+    """By quadrature over the sample. torch's dx/dα is an approximation, here good to 1e-4 of the gradient."""
+    torch.manual_seed(seed)
+    alpha, beta = torch.tensor(1.7, requires_grad=True), torch.tensor(0.8, requires_grad=True)
+    z = torch.linspace(-16, 4.5, 800)
+    x, size = z.exp(), z.exp() * (z[1] - z[0])
+
+    class Given(Gamma):
+        def rsample(self, sample_shape=()):
+            slope = torch._standard_gamma_grad(self.concentration, x * self.rate).detach()
+            standard = (x * self.rate).detach() + slope * (self.concentration - self.concentration.detach())
+            return (standard / self.rate).expand(*sample_shape, -1)
+
+    branches = kind(network(1)).branch(Given(alpha.expand(len(x)), beta.expand(len(x))))
+    assert torch.allclose(branches.values, x)
+    probability = density(Gamma(alpha, beta), x, size)
+    assert torch.isclose(probability.sum(), torch.tensor(1.0))
+    mean = (probability * estimate(branches, lambda x: torch.cos(2 * x))).sum()
+    truth = (Gamma(alpha, beta).log_prob(x).exp() * size * torch.cos(2 * x)).sum()
+    assert (far(mean, truth, [alpha, beta]) < 1e-4) == right
+
+
+@pytest.mark.parametrize(("kind", "right"), [(LAX, True), (PathOnly, False)])
+@pytest.mark.parametrize("seed", range(2))
+def test_lax_of_a_beta_is_exact_as_far_as_torchs_derivative_of_its_sampler_is(monkeypatch, seed, kind, right):
+    """By quadrature over the sample. torch's dx/dα is an approximation, here good to 1e-3 of the gradient."""
+    torch.manual_seed(seed)
+    a, b = torch.tensor(1.7, requires_grad=True), torch.tensor(2.4, requires_grad=True)
+    x, size = interval(torch.zeros(()), torch.ones(()), 0.05)
+    monkeypatch.setattr(Dirichlet, "sample", lambda self, shape: torch.stack([x, 1 - x], -1).expand(*shape, -1, -1))
+    branches = kind(network(1)).branch(Beta(a.expand(len(x)), b.expand(len(x))))
+    assert torch.allclose(branches.values, x)
+    probability = density(Beta(a, b), x, size)
+    assert torch.isclose(probability.sum(), torch.tensor(1.0))
+    mean = (probability * estimate(branches, lambda x: torch.cos(2 * x))).sum()
+    truth = (Beta(a, b).log_prob(x).exp() * size * torch.cos(2 * x)).sum()
+    assert (far(mean, truth, [a, b]) < 1e-3) == right
+
+
+SAMPLERS = {
+    "Gamma": lambda t: Gamma(t.exp(), t.exp() + 1),
+    "a moved Gamma": lambda t: TransformedDistribution(Gamma(t.exp(), 1.0), [AffineTransform(0.5, 2.0)]),
+    "InverseGamma": lambda t: InverseGamma(t.exp() + 2, 1.0),
+    "StudentT": lambda t: StudentT(t.exp() + 3, t),
+    "Beta": lambda t: Beta(t.exp(), t.exp() + 1),
+    "Dirichlet": lambda t: Dirichlet(torch.stack([t.exp(), t.exp() + 1, 2 + 0 * t], -1)),
+    "two Betas": lambda t: Independent(Beta(torch.stack([t.exp(), t + 2], -1), 1.5), 1),
+    "Normal": lambda t: Normal(t, t.exp()),
+}
+
+
+def slopes(monkeypatch, name, lost):
+    """trace.variance's gradient for a weight of the network, and its difference quotient on the same noise."""
+    make, theta = SAMPLERS[name], torch.linspace(-0.5, 0.5, 5).requires_grad_()
+    features = make(theta).event_shape.numel()
+    if lost:
+        monkeypatch.setattr(relax, "moving", lambda distribution, shape: distribution.rsample(shape))
+    estimator = LAX(network(features))
+    graph = scg.Graph()
+    graph.stochastic(estimator, lambda theta: make(theta), name="x")
+    graph.cost(lambda x: step(x if x.ndim == 1 else x[..., 0]), name="f")
+
+    def variance(shift=0.0):
+        with torch.no_grad():
+            estimator.control[0].weight[0, 0] += shift
+        value = graph.sample(theta=theta, generator=torch.Generator().manual_seed(3)).variance(theta)
+        with torch.no_grad():
+            estimator.control[0].weight[0, 0] -= shift
+        return value
+
+    found = torch.autograd.grad(variance(), estimator.control[0].weight)[0][0, 0]
+    return float(found), float((variance(1e-5) - variance(-1e-5)).detach() / 2e-5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_the_network_learns_from_is_the_slope_of_the_variance(monkeypatch, name):
+    found, quotient = slopes(monkeypatch, name, lost=False)
+    assert abs(found - quotient) < 1e-6 * abs(quotient)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("Beta", True), ("Dirichlet", True), ("Gamma", False), ("StudentT", False)])
+def test_torchs_own_path_loses_it_for_a_dirichlet_and_says_nothing(monkeypatch, name, wrong):
+    found, quotient = slopes(monkeypatch, name, lost=True)
+    assert (abs(found - quotient) > 0.05 * abs(quotient)) == wrong
+
+
+@pytest.mark.parametrize("name", ["Beta", "Dirichlet", "two Betas"])
+def test_the_path_that_replaces_it_has_the_same_gradient(name):
+    theta = torch.linspace(-0.5, 0.5, 5).requires_grad_()
+    found = []
+    for sample in (lambda d: d.rsample((3,)), lambda d: relax.moving(d, torch.Size((3,)))):
+        torch.manual_seed(2)
+        x = sample(SAMPLERS[name](theta))
+        found.append((x.detach(), torch.autograd.grad((x**3).sum(), theta)[0]))
+    assert torch.allclose(found[0][0], found[1][0]) and torch.allclose(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(
     ("estimator", "node"),
     [
@@ -112,8 +234,17 @@ def test_lax_is_exact_to_second_order_for_random_networks(seed, kind, right):
         ),
         (lambda: LAX(network(1), samples=2), lambda x, theta: Normal(x * theta[0], theta[2].exp())),
         (lambda: LAX(network(2)), lambda x, theta: Independent(Normal(torch.stack([x + theta[0], theta[1] - x], -1), 0.5), 1)),
+        (lambda: LAX(network(1)), lambda x, theta: Gamma((0.3 * x + theta[0]).exp() + 1, (theta[2] - 0.2 * x).exp())),
+        (
+            lambda: LAX(network(2), samples=2),
+            lambda x, theta: Independent(Beta(torch.stack([(0.3 * x).exp(), theta[2].exp() + 0 * x], -1) + 1, 2.0), 1),
+        ),
+        (
+            lambda: LAX(network(3)),
+            lambda x, theta: Dirichlet(torch.stack([(0.3 * x).exp(), theta[2].exp() + 0 * x, 1 + theta[0] + 0 * x], -1) + 0.5),
+        ),
     ],
-    ids=["joint bits", "a category", "a normal", "two normals"],
+    ids=["joint bits", "a category", "a normal", "two normals", "a gamma", "two betas", "a Dirichlet"],
 )
 def test_inside_a_graph(estimator, node):
     report = composition(estimator(), node)
@@ -171,6 +302,26 @@ def test_learning_lowers_the_variance_of_lax():
     plain = variance(build(ScoreFunction()), exact, theta=wide)
     learn(graph, torch.zeros(256, requires_grad=True))
     assert variance(graph, exact, theta=wide) < 0.5 * plain
+
+
+@pytest.mark.parametrize("name", ["Gamma", "Beta"])
+def test_learning_lowers_the_variance_of_lax_where_torch_differentiates_the_sampler_once(name):
+    """The sum over 20,000 draws at θ = 0, of a cost without a derivative."""
+
+    def build(estimator):
+        graph = scg.Graph()
+        graph.stochastic(estimator, lambda theta: SAMPLERS[name](theta), name="x")
+        graph.cost(step, name="f")
+        return graph
+
+    def spread(graph):
+        theta = torch.zeros(20000, requires_grad=True)
+        return torch.autograd.grad(graph.surrogate(theta=theta) * 20000, theta)[0].var()
+
+    graph = build(LAX(network(1)))
+    plain = spread(build(ScoreFunction()))
+    learn(graph, torch.zeros(256, requires_grad=True))
+    assert spread(graph) < 0.6 * plain
 
 
 def test_no_surrogate_trains_the_network_and_no_variance_the_parameters():
@@ -232,7 +383,9 @@ def test_what_they_cannot_be_used_on_is_refused():
     assert relax.refuses(Categorical(torch.ones(3))) is None and lax.refuses(Normal(0.0, 1.0)) is None
     assert "RELAX is for Bernoulli, Categorical, OneHotCategorical" in relax.refuses(Normal(0.0, 1.0))
     assert "LAX needs a reparameterised distribution, but Bernoulli has has_rsample=False." in lax.refuses(Bernoulli(0.3))
-    assert "that of Gamma has first ones only" in lax.refuses(Gamma(2.0, 1.0))
+    assert lax.refuses(Gamma(2.0, 1.0)) is None and lax.refuses(Independent(Beta(torch.ones(3), 1.0), 1)) is None
+    for unknown in (FisherSnedecor(3.0, 4.0), TransformedDistribution(Beta(2.0, 1.0), [AffineTransform(0.5, 2.0)])):
+        assert "not known whether that of" in lax.refuses(unknown) and "Use Pathwise()" in lax.refuses(unknown)
     assert "a likelihood ratio misses" in lax.refuses(Uniform(0.0, torch.tensor(1.0, requires_grad=True)))
     with pytest.raises(TypeError, match=r"RELAX\(control=.*\): the control variate is an nn.Module"):
         RELAX(lambda z: z)

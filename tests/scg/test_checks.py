@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 
 import scg
-from estimators import Enumeration, LeaveOneOut, NoGradient, Pathwise, ScoreFunction
+from estimators import REBAR, Enumeration, GeneralisedReparameterisation, LeaveOneOut, NoGradient, Pathwise, ScoreFunction
 from estimators.credit import GAE
 from scg import GraphError, detach, prev
 
@@ -636,3 +636,27 @@ def test_findings_of_the_structure_need_no_inputs():
     graph.stochastic(ScoreFunction(), lambda q: Normal(q, 1.0), name="p", parents=["q"])
     graph.deterministic(lambda p: p, name="q")
     assert "cycle p → q → p" in graph.check()[0].message or "cycle q → p → q" in graph.check()[0].message
+
+
+@pytest.mark.parametrize("f", [torch.round, lambda x: (x > 0.3) * 1.0], ids=["round", "comparison"])
+def test_a_cut_path_below_an_estimator_of_values_and_weights_is_refused(f):
+    """REBAR and generalised reparameterisation differentiate the cost, besides their score."""
+    relaxed = scg.Graph()
+    relaxed.stochastic(REBAR(), lambda theta: Bernoulli(logits=theta), name="b")
+    relaxed.cost(lambda b: f(b + 0.2), name="loss")
+    with pytest.raises(scg.GraphError, match="the pathwise gradient of 'b' ends here"):
+        relaxed.surrogate(theta=torch.tensor(0.3, requires_grad=True))
+
+    positive = scg.Graph()
+    positive.stochastic(GeneralisedReparameterisation(), lambda theta: Gamma(theta.exp(), 1.0), name="x")
+    positive.cost(lambda x: f(x), name="loss")
+    with pytest.raises(scg.GraphError, match="the pathwise gradient of 'x' ends here"):
+        positive.surrogate(theta=torch.tensor(0.3, requires_grad=True))
+
+
+@pytest.mark.parametrize("f", [lambda b: (b - 0.5) ** 2, lambda b: b * b * (3 - 2 * b)], ids=["square", "flat at 0 and 1"])
+def test_a_cost_with_a_slope_between_the_values_is_none(f):
+    graph = scg.Graph()
+    graph.stochastic(REBAR(), lambda theta: Bernoulli(logits=theta), name="b")
+    graph.cost(f, name="loss", parents=["b"])
+    assert torch.isfinite(graph.surrogate(theta=torch.tensor([0.3] * 8, requires_grad=True)))

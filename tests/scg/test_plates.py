@@ -85,6 +85,23 @@ def test_a_plate_below_a_branching_node():
     assert branched.sample(**given)["z"].shape == (2, 2, 1)
 
 
+def test_a_plate_below_a_sampled_batch():
+    """Its distribution has no plate yet; a function that mixes the batch is still found."""
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta, x: Bernoulli(logits=theta + 0 * x), name="u")
+    graph.stochastic(ScoreFunction(), lambda theta, u: Bernoulli(logits=theta + u), name="z", plate=3)
+    graph.cost(lambda z: z.logsumexp(-2), name="f")
+    theta, x = torch.tensor(0.1, requires_grad=True), torch.randn(5)
+    assert graph.surrogate(theta=theta, x=x).isfinite()
+
+    wrong = scg.Graph()
+    wrong.stochastic(ScoreFunction(), lambda theta, x: Bernoulli(logits=theta + 0 * x), name="u")
+    wrong.stochastic(ScoreFunction(), lambda theta, u: Bernoulli(logits=theta + u - u.mean(-1, True)), name="z", plate=3)
+    wrong.cost(lambda z: z.logsumexp(-2), name="f")
+    with pytest.raises(scg.GraphError, match=r"node 'z': element 0 .* mixes batch elements"):
+        wrong.surrogate(theta=theta, x=x)
+
+
 def test_a_branching_node_on_a_plate():
     """Four replicates of a pair of samples; estimators that weigh branches one by one would not see pairs."""
     given = {**inputs(), "x": torch.randn(5)}

@@ -1,0 +1,115 @@
+"""Common random numbers: a node below branches uses the same noise on all of them.
+
+    Σᵢ wᵢ f(xᵢ, y(ε; xᵢ)),      y(ε; x) = F⁻¹(ε; x) ~ p(·|x),      one ε ~ U(0, 1)^D for all branches i of its ancestors
+
+Given ε, f(x, y(ε; x)) is a function of x, and the ancestors' weights are unbiased for any: so ε may be shared whatever
+they are, to the order of both. What branches compare (signed measures, a pair, the others of leave-one-out) then differs
+by x alone, and not by the luck of y: less variance where f(x, y(ε; x)) moves together across x, as it does where both are
+monotone. With independent branches that are only averaged it is more, for they share their luck.
+
+    graph.stochastic(MeasureValued(), …, name="x")
+    graph.stochastic(CommonRandomNumbers(ScoreFunction()), lambda x: …, name="y")
+
+Every sample of the node's own, and every element of the batch, keeps noise of its own. Needs an inverse cdf.
+Kahn & Marshall (1953); Glasserman & Yao (1992); for measure-valued derivatives Heidergott & Vázquez-Abad (2000).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
+from scg.distributions import kind
+from scg.errors import GraphError
+from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
+
+
+@dataclass(frozen=True)
+class CommonRandomNumbers(Estimator):
+    """An estimator that samples (ScoreFunction, LeaveOneOut, your own), its noise shared across the ancestors' branches."""
+
+    estimator: Estimator = field(default_factory=ScoreFunction)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.estimator, Pathwise):
+            raise ValueError(
+                f"CommonRandomNumbers({self.estimator!r}): for pathwise gradients use CommonRandomNumbersPathwise(samples=…)"
+            )
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        return self.estimator.unbiased
+
+    @property
+    def allow_bias(self) -> bool:  # type: ignore[override]
+        return self.estimator.allow_bias
+
+    def branch(self, distribution: Distribution) -> Branches:
+        return self.estimator.branch(distribution)
+
+    def branch_below(self, distribution: Distribution, axes: int) -> Branches:
+        shared = Shared(distribution, axes)
+        branches = self.estimator.branch(shared.distribution)
+        if not shared.drawn:
+            raise GraphError(
+                f"{self!r}: {self.estimator!r} does not draw through distribution.sample, so its noise cannot be shared.\n"
+                "Use ScoreFunction() or LeaveOneOut() inside, or leave CommonRandomNumbers out."
+            )
+        return branches
+
+    def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
+        return self.estimator.given(distribution, value, log_prob)
+
+    def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
+        return self.estimator.combine(weight, credit)
+
+    def order(self, distribution: Distribution) -> float:
+        return self.estimator.order(distribution)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        return self.estimator.refuses(distribution) or _no_inverse("CommonRandomNumbers", distribution, repr(self.estimator))
+
+
+@dataclass(frozen=True)
+class CommonRandomNumbersPathwise(Pathwise):
+    """Pathwise gradients, the noise shared across the ancestors' branches."""
+
+    def branch_below(self, distribution: Distribution, axes: int) -> Branches:
+        return super().branch(Shared(distribution, axes).distribution)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        instead = f"Pathwise(samples={self.samples})"
+        return super().refuses(distribution) or _no_inverse("CommonRandomNumbersPathwise", distribution, instead)
+
+
+class Shared:
+    """A copy of a distribution that samples with the same noise along the first `axes` axes of its batch."""
+
+    def __init__(self, distribution: Distribution, axes: int) -> None:
+        self.original, self.axes, self.drawn = distribution, axes, False
+        twin: Any = copy.copy(distribution)
+        twin.sample, twin.rsample = self.sample, self.rsample
+        self.distribution: Distribution = twin
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        self.drawn = True
+        batch, noise = self.original.batch_shape, noise_shape(self.original)
+        once = (*sample_shape, *[1] * self.axes, *batch[self.axes :], *noise)
+        u = open_uniform(once, tensor_of(self.original)).expand((*sample_shape, *batch, *noise))
+        return from_uniform(self.original, u)
+
+
+def _no_inverse(estimator: str, distribution: Distribution, instead: str) -> str | None:
+    if has_inverse(distribution):
+        return None
+    return f"{estimator} needs a distribution with an inverse cdf, and {kind(distribution)} has none here.\nUse {instead}."

@@ -1,0 +1,45 @@
+"""Self-normalised per-decision importance sampling: a credit, weighed with what a recording's batch has gone through.
+
+    W_t = Π_{k ≤ t} ρ_k          within the episode, ρ = π/μ
+
+    the score of step t is multiplied by   W_t / mean_b W_t · credit_t          mean over the batch, at each step
+
+The node's own ρ_t comes with its weight, the rest from here. As W_t alone (`EarlierRatios`) it makes a recording's states
+and actions those of π, with less variance: the weights of a step have mean 1 whatever happens, so a large one cannot scale
+a whole update, and a factor that μ is known up to drops out. Biased by O(1/N) in a batch of N. A block is to begin with its
+episodes. Precup, Sutton & Singh (2000), "weighted" importance sampling; Thomas (2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from estimators.credit.ratios import ratio
+from estimators.credit.wrapped import Wrapped
+from scg.credit import Downstream
+from scg.errors import GraphError
+from scg.scan import INFINITE, starts, window_product
+
+
+@dataclass(frozen=True)
+class SelfNormalisedRatios(Wrapped):
+    """`credit`, weighed with the ratios so far over their mean along the batch's axis `dim`."""
+
+    dim: int = -1
+
+    def __call__(self, downstream: Downstream) -> Tensor:
+        credit, rho = self.credit(downstream), ratio(downstream)
+        if not -downstream.batch_rank <= self.dim < 0 or rho.shape[self.dim] < 2:
+            batch = tuple(rho.shape[rho.ndim - downstream.batch_rank :])
+            raise GraphError(
+                f"node {downstream.node!r}: {self!r} divides ratios by their mean over the batch, which has shape {batch}.\n"
+                "Replay several episodes at once and let dim= be their axis, counted from the right; or use EarlierRatios."
+            )
+        earlier, so_far = rho.new_ones(()), rho
+        if downstream.in_sequence:
+            start = None if downstream.first is None else starts(downstream.first.expand(rho.shape))
+            earlier = window_product(rho, 1, INFINITE, start, -rho.ndim)
+            so_far = rho * earlier
+        return earlier / so_far.mean(self.dim, keepdim=True) * credit
