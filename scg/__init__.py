@@ -20,7 +20,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`scg.testing`, loaded when it is asked for."""
+    """`scg.testing`, and what measures estimators: loaded when it is asked for."""
     if name == "testing":
         return import_module("scg.testing")
+    if name in ("attribute", "compare", "tune"):
+        return getattr(import_module("scg.comparison"), name)
     raise AttributeError(f"module 'scg' has no attribute {name!r}")

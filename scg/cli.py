@@ -11,6 +11,7 @@ SUMMARY = {
     "check": "prove a graph's gradient: scg check path/to/model.py:graph",
     "draw": "draw a graph, or write its estimator out: scg draw path/to/model.py:graph --out graph.png",
     "estimators": "the catalogue: what each estimator supports, needs and costs",
+    "compare": "estimators of a node side by side: scg compare path/to/model.py:graph --node b",
     "train": "train an agent: scg train reinforce --env CartPole-v1 --steps 100000 --seed 0",
     "eval": "evaluate a run on fresh episodes: scg eval RUN",
     "plot": "learning curves of runs: scg plot RUN…",

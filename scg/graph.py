@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scg.analysis import Structure, Window
+from scg.auto import chosen
 from scg.check import Finding, findings
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
@@ -71,7 +72,7 @@ class Graph:
     def stochastic(
         self,
         *args: Any,
-        estimator: Estimator | None = None,
+        estimator: Estimator | str | None = None,
         credit: Credit | Callable[..., Tensor] | str | float | None = None,
         baseline: Callable[..., Tensor] | str | float | None = None,
         plate: int | None = None,
@@ -80,6 +81,7 @@ class Graph:
     ) -> Any:
         """A node that is sampled from the distribution `fn(parents)`, and differentiated by `estimator`.
 
+        estimator an `Estimator`, or "auto": `scg.tune` chooses it by measurement, before the first sample
         credit    replaces the cost downstream of the node: a `Credit`, a node's name, a function of nodes, a constant
         baseline  is subtracted from it: a node's name, a function of nodes that this node does not influence, a constant
         plate     draws so many samples along an axis of their own, left of the batch: `[K, batch…, event…]`. What follows
@@ -89,7 +91,7 @@ class Graph:
         """
         fn: Callable[..., Any] | None = None
         for arg in args:
-            if hasattr(arg, "branch") and not isinstance(arg, type):
+            if isinstance(arg, str) or (hasattr(arg, "branch") and not isinstance(arg, type)):
                 estimator = arg
             elif callable(arg) and not (isinstance(arg, type) and issubclass(arg, Estimator)):
                 fn = arg
@@ -97,7 +99,7 @@ class Graph:
                 raise GraphError(f"graph.stochastic takes an estimator (an instance, as in ScoreFunction()), got {arg!r}")
         if estimator is None:
             raise GraphError("graph.stochastic needs an estimator: graph.stochastic(ScoreFunction()), say")
-        estimator = Estimator.of(estimator)
+        estimator = chosen(estimator)
         return self._declare(
             fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline, plate=plate
         )
@@ -207,7 +209,7 @@ class Graph:
         """What is wrong, errors first. Without inputs the structure alone; with them also a first sample, examined."""
         return findings(self, inputs, steps)
 
-    def with_estimators(self, **estimators: Estimator) -> Graph:
+    def with_estimators(self, **estimators: Estimator | str) -> Graph:
         """The same graph with other estimators at the named stochastic nodes."""
         for name in estimators:
             self._known(name)
@@ -216,14 +218,14 @@ class Graph:
         other = Graph()
         other.first = self.first
         for name, node in self.nodes.items():
-            chosen = estimators.get(name)
-            if chosen is not None:
-                chosen = Estimator.of(chosen)
-                if not chosen.unbiased and not chosen.allow_bias:
+            wish = estimators.get(name)
+            if wish is not None:
+                estimator = chosen(wish)
+                if not estimator.unbiased and not estimator.allow_bias:
                     raise GraphError(
-                        f"node {name!r}: {chosen!r} is biased. If that is what you want, opt in with allow_bias=True."
+                        f"node {name!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True."
                     )
-                node = replace(node, estimator=chosen)
+                node = replace(node, estimator=estimator)
             other.nodes[name] = node
         return other
 

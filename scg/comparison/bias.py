@@ -1,0 +1,56 @@
+"""Is a mean gradient off its reference by more than chance allows?
+
+    T = (ḡ − reference)/s.e.        g(T) = T + γ(T²/3 + 1/6)/√n + γ²T³/(27 n)        Hall (1992), γ the draws' skewness
+
+An entry counts as biased where |g(T)| exceeds Student's quantile at false_alarm / (entries · choices). Two guards for what
+a normal mean does not cover: entries of which one draw makes up most of the variance decide nothing; and what the
+reference itself may be off is taken from the bias first. An entry without any variance is biased where it differs at all:
+either it is, or these draws have not seen its variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scg.comparison.meter import Meter
+from scg.comparison.reference import Reference
+from scg.comparison.statistics import quantile
+
+DOMINANT = 1 / 3  # of the sum of squares: one draw's share that makes an interval incredible
+
+
+@dataclass(frozen=True)
+class Bias:
+    """By flat entry: the bias, the half width of its interval, whether it is beyond chance; and the worst entry."""
+
+    value: Tensor
+    half_width: Tensor
+    rejected: Tensor
+    worst: int
+
+    @property
+    def biased(self) -> bool:
+        return bool(self.rejected.any())
+
+
+def bias(meter: Meter, reference: Reference, tail: float, confidence: float) -> Bias:
+    """`tail`: the probability at which one entry of an unbiased estimate may be called biased."""
+    moments = meter.moments
+    value = moments.mean - reference.value
+    se = (moments.se.square() + reference.se.square()).sqrt()
+    slack = reference.error + meter.rounding
+    beyond = value.sign() * (value.abs() - slack).clamp_min(0.0)
+    n = moments.count
+    critical = quantile(tail, n)
+    still = se <= meter.rounding
+    t = torch.where(still, 0.0, beyond / se.clamp_min(1e-300)).clamp(-1e6, 1e6)
+    skewness = moments.skewness * (moments.se / se.clamp_min(1e-300)) ** 3
+    corrected = t + skewness * (t.square() / 3 + 1 / 6) / n**0.5 + skewness.square() * t**3 / (27 * n)
+    dominated = moments.peak > DOMINANT * moments.squares
+    # Both must exceed: the correction guards against skewness, and is not to find what the plain mean does not.
+    rejected = torch.where(still, beyond != 0, ~dominated & (torch.minimum(corrected.abs(), t.abs()) > critical))
+    score = value.abs() / (critical * se + slack).clamp_min(1e-300)
+    return Bias(value, quantile(1 - confidence, n) * se + slack, rejected, int(score.argmax()))

@@ -1,0 +1,152 @@
+"""A comparison on disk: as a table of numbers, and as a figure."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scg.errors import GraphError
+
+if TYPE_CHECKING:
+    from scg.comparison.result import Comparison, Row
+
+IMAGES = (".png", ".pdf", ".svg")
+COLUMNS = (
+    "choice", "parameter", "verdict", "declared_unbiased", "draws", "learned",
+    "bias_entry", "bias", "bias_low", "bias_high", "variance", "variance_low", "variance_high",
+    "seconds", "seconds_low", "seconds_high", "bytes", "evaluations",
+    "work", "work_low", "work_high", "cost", "cost_low", "cost_high", "reference", "reason",
+)  # fmt: skip
+
+
+def to_csv(comparison: Comparison, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in comparison.rows:
+            writer.writerow({**_choice(comparison, row), "parameter": "total", **_total(row)})
+            for name, variance in row.variances.items():
+                writer.writerow(
+                    {**_choice(comparison, row), "parameter": name, **_parameter(row, name), **_ends("variance", variance)}
+                )
+        for refused in comparison.refused:
+            writer.writerow({"choice": refused.label, "verdict": "refused", "reason": " ".join(refused.reason.split())})
+    return path
+
+
+def _choice(comparison: Comparison, row: Row) -> dict[str, Any]:
+    return {
+        "choice": row.label,
+        "verdict": row.verdict,
+        "declared_unbiased": row.declared,
+        "draws": row.draws,
+        "learned": row.learned,
+        "reference": comparison.reference,
+    }
+
+
+def _total(row: Row) -> dict[str, Any]:
+    intervals = {"bias": row.bias, "variance": row.variance, "seconds": row.time, "work": row.work, "cost": row.cost}
+    cells = {"bias_entry": row.worst, "bytes": row.memory, "evaluations": row.evaluations}
+    for name, interval in intervals.items():
+        cells |= _ends(name, interval)
+    return cells
+
+
+def _parameter(row: Row, name: str) -> dict[str, Any]:
+    """The entry of this parameter whose bias stands out most from its interval."""
+    bias, half = row.biases[name].flatten(), row.half_widths[name].flatten()
+    if not bias.isfinite().all():
+        return {}
+    i = int((bias.abs() / half.clamp_min(1e-300)).argmax())
+    value, width = float(bias[i]), float(half[i])
+    return {"bias_entry": i, "bias": value, "bias_low": value - width, "bias_high": value + width}
+
+
+def _ends(name: str, interval: Any) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def plot(comparison: Comparison, path: Path) -> Path:
+    if path.suffix not in IMAGES:
+        raise GraphError(f"plot({str(path)!r}): a figure's name ends in {', '.join(IMAGES)}")
+    if not comparison.rows:
+        raise GraphError("plot: no choice was measured")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "legend.frameon": False}
+    positive = [row.variance.value for row in comparison.rows if row.variance.value > 0]
+    floor = min(positive, default=1.0) / 10
+    with pyplot.rc_context(style):
+        figure, axis = pyplot.subplots(figsize=(5.4, 3.6 + 0.07 * max(0, len(comparison.rows) - 8)))
+        if not positive:
+            axis.set(ylim=(floor / 10, floor * 10))
+        axis.set(xscale="log", yscale="log", xlabel="time per gradient, ms", ylabel="variance of the gradient (trace)")
+        colors = {row.label: f"C{i % 10}" for i, row in enumerate(comparison.rows)}
+        for row in comparison.rows:
+            _point(axis, row, floor, colors[row.label])
+        best = [row for row in comparison.rows if row.unbiased and row.variance.value > 0]
+        if best:
+            _isolines(axis, min(row.work.value for row in best) * 1e3)
+        _labels(axis, comparison.rows, floor, colors)
+        if any(row.variance.value == 0 for row in comparison.rows):
+            axis.axhline(floor, color="0.8", linewidth=0.8, zorder=0)
+            axis.text(0.995, floor, "variance 0", transform=axis.get_yaxis_transform(), ha="right", va="bottom", color="0.5")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.25, which="major")
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=200)
+        pyplot.close(figure)
+    return path
+
+
+def _point(axis: Any, row: Row, floor: float, color: str) -> None:
+    x, y = row.time.scaled(1e3), row.variance
+    zero = y.value <= 0
+    height = floor if zero else y.value
+    errors = None if zero else [[y.value - max(y.low, floor / 100)], [y.high - y.value]]
+    axis.errorbar(
+        [x.value], [height], xerr=[[x.value - x.low], [x.high - x.value]], yerr=errors,
+        fmt="v" if zero else "o", color=color, markersize=4.5, markerfacecolor=color if row.unbiased else "white",
+        elinewidth=1, capsize=2,
+    )  # fmt: skip
+
+
+def _isolines(axis: Any, best: float) -> None:
+    """Lines of equal variance × time through the best choice, and 10 and 100 times worse ones."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    x = np.array([left, right])
+    for factor in (1, 10, 100):
+        axis.plot(x, factor * best / x, color="0.7", linewidth=0.8, linestyle=":", zorder=0)
+    axis.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _labels(axis: Any, rows: tuple[Row, ...], floor: float, colors: dict[str, str]) -> None:
+    """Names beside the points, in their colours; pushed upwards where they would cover each other, with a line back."""
+    (left, right), (bottom, top) = np.log(axis.get_xlim()), np.log(axis.get_ylim())
+    taken: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda r: r.variance.value):
+        x = (np.log(row.time.value * 1e3) - left) / (right - left)
+        y = (np.log(max(row.variance.value, floor)) - bottom) / (top - bottom)
+        shown = y
+        while any(abs(x - u) < 0.3 and abs(shown - v) < 0.035 for u, v in taken):
+            shown += 0.012
+        taken.append((x, shown))
+        side = "right" if x > 0.7 else "left"
+        end = (np.log((row.time.low if side == "right" else row.time.high) * 1e3) - left) / (right - left)
+        axis.annotate(
+            row.label, (x, y), (end + (-0.012 if side == "right" else 0.012), shown), xycoords="axes fraction",
+            textcoords="axes fraction", ha=side, va="center", fontsize=6.5, color=colors[row.label],
+            arrowprops={"arrowstyle": "-", "color": colors[row.label], "linewidth": 0.4, "alpha": 0.6} if shown > y + 0.02 else None,
+        )  # fmt: skip
