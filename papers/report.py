@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 HEADER = ("Claim and place", "Paper", "Ours, mean ± s.e. (seeds)", "Command, time", "Verdict")
-REPRODUCED, FAILED = "reproduced", "failed"
+REPRODUCED, FAILED, REFUTED = "reproduced", "failed", "does not hold"
+"""REFUTED: what the paper says is not so here, which was shown and not merely missed; FAILED: the run is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Results:
 
     @property
     def failed(self) -> list[Row]:
-        return [row for row in self.rows if row.verdict != REPRODUCED]
+        return [row for row in self.rows if row.verdict == FAILED]
 
     def write(self, out: Path) -> None:
         """results.json; and the generated parts of a README.md that lies beside it."""
@@ -77,6 +82,29 @@ class Results:
             for name, section in {"table": table(content), **self.sections}.items():
                 text = filled(text, name, section)
             readme.write_text(text, encoding="utf-8")
+
+
+Claim = tuple[str, str, str, bool | str, dict[str, Any]]
+"""claim and place; what the paper says; what we found; whether that agrees, or a verdict; all numbers"""
+
+Job = tuple[str, Callable[[], Claim]]
+"""its title, and what makes the claim"""
+
+Say = Callable[[str, float], None]
+"""`say(what, done)`: what is being run, and the share of all that is behind."""
+
+
+def collect(paper: str, settings: Any, jobs: Sequence[Job], say: Say) -> Results:
+    """Run the jobs `(title, job)` in order, one row each. `settings` is the dataclass that the run was given."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    results = Results(paper, f"scg paper {paper}", asdict(settings), versions)
+    for i, (title, job) in enumerate(jobs):
+        say(title, i / (len(jobs) + 1))
+        began = time.perf_counter()
+        claim, says, ours, right, numbers = job()
+        verdict = right if isinstance(right, str) else REPRODUCED if right else FAILED
+        results.rows.append(Row(claim, says, ours, round(time.perf_counter() - began, 2), verdict, numbers))
+    return results
 
 
 def table(results: dict[str, Any]) -> str:
@@ -105,7 +133,7 @@ def show(results: Results, console: Console) -> None:
     """The table on the terminal, in colour where there is one."""
     shown = Table(*HEADER[:3], HEADER[4], title=f"{results.paper}, {results.seconds:.0f} s", show_lines=True)
     for row in results.rows:
-        colour = "green" if row.verdict == REPRODUCED else "red"
+        colour = {REPRODUCED: "green", REFUTED: "yellow"}.get(row.verdict, "red")
         shown.add_row(plain(row.claim), plain(row.paper), plain(row.ours), f"[{colour}]{row.verdict}[/]")
     console.print(shown)
 
@@ -121,9 +149,10 @@ def with_error(mean: float, error: float) -> str:
     return f"{number(mean, digits)} ± {error:.{digits}f}"
 
 
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean ± standard error."""
+    return with_error(statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5)
+
+
 def number(value: float, digits: int = 5) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
-
-
-Say = Callable[[str, float], None]
-"""`say(what, done)`: what is being run, and the share of all that is behind."""

@@ -8,9 +8,7 @@ errors would be found with probability 0.98.
 
 from __future__ import annotations
 
-import platform
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from estimators import ScoreFunction
-from papers.report import FAILED, REPRODUCED, Estimate, Results, Row, Say, number, with_error
+from papers.report import Claim, Estimate, Job, Results, Say, collect, number, with_error
 from papers.schulman2015_scg import graphs
 from papers.schulman2015_scg.graphs import THETA, X0, Case
 from scg import Graph, Trace
@@ -44,28 +42,17 @@ class Settings:
 def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Results:
     """All claims, in the order of the paper."""
     out.mkdir(parents=True, exist_ok=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    results = Results("schulman2015_scg", "scg paper schulman2015_scg", asdict(settings), versions)
     lab = Lab(settings)
     cases, built = graphs.figure(), graphs.built()
-    jobs: list[tuple[str, partial[Any]]] = [(case.title, partial(figure, lab, case)) for case in cases]
+    jobs: list[Job] = [(case.title, partial(figure, lab, case)) for case in cases]
     jobs += [(case.title, partial(built_from, lab, case)) for case in built]
     jobs += [("costs downstream", partial(downstream, lab)), ("baselines", partial(baselines, lab))]
     jobs += [("second derivatives", partial(second_derivatives, lab, [cases[1], cases[3], cases[4]]))]
-    for i, (title, job) in enumerate(jobs):
-        say(title, i / (len(jobs) + 1))
-        began = time.perf_counter()
-        claim, paper, ours, right, numbers = job()
-        verdict = REPRODUCED if right else FAILED
-        results.rows.append(Row(claim, paper, ours, round(time.perf_counter() - began, 2), verdict, numbers))
+    results = collect("schulman2015_scg", settings, jobs, say)
     say("pictures", len(jobs) / (len(jobs) + 1))
     results.sections["graphs"] = "\n\n".join(pictured(case, out) for case in [*cases, *built])
     say("done", 1.0)
     return results
-
-
-Claim = tuple[str, str, str, bool, dict[str, object]]
-"""claim and place, what the paper says, what we found, whether that agrees, all numbers"""
 
 
 class Lab:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 import papers
 from papers.cli import paper
-from papers.report import FAILED, REPRODUCED, Estimate, Results, Row, filled, table, with_error
+from papers.report import FAILED, REFUTED, REPRODUCED, Estimate, Results, Row, collect, filled, over_seeds, table, with_error
+
+
+@dataclass(frozen=True)
+class Options:
+    draws: int = 1
 
 
 def results(verdict: str = REPRODUCED) -> Results:
@@ -41,6 +47,27 @@ def test_text_that_looks_like_a_replacement_pattern_is_kept():
 def test_failed_claims_are_listed():
     assert not results().failed
     assert [row.verdict for row in results(FAILED).failed] == [FAILED]
+
+
+def test_a_claim_that_was_refuted_is_no_failure():
+    """A run is as it should be when it shows that the paper's claim does not hold."""
+    assert not results(REFUTED).failed
+
+
+def test_jobs_become_rows_with_a_verdict_and_report_how_far_they_are():
+    said = []
+    jobs = [
+        (title, lambda title=title, right=right: (title, "paper", "ours", right, {"n": 1}))
+        for title, right in (("one", True), ("two", False), ("three", REFUTED))
+    ]
+    found = collect("toy2000_word", Options(draws=7), jobs, lambda what, done: said.append((what, done)))
+    assert [(row.claim, row.verdict) for row in found.rows] == [("one", REPRODUCED), ("two", FAILED), ("three", REFUTED)]
+    assert said == [("one", 0.0), ("two", 0.25), ("three", 0.5)]
+    assert (found.command, found.settings) == ("scg paper toy2000_word", {"draws": 7})
+
+
+def test_seeds_are_summed_up_by_their_mean_and_its_standard_error():
+    assert over_seeds([1.0, 2.0, 3.0]) == "2.00 ± 0.58"
 
 
 def test_a_mean_is_as_far_off_as_its_standard_errors_say():

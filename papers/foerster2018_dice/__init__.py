@@ -1,0 +1,1 @@
+"""Foerster, Farquhar, Al-Shedivat, Rocktäschel, Xing & Whiteson (2018), "DiCE: the infinitely differentiable Monte-Carlo estimator", ICML."""

@@ -1,0 +1,1 @@
+"""Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein (2017), "REBAR", NIPS."""
