@@ -7,7 +7,9 @@
 As branches:   values  b,  σ_τ(z),  σ_τ(z̃)      weights  w,  η,  −η·w      with w = exp(log p(b) − sg log p(b)).
 
 The last two have the same mean, with all derivatives, because z̃ | b under b's own probability is z again; so η and τ are
-free. Both relaxations are differentiated, the conditional one through its condition too. z̃ shares the noise of z
+free. The concrete relaxation is σ(z/τ); with `mean_field` it is the paper's σ(z/τ + θ τ/(1 + τ)), which becomes the mean of b
+as τ grows (softmax and log p for categories): a control variate like MuProp's, and where costs bend little, far the
+better one. Both relaxations are differentiated, the conditional one through its condition too. z̃ shares the noise of z
 (Tucker et al., appendix), so that their values cancel. Unbiased, to any order where f is smooth; f must accept values
 between the hard ones. Bernoulli and OneHotCategorical (also inside Independent), three evaluations for a sample.
 Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein (2017), "REBAR: low-variance, unbiased gradient estimates for discrete
@@ -35,6 +37,7 @@ class REBAR(Estimator):
     temperature: float = 0.5
     eta: float = 1.0
     samples: int = 1
+    mean_field: bool = False
 
     moves = True  # through the relaxed values
 
@@ -44,7 +47,7 @@ class REBAR(Estimator):
         at_least("REBAR", self.samples, 1)
 
     def branch(self, distribution: Distribution) -> Branches:
-        return rebar(distribution, self.samples, self.temperature, self.eta)
+        return rebar(distribution, self.samples, self.temperature, self.eta, self.mean_field)
 
     def refuses(self, distribution: Distribution) -> str | None:
         return relaxable("REBAR", distribution)
@@ -55,33 +58,36 @@ class LearnedREBAR(Estimator, nn.Module):
 
     moves = True
 
-    def __init__(self, temperature: float = 0.5, eta: float = 1.0, samples: int = 1) -> None:
+    def __init__(self, temperature: float = 0.5, eta: float = 1.0, samples: int = 1, mean_field: bool = False) -> None:
         positive("LearnedREBAR", temperature)
         strength("LearnedREBAR", eta)
         at_least("LearnedREBAR", samples, 1)
         nn.Module.__init__(self)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.eta = nn.Parameter(torch.tensor(float(eta)))
-        self.samples = samples
+        self.samples, self.mean_field = samples, mean_field
 
     def branch(self, distribution: Distribution) -> Branches:
-        return rebar(distribution, self.samples, self.log_temperature.exp(), self.eta)
+        return rebar(distribution, self.samples, self.log_temperature.exp(), self.eta, self.mean_field)
 
     def refuses(self, distribution: Distribution) -> str | None:
         return relaxable("LearnedREBAR", distribution)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.log_temperature.exp().item():.3g}, eta={self.eta.item():.3g}, samples={self.samples}"
+        learned = f"temperature={self.log_temperature.exp().item():.3g}, eta={self.eta.item():.3g}"
+        return f"{learned}, samples={self.samples}, mean_field={self.mean_field}"
 
 
-def rebar(distribution: Distribution, samples: int, temperature: float | Tensor, eta: float | Tensor) -> Branches:
+def rebar(
+    distribution: Distribution, samples: int, temperature: float | Tensor, eta: float | Tensor, mean_field: bool = False
+) -> Branches:
     """The three branches of each sample: all hard ones, all relaxed ones, all conditionally relaxed ones."""
     relaxed, _ = relaxation(distribution)
     z = relaxed.draw(samples)
     hard = relaxed.hard(z)
     log_prob = log_density(distribution, hard)
     w = torch.exp(log_prob - log_prob.detach())
-    values = torch.cat([hard, relaxed.relaxed(z, temperature), relaxed.relaxed(relaxed.coupled(z), temperature)])
+    values = torch.cat([hard, *(relaxed.relaxed(noisy, temperature, mean_field) for noisy in (z, relaxed.coupled(z)))])
     weights = torch.cat([w, eta * torch.ones_like(w), -eta * w]) / samples
     return Branches(values, 3 * samples, weights)
 

@@ -3,6 +3,8 @@
     bits          z = θ + logit u                 b = 1[z > 0]           σ(z/τ)
     categories    z = log p + Gumbel noise        b = onehot(argmax z)   softmax(z/τ)
 
+As τ grows these forget θ. With `mean_field`, z/τ + θ τ/(1 + τ) is relaxed in place of z/τ, which tends to the mean.
+
 Given b, z has a law that is reparameterised again, by noise ν that is independent of b:
 
     bits          z̃ = s·softplus(ν + softplus(s·θ))                      s = 2b − 1,  ν logistic
@@ -28,6 +30,11 @@ from estimators.componentwise import only, unbound
 from estimators.inverse_cdf import open_uniform
 
 
+def towards(temperature: float | Tensor) -> float | Tensor:
+    """τ/(1 + τ): how much of the mean-field value θ a relaxed value holds (Tucker et al. 2017)."""
+    return temperature / (1 + temperature)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + eˣ), to the last digit also where torch's own gives x."""
     return -logsigmoid(-x)
@@ -45,8 +52,8 @@ class Bits:
     def hard(self, z: Tensor) -> Tensor:
         return (z > 0).to(z.dtype)
 
-    def relaxed(self, z: Tensor, temperature: float | Tensor) -> Tensor:
-        return torch.sigmoid(z / temperature)
+    def relaxed(self, z: Tensor, temperature: float | Tensor, mean_field: bool = False) -> Tensor:
+        return torch.sigmoid(z / temperature + (self.theta * towards(temperature) if mean_field else 0.0))
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         return torch.sigmoid(self.theta / temperature)
@@ -77,8 +84,8 @@ class Categories:
     def hard(self, z: Tensor) -> Tensor:
         return one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
 
-    def relaxed(self, z: Tensor, temperature: float | Tensor) -> Tensor:
-        return torch.softmax(z / temperature, -1)
+    def relaxed(self, z: Tensor, temperature: float | Tensor, mean_field: bool = False) -> Tensor:
+        return torch.softmax(z / temperature + (self.theta * towards(temperature) if mean_field else 0.0), -1)
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         return torch.softmax(self.theta / temperature, -1)

@@ -13,34 +13,18 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution
 
 from estimators import RELAX, LearnedREBAR
-from estimators.relaxation import Bits
 from papers.toy.exact import Control, mean_field, relaxed_cost
-from scg.estimator import Branches
 
 
 class EachREBAR(LearnedREBAR):
     """LearnedREBAR of one bit, τ and η one for each toy; its relaxation is σ(z/τ), or the paper's with `mean_field`."""
 
     def __init__(self, toys: int, temperature: float = 0.5, eta: float = 1.0, mean_field: bool = False) -> None:
-        super().__init__(temperature, eta)
+        super().__init__(temperature, eta, mean_field=mean_field)
         self.log_temperature = nn.Parameter(torch.full((toys,), math.log(temperature), dtype=torch.float64))
         self.eta = nn.Parameter(torch.full((toys,), float(eta), dtype=torch.float64))
-        self.mean_field = mean_field
-
-    def branch(self, distribution: Distribution) -> Branches:
-        if not self.mean_field:
-            return super().branch(distribution)
-        assert isinstance(distribution, Bernoulli)
-        bits, tau = Bits(distribution.logits), self.log_temperature.exp()
-        z = bits.draw(self.samples)
-        hard = bits.hard(z)
-        log_prob = distribution.log_prob(hard)
-        w = torch.exp(log_prob - log_prob.detach())
-        x, x_tilde = (torch.sigmoid(v / tau + bits.theta * tau / (1 + tau)) for v in (z, bits.coupled(z)))
-        return Branches(torch.cat([hard, x, x_tilde]), 3, torch.cat([w, self.eta * torch.ones_like(w), -self.eta * w]))
 
     def control(self, theta: Tensor, t: Tensor) -> Control:
         """η f(x) as a function of z."""

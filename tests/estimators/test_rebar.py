@@ -40,6 +40,8 @@ ESTIMATORS = [
     (REBAR(0.7, 0.8), True),
     (REBAR(0.4, -1.5), True),
     (LearnedREBAR(0.6, 1.3), True),
+    (REBAR(0.7, 0.8, mean_field=True), True),
+    (LearnedREBAR(0.6, 1.3, mean_field=True), True),
     (UnconditionalREBAR(0.7, 0.8), False),
     (OneSidedREBAR(0.7, 0.8), False),
     (FrozenREBAR(0.7, 0.8), False),
@@ -64,6 +66,17 @@ def test_one_bit_is_exact_to_second_order(monkeypatch, estimator, right, theta):
     mean = (probability * estimate(estimator.branch(Bernoulli(logits=theta.expand(len(u)))), smooth)).sum()
     truth = p * smooth(torch.ones(())) + (1 - p) * smooth(torch.zeros(()))
     assert (far(mean, truth, [theta], 2) < 1e-9) == right
+
+
+def test_the_mean_field_relaxation_tends_to_the_mean_as_it_gets_softer():
+    """The concrete one forgets θ."""
+    theta = torch.tensor([0.4, -1.3])
+    for made, mean in ((Bits(theta), theta.sigmoid()), (Categories(theta.log_softmax(0)), theta.softmax(0))):
+        z = made.draw(1)
+        assert torch.allclose(made.relaxed(z, 1e6, mean_field=True)[0], mean, atol=1e-5)
+        assert torch.allclose(made.relaxed(z, 1e6)[0], torch.full((2,), 0.5), atol=1e-5)
+    sharp = Bits(theta).draw(1)
+    assert torch.allclose(Bits(theta).relaxed(sharp, 1e-3, mean_field=True), (sharp > 0).to(sharp.dtype), atol=1e-6)
 
 
 @pytest.mark.parametrize(("estimator", "right"), [ESTIMATORS[0], *ESTIMATORS[3:]], ids=lambda x: type(x).__name__)
