@@ -35,11 +35,20 @@ check: $(READY)  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the surrogate against hand-written losses
+# The Python of an environment with scg[peers], to have them beside: make bench PEERS=path/to/bin/python
+PEERS ?= $(BIN)/python
+
+bench: $(READY)  ## the surrogate against hand-written losses; every estimator on discrete VAEs, beside its peers
 	$(BIN)/python -m benchmarks.surrogate
+	$(BIN)/python -m benchmarks.estimators --peers $(PEERS)
 
 papers: $(READY)  ## reproduce every paper
 	$(BIN)/scg paper schulman2015_scg
+	$(BIN)/scg paper mohamed2020_mcgrad
+	$(BIN)/scg paper tucker2017_rebar
+	$(BIN)/scg paper grathwohl2018_relax
+	$(BIN)/scg paper foerster2018_dice
+	$(BIN)/scg paper weber2019_credit
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs pictures

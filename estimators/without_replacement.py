@@ -143,7 +143,8 @@ def beam(log_p: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     times = exponential((1, *batch), log_p)
     mass = torch.zeros_like(times)
     pruned: list[Tensor] = []
-    index = torch.zeros((1, *batch, 0), dtype=torch.long, device=log_p.device)
+    parents: list[Tensor] = []
+    values: list[Tensor] = []
     for d in range(log_p.shape[-1]):
         mass = mass.unsqueeze(1) + log_p[..., d]  # [width, m, *batch]
         log_ring = exponential(mass.shape, log_p).log() - mass  # logs: probabilities of long prefixes underflow
@@ -155,10 +156,21 @@ def beam(log_p: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         mass = mass.gather(0, order)
         pruned.append(mass[k:])
         times, mass, order = times[:k], mass[:k], order[:k]
-        prefix = index.gather(0, (order // m).unsqueeze(-1).expand(*order.shape, d))
-        index = torch.cat([prefix, (order % m).unsqueeze(-1)], -1)
+        parents.append(order // m)
+        values.append(order % m)
     left = torch.cat([torch.full_like(mass[:1], -math.inf), *pruned]).logsumexp(0)
-    return index, times, left
+    return traced_back(parents, values), times, left
+
+
+def traced_back(parents: list[Tensor], values: list[Tensor]) -> Tensor:
+    """The prefixes that survived, `[k, *batch, D]`, from each one's parent and last value: copying them D times is O(D²)."""
+    at = torch.arange(len(parents[-1]), device=parents[-1].device)
+    at = at.view(-1, *[1] * (parents[-1].ndim - 1)).expand_as(parents[-1])
+    index = []
+    for parent, value in zip(reversed(parents), reversed(values), strict=True):
+        index.append(value.gather(0, at))
+        at = parent.gather(0, at)
+    return torch.stack(index[::-1], -1)
 
 
 def exponential(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """`scg draw`: a graph as a picture, and its gradient estimator on paper.
 
     scg draw path/to/model.py:graph --out graph.svg        scg draw package.module:make_graph --derivation
+    scg draw ppo --out ppo.png
 
-The graph is a module's attribute, or what a function without arguments returns. Returns an exit code: 0, or 2 for
-arguments or files that make no sense.
+The graph is a module's attribute, or what a function without arguments returns; or one that a package offers by name, as
+entry points of the group `scg.graphs`: functions that return `{name: function that returns the graph}`. Returns an exit
+code: 0, or 2 for arguments or files that make no sense.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +36,8 @@ def draw(argv: list[str]) -> int:
     """Draw the graph at `path/to/model.py:graph`."""
     parser = argparse.ArgumentParser(prog="scg draw", description="Draw a graph, or write its gradient estimator out.")
     parser.add_argument(
-        "target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"
+        "target",
+        help="path/to/model.py:graph, or package.module:graph: a graph, or a function that returns one; or an agent's name",
     )
     parser.add_argument("--out", type=Path, help=f"where to draw; the suffix says what: {SUFFIXES} (default: <graph>.png)")
     parser.add_argument("--derivation", action="store_true", help="print the gradient estimator, term by term")
@@ -58,9 +63,17 @@ def draw(argv: list[str]) -> int:
 
 
 def load(target: str) -> Graph:
-    """The graph that `path/to/model.py:graph` or `package.module:graph` names."""
+    """The graph that `path/to/model.py:graph`, `package.module:graph` or a name among `offered()` names."""
     place, colon, attribute = target.rpartition(":")
-    if not colon or not place or not attribute:
+    if not colon:
+        known = offered()
+        if target in known:
+            return graph_of(known[target], target)
+        hint = f"{nearest(target, known)}\nGraphs with a name: {', '.join(sorted(known))}." if known else ""
+        raise TargetError(
+            f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon.{hint}"
+        )
+    if not place or not attribute:
         raise TargetError(f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon")
     thing: Any = module(place)
     for name in attribute.split("."):
@@ -70,6 +83,17 @@ def load(target: str) -> Graph:
             raise TargetError(f"{place} has no {name!r}.{hint}" + (f" Graphs there: {', '.join(known)}" if known else ""))
         thing = getattr(thing, name)
     return graph_of(thing, target)
+
+
+def offered() -> Mapping[str, Callable[[], Graph]]:
+    """The graphs that installed packages offer by name; none from a package that lacks what it needs."""
+    found: dict[str, Callable[[], Graph]] = {}
+    for point in entry_points(group="scg.graphs"):
+        try:
+            found.update(point.load()())
+        except ModuleNotFoundError:
+            continue
+    return found
 
 
 def graph_of(thing: Any, target: str) -> Graph:

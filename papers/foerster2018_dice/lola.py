@@ -17,7 +17,7 @@ from torch import Tensor
 
 from papers.foerster2018_dice.games import DISCOUNT, dilemma, discounts, expected_return, play, replay
 
-BETA = 0.2
+BETA = 0.1
 REMEMBERED = 0.7  # how much of its levels a baseline keeps at each update
 
 
@@ -49,7 +49,8 @@ def learn(
     # The same start for every variant, so that they can be compared seed by seed.
     start = 0.1 * torch.randn(2, 1, seeds, 5, generator=generator, dtype=torch.float64)
     theta = start.expand(2, len(variants), seeds, 5).reshape(2 * rows, 5).clone()
-    values = torch.zeros_like(theta)
+    # A baseline that starts at 0 would make the first gradients noisier than all later ones, and Adam remembers them.
+    values = remembered(torch.zeros_like(theta), play(theta, swapped(theta), episodes, generator), keep=0.0)
     optimiser = torch.optim.Adam([theta], lr=BETA)
     curve = [joint_return(theta)]
     for update in range(updates):
@@ -80,7 +81,7 @@ def joint_return(theta: Tensor) -> Tensor:
     return (1 - DISCOUNT) * torch.stack(both)
 
 
-def remembered(values: Tensor, moves: dict[str, Tensor], horizon: int = 100) -> Tensor:
+def remembered(values: Tensor, moves: dict[str, Tensor], keep: float = REMEMBERED, horizon: int = 100) -> Tensor:
     """Mean discounted cost that followed each state, over the first steps, whose future is in the record."""
     a, o = moves["a"], moves["o"]
     scale = discounts(a.shape[0])
@@ -90,4 +91,4 @@ def remembered(values: Tensor, moves: dict[str, Tensor], horizon: int = 100) -> 
     state, following = state.movedim(1, 0).flatten(1), following.movedim(1, 0).flatten(1)
     total = torch.zeros_like(values).scatter_add(1, state, following)
     visits = torch.zeros_like(values).scatter_add(1, state, torch.ones_like(following))
-    return torch.where(visits > 0, REMEMBERED * values + (1 - REMEMBERED) * total / visits.clamp_min(1.0), values)
+    return torch.where(visits > 0, keep * values + (1 - keep) * total / visits.clamp_min(1.0), values)

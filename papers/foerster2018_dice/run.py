@@ -29,6 +29,7 @@ from scg import Graph
 
 FAR = 5.0
 GROUPS = 32
+NEAR = -1.2  # a joint return that only mutual cooperation for most of the time reaches
 SIZES, ERRORS = (16, 64, 256), (0.0, 2.0, 5.0, 10.0, 20.0)
 VARIANTS = ((0, 0.1), (1, 0.1), (2, 0.1), (3, 0.1), (1, 0.3), (2, 0.3), (3, 0.3))
 
@@ -38,7 +39,7 @@ class Settings:
     episodes: int = field(default=100_000, metadata={"help": "episodes for the gradient and the Hessian"})
     updates: int = field(default=150, metadata={"help": "updates of the learning players"})
     batch: int = field(default=64, metadata={"help": "episodes to each step of an update"})
-    runs: int = field(default=8, metadata={"help": "independent runs of each learning pair"})
+    runs: int = field(default=6, metadata={"help": "independent runs of each learning pair"})
     seed: int = field(default=0, metadata={"help": "seed of everything"})
 
     def __post_init__(self) -> None:
@@ -262,12 +263,14 @@ def cooperation(settings: Settings, found: dict[str, object]) -> Claim:
     found["curves"] = curves
     ends = {variant: curves.returns[-1, i].tolist() for i, variant in enumerate(VARIANTS)}
     naive = ends[VARIANTS[0]]
-    best = max(VARIANTS, key=lambda v: mean(ends[v]))
-    right = mean(naive) < -1.9 and mean(ends[best]) > -1.35 and apart(naive, ends[best])
+    right = mean(naive) < -1.9 and all(apart(naive, ends[v]) for v in VARIANTS if v[1] == 0.3)
     lines = [f"{named(v)}: {with_spread(end)}" for v, end in ends.items()]
+    far = [end for v, end in ends.items() if v[0]]
+    share = sum(value > NEAR for end in far for value in end)
     text = f"after {settings.updates} updates, {settings.runs} runs each<br>" + "<br>".join(lines)
+    text += f"<br>{share} of {sum(map(len, far))} runs with look-ahead end above {number(NEAR, 1)}"
     claim = "LOLA-DiCE: joint average return per step of naive learners and of players that look ahead (−1 is cooperation, −2 defection)"
-    says = "naive learners end near −2, LOLA-DiCE near −1 (a figure)"
+    says = "naive learners end near −2, players that look ahead well above (a figure)"
     return claim, says, text, right, {named(v): end for v, end in ends.items()}
 
 

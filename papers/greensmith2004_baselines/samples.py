@@ -7,7 +7,6 @@ E[g (L − b(s))] = (1 − γ) ∇E[cost] for every b. Costs, as everywhere but 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -115,8 +114,3 @@ class Samples:
     def variance_at(self, level: Tensor) -> float:
         """The same variance from the scores alone: for many processes, where a graph for each would take long."""
         return self.moments(self.scores * (self.costs - level).unsqueeze(-1))[1]
-
-
-def constants_and_states(names: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Which optimum each baseline is to be held against."""
-    return [(name, BEST_OF_STATE if name in (VALUE, BEST_OF_STATE) else BEST) for name in names]

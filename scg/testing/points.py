@@ -54,6 +54,8 @@ def extent(distribution: Distribution, bound: Bound = ()) -> Extent:
     width = math.prod(base.batch_shape[axis] for axis in axes)
     if isinstance(base, D.MultivariateNormal):
         return Extent(1, width * base.event_shape.numel())
+    if isinstance(base, D.Dirichlet):
+        return Extent(1, width * (base.event_shape.numel() - 1))
     values = finite(base)
     if values is None:
         values = integers(base)
@@ -79,6 +81,8 @@ def points(distribution: Distribution, bound: Bound, size: int, shifting: bool =
         single = _multivariate(base, size)
     elif (values := finite(base)) is not None or (values := integers(base)) is not None:
         single = Points(values, 0.0)
+    elif isinstance(base, D.Dirichlet):
+        single = _simplex(base, size)
     elif isinstance(base, D.Laplace):
         single = _laplace(base, size, shifting)
     else:
@@ -136,7 +140,7 @@ def _real_axis(base: Distribution) -> bool:
 def _axis(base: Distribution, size: int) -> Points:
     """x = T(y), trapezoid in s. A Normal: y = μ + σ s; a half-line: y = m + c (s - e^-s), for the density of log x falls
     steeply on the right and slowly on the left; else y = m + c sinh(s)."""
-    support = base.support
+    support = _support(base)
     bijection: Any = D.biject_to(support)
     stretch = _affine if isinstance(base, D.Normal) else _one_sided if isinstance(bijection, D.ExpTransform) else _sinh
     if isinstance(bijection, D.ComposeTransform) and isinstance(next(iter(bijection.parts), None), D.ExpTransform):
@@ -151,11 +155,19 @@ def _axis(base: Distribution, size: int) -> Points:
         return (x, log_dx) if moving else (x.detach(), log_dx.detach())
 
     with torch.no_grad():
-        centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection)
+        if isinstance(base, D.Cauchy):  # the poles of its density decide how fine the grid must be
+            centre, width = base.loc, base.scale
+        else:
+            centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection)
     low, high = (-9.0, 9.0) if stretch is _affine else _range(base, at)
     s = torch.linspace(low, high, size, dtype=centre.dtype).reshape(-1, *[1] * centre.ndim).expand(-1, *centre.shape)
     x, log_dx = at(s)
     return Points(x, log_dx + math.log((high - low) / (size - 1)))
+
+
+def _support(base: Distribution) -> Any:
+    """The angles of a circle, for which torch says all reals, are those that it samples."""
+    return constraints.interval(-math.pi, math.pi) if isinstance(base, D.VonMises) else base.support
 
 
 def _bare(support: Any) -> Any:
@@ -224,6 +236,29 @@ def _multivariate(base: D.MultivariateNormal, size: int) -> Points:
     x = base.loc.detach() + (tril @ z.unsqueeze(-1)).squeeze(-1)
     log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return Points(x.expand(-1, *base.batch_shape, d), log_det + d * torch.log(grid[1] - grid[0]))
+
+
+def _simplex(base: D.Dirichlet, size: int) -> Points:
+    """Sticks: x_k = v_k Π_{j<k} (1 − v_j), each v the sigmoid of 2 sinh(s)."""
+    count = base.event_shape.numel()
+    with torch.no_grad():
+        reach = math.asinh(max(TAIL, TAIL / float(base.concentration.min())) / 2)
+    s = torch.linspace(-reach, reach, size, dtype=base.concentration.dtype)
+    y, log_dy = 2 * s.sinh(), (2 * s.cosh()).log() + torch.log(s[1] - s[0])
+    log_v, log_rest = (
+        torch.cartesian_prod(*[torch.nn.functional.logsigmoid(sign * y)] * (count - 1)).reshape(-1, count - 1)
+        for sign in (1, -1)
+    )
+    left = torch.nn.functional.pad(log_rest.cumsum(-1), (1, 0))  # log of the stick that is left before each break
+    x = (torch.nn.functional.pad(log_v, (0, 1)) + left).exp()
+    measure = torch.cartesian_prod(*[log_dy] * (count - 1)).reshape(-1, count - 1).sum(-1)
+    log_dx = (left[..., :-1] + log_v + log_rest).sum(-1) + measure  # |dx_k/dv_k| = the stick left; dv/dy = v (1 − v)
+    batch = base.batch_shape
+    x = (x / x.sum(-1, keepdim=True)).clamp_min(torch.finfo(x.dtype).tiny)
+    return Points(
+        x.reshape(-1, *[1] * len(batch), count).expand(-1, *batch, count),
+        log_dx.reshape(-1, *[1] * len(batch)).expand(-1, *batch),
+    )
 
 
 # -- independent parts -------------------------------------------------------------------------------------

@@ -9,13 +9,17 @@ from torch.distributions import (
     Bernoulli,
     Beta,
     Categorical,
+    Cauchy,
+    Dirichlet,
     Exponential,
     Gamma,
     Independent,
     Laplace,
+    Multinomial,
     MultivariateNormal,
     Normal,
     Poisson,
+    StudentT,
     Uniform,
     VonMises,
 )
@@ -112,12 +116,26 @@ def test_a_sequence_is_unrolled_and_reset_where_an_episode_starts():
 
 # -- quadrature --------------------------------------------------------------------------------------------
 
+
+def bessel(kappa):
+    """E[cos(x − μ)] of a von Mises: I₁(κ)/I₀(κ)."""
+    return float(torch.special.i1(torch.tensor(kappa)) / torch.special.i0(torch.tensor(kappa)))
+
+
 CLOSED = {
     "a normal's variance": (lambda t: Normal(0.3, t), lambda x: (x - 0.3) ** 2, 0.8, lambda t: 2 * t),
     "an exponential's mean": (Exponential, lambda x: x, 1.3, lambda t: -1 / t**2),
     "a gamma's mean": (lambda t: Gamma(t, 2.0), lambda x: x, 0.7, lambda t: 0.5),
     "a beta's mean": (lambda t: Beta(t, 2.0), lambda x: x, 0.7, lambda t: 2 / (t + 2) ** 2),
     "a laplace's location": (lambda t: Laplace(t, 0.5), lambda x: x**2, 0.7, lambda t: 2 * t),
+    "a cauchy's location": (lambda t: Cauchy(t, 0.5), lambda x: 1 / (1 + x**2), 0.7, lambda t: -3 * t / (1.5**2 + t**2) ** 2),
+    "a direction's spread": (
+        lambda t: VonMises(0.4, t),
+        lambda x: (x - 0.4).cos(),
+        0.8,
+        lambda t: 1 - bessel(t) / t - bessel(t) ** 2,
+    ),
+    "a direction's mean": (lambda t: VonMises(t, 0.8), lambda x: x.cos(), 0.7, lambda t: -bessel(0.8) * math.sin(t)),
     "a uniform's moving end": (lambda t: Uniform(0.0, t), lambda x: x**2, 0.7, lambda t: 2 * t / 3),
     "a step under a normal": (
         lambda t: Normal(t, 1.0),
@@ -148,6 +166,16 @@ def test_a_correlated_normal_is_integrated_on_a_grid():
     assert exact_gradient(graph, {"theta": leaf([0.3, -0.7])})["theta"].tolist() == pytest.approx([-0.7, 0.3])
 
 
+def test_a_simplex_is_integrated_stick_by_stick():
+    """E[x₀ x₂] = α₀ α₂ / (s (s + 1)), s = Σα; where α < 1 the density is infinite at the edges."""
+    for alpha in ([1.3, 2.0, 0.8], [0.2, 3.0, 0.6]):
+        graph = one(lambda t: Dirichlet(t), lambda x: x[..., 0] * x[..., 2])
+        theta = leaf(alpha)
+        total = theta.sum()
+        (truth,) = torch.autograd.grad(theta[0] * theta[2] / (total * (total + 1)), theta)
+        assert exact_gradient(graph, {"theta": theta})["theta"].tolist() == pytest.approx(truth.tolist(), rel=1e-6)
+
+
 def test_a_pathwise_node_whose_parts_are_summed_is_one_joint_sample():
     graph = one(lambda t: Normal(t, 1.0), lambda x: x.sum(-1) ** 2, Pathwise())  # batch shape [3], cost rank 0
     found = exact_gradient(graph, {"theta": leaf([0.3, -0.7, 0.1])})["theta"].tolist()
@@ -162,16 +190,24 @@ def test_a_jump_is_reported_as_imprecise_and_allowed_on_demand():
 
 
 def test_what_cannot_be_summed_is_refused_with_the_reason():
-    with pytest.raises(NoOracle, match="no quadrature for Dirichlet"):
-        exact_gradient(one(lambda t: torch.distributions.Dirichlet(t), lambda x: x[..., 0]), {"theta": leaf([1.0, 2.0, 1.0])})
+    with pytest.raises(NoOracle, match="no quadrature for Multinomial"):
+        exact_gradient(one(lambda t: Multinomial(3, logits=t), lambda x: x[..., 0]), {"theta": leaf([1.0, 2.0, 1.0])})
     with pytest.raises(NoOracle, match="9 real axes above it, more than"):
         exact_gradient(one(lambda t: Normal(t, 1.0), lambda x: x.sum(-1), Pathwise()), {"theta": leaf([0.1] * 9)})
-    with pytest.raises(NoOracle, match="its VonMises sums to"):  # torch says its support is the real line
-        exact_gradient(one(lambda t: VonMises(t, 1.0), lambda x: x), {"theta": leaf(0.1)})
+    with pytest.raises(NoOracle, match="its StudentT sums to"):  # its tails hold mass beyond any grid
+        exact_gradient(one(lambda t: StudentT(0.05, t), lambda x: x.tanh()), {"theta": leaf(0.1)})
 
 
 def test_points_carry_the_whole_mass():
-    for distribution in (Normal(0.0, 3.0), Gamma(0.3, 1.0), Beta(0.5, 0.5), Uniform(-1.0, 4.0), Laplace(1.0, 2.0)):
+    for distribution in (
+        Normal(0.0, 3.0),
+        Gamma(0.3, 1.0),
+        Beta(0.5, 0.5),
+        Uniform(-1.0, 4.0),
+        Laplace(1.0, 2.0),
+        Cauchy(1.0, 2.0),
+        VonMises(1.0, 30.0),
+    ):
         _, log_weight = points(distribution, (), 120)
         assert log_weight.exp().sum().item() == pytest.approx(1.0, abs=1e-7), distribution
     assert extent(Independent(Bernoulli(torch.full((3,), 0.3)), 1)).count == 8

@@ -1,0 +1,1 @@
+"""Schulman, Wolski, Dhariwal, Radford & Klimov (2017), "Proximal policy optimization algorithms"."""
