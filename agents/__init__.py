@@ -17,10 +17,23 @@ from scg.errors import nearest
 # name on the command line -> "module:Config"; imported only when asked for
 AGENTS = {
     "a2c": "agents.a2c:A2C",
+    "a3c": "agents.a3c:A3C",
+    "ddpg": "agents.ddpg:DDPG",
+    "double-q": "agents.double_q:DoubleQ",
+    "dqn": "agents.dqn:DQN",
+    "naf": "agents.naf:NAF",
     "npg": "agents.npg:NPG",
+    "off-policy-pg": "agents.off_policy_gradient:OffPolicyGradient",
     "ppo": "agents.ppo:PPO",
     "reinforce": "agents.reinforce:Reinforce",
+    "sac": "agents.sac:SAC",
+    "sac-discrete": "agents.sac_discrete:DiscreteSAC",
+    "sac-v1": "agents.sac_v1:SACv1",
+    "soft-q": "agents.soft_q:SoftQ",
+    "svg": "agents.svg:SVG",
+    "td3": "agents.td3:TD3",
     "trpo": "agents.trpo:TRPO",
+    "trpo-dual": "agents.trpo_dual:TRPODual",
 }
 
 

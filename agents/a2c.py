@@ -12,6 +12,7 @@ Mnih et al. (2016), synchronous; Schulman et al. (2016) for A_t.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -20,13 +21,15 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted, world
-from agents.agent import Agent, Metrics, check_options, explained_variance
-from agents.descent import Descent, RMSprop
-from agents.rollout import Block
+from agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, world
+from agents.agent import Agent, Metrics, check_options
+from agents.descent import Optimiser, RMSprop, Rows, Whole
+from agents.rollout import Block, Rollout
+from agents.trust import distribution
 from estimators import ScoreFunction
 from scg import detach
 from scg.credit import Credit
+from scg.trace import Trace
 
 
 def a2c(
@@ -73,30 +76,62 @@ class A2C(OnPolicy):
     """longer gradients are shortened to this"""
     standardise: bool = False
     """standardise the advantages of each block"""
+    report: int = 1024
+    """environment steps behind one row of metrics: a block of 80 is not worth one"""
     compile: bool = False
     """compile the update: worth it for long runs only"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, at_least_zero="lr entropy_bonus value_weight max_grad_norm")
+        check_options(self, "report", at_least_zero="lr entropy_bonus value_weight max_grad_norm")
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
         nets = ActorCritic(self, obs_space, action_space, generator)
-        policy, value = nets.policy, nets.value
-        graph = a2c(policy, value, self.credit(), self.entropy_bonus, self.value_weight)
-        rmsprop = RMSprop([*policy.parameters(), *value.parameters()], self.max_grad_norm)
-        costs = ["gain", "regression", *["entropy"] * bool(self.entropy_bonus)]
-        descent = Descent(graph, costs, rmsprop, self.compile)
+        graph = self.graph(nets)
+        rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
+        learn = self.learner(nets, graph, rmsprop)
+
+        def collect(rollout: Rollout, steps_left: int) -> Block:
+            return nets.collect(rollout, steps_left, log_prob=False)
 
         def update(block: Block, progress: float) -> Metrics:
             rmsprop.rate.fill_(self.lr * (1 - progress))
-            rows = advantages(graph, value, nets.recording(block), self.standardise)
-            metrics = {
-                "explained_variance": explained_variance(predicted(value, rows), rows["target"]),
-                "grad_norm": descent.epoch(rows, [torch.arange(block.steps)], self.whole(block)),
-                "entropy": float(-block.log_prob.mean()),
-            }
-            nets.after(block)
+            metrics = learn(block)
+            if 10 * block.steps > self.report or int(rmsprop.count) % 10 == 0:  # it looks at ten steps, and takes a while
+                metrics["grad_snr"] = rmsprop.signal_to_noise()
             return metrics
 
-        return Agent(graph, policy, nets.collect, update, {**nets.state, "rmsprop": rmsprop})
+        return Agent(graph, nets.policy, collect, update, {**nets.state, "rmsprop": rmsprop}, report=self.report)
+
+    def graph(self, nets: ActorCritic) -> scg.Graph:
+        return a2c(nets.policy, nets.value, self.credit(), self.entropy_bonus, self.value_weight)
+
+    def learner(
+        self, nets: ActorCritic, graph: scg.Graph, optimiser: Optimiser, absorbs: bool = True
+    ) -> Callable[[Block], Metrics]:
+        """One whole update as a function: advantages, the networks' gradient, the optimiser's step, statistics."""
+        costs = ["gain", "regression", *["entropy"] * bool(self.entropy_bonus)]
+
+        def losses(given: Recording) -> tuple[Rows, Trace, Tensor]:
+            rows = advantages(graph, nets.value, given, self.standardise)
+            trace = graph.replay(rows)
+            return rows, trace, trace.surrogate(*costs, reduce="mean")
+
+        def learn(given: Recording) -> Tensor:
+            given = nets.scaled(given)
+            rows, trace, loss = losses(given)
+            norm = optimiser.step(torch.autograd.grad(loss, nets.parameters))
+            if absorbs:
+                nets.absorb(given)
+            predicted, target = trace["value"].detach(), rows["target"]
+            explained = 1 - (target - predicted).var(correction=0) / target.var(correction=0).clamp_min(1e-12)
+            return torch.stack([explained, norm, distribution(trace, "action").entropy().mean().detach()])
+
+        whole = Whole(learn, check=lambda given: losses(nets.unscaled(given)), compiled=self.compile)
+
+        def update(block: Block) -> Metrics:
+            given = nets.raw(block)
+            values = whole(given, usual=self.whole(block) and not nets.fresh).tolist()
+            return dict(zip(["explained_variance", "grad_norm", "entropy"], values, strict=True))
+
+        return update

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from agents.nets import FastPolicy
+from agents.nets import is_fast
 from scg.randomness import randomness
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -25,7 +25,7 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> Act:
     """A function to call at most `steps` times, before the policy's parameters change."""
-    if isinstance(policy, FastPolicy):
+    if is_fast(policy):
         noise, actor = iter(policy.noise((steps, batch), generator)), _on_cpu(policy).numpy_actor()
         return lambda obs: actor(obs, next(noise))
 
@@ -38,7 +38,7 @@ def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> 
 
 def mode(policy: nn.Module) -> Act:
     """The most probable action: what `scg eval` runs by default."""
-    if isinstance(policy, FastPolicy):
+    if is_fast(policy):
         actor = _on_cpu(policy).numpy_actor()
         return lambda obs: actor(obs, None)
 
@@ -51,8 +51,8 @@ def mode(policy: nn.Module) -> Act:
 
 def _on_cpu(policy: Any) -> Any:
     """The policy, or a copy of it if it learns elsewhere: a round trip to a GPU for each step would cost more."""
-    here = all(parameter.device.type == "cpu" for parameter in policy.parameters())
-    return policy if here else copy.deepcopy(policy).cpu()
+    first = next(policy.parameters(), None)
+    return policy if first is None or first.device.type == "cpu" else copy.deepcopy(policy).cpu()
 
 
 def _tensor(obs: np.ndarray, policy: nn.Module) -> Tensor:

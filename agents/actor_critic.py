@@ -19,10 +19,14 @@ from torch import Generator, Tensor, nn
 import scg
 from agents import nets
 from agents.agent import Stateful, check_options
+from agents.descent import Rows
 from agents.normalise import RewardScale
+from agents.policies import Kind, policy
 from agents.rollout import Block, Rollout
 from estimators.credit import GAE
 from scg import prev
+
+Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
 
 
 def world(graph: scg.Graph, value: nn.Module) -> None:
@@ -49,8 +53,10 @@ class OnPolicy:
     """λ of the advantages: 1 is Monte Carlo, 0 one step and the critic"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the hidden layers of policy and critic"""
+    policy: Kind = "gaussian"
+    """distribution of continuous actions"""
     log_scale: float = -0.5
-    """initial log-scale of continuous actions"""
+    """initial log-scale of continuous actions; a Beta policy has none"""
     normalise_obs: bool = True
     """normalise observations by their running moments"""
     scale_reward: bool = True
@@ -75,43 +81,63 @@ class ActorCritic:
     def __init__(self, config: OnPolicy, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> None:
         self.config = config
         self.normaliser = nets.normaliser(obs_space) if config.normalise_obs else None
-        self.policy = nets.policy(obs_space, action_space, config.hidden, generator, self.normaliser)
-        if isinstance(self.policy, nets.GaussianPolicy):
-            nn.init.constant_(self.policy.log_scale, config.log_scale)
+        self.policy = policy(
+            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
+        )
         self.value = nets.critic(obs_space, config.hidden, generator, normaliser=self.normaliser)
-        self.policy.to(config.device), self.value.to(config.device)
-        self._early = 0  # observations that the normaliser took in before its first block was learned from
         self.reward_scale = RewardScale(config.gamma) if config.scale_reward else None
+        for part in (self.policy, self.value, self.reward_scale):
+            if part is not None:
+                part.to(config.device)
+        self.fresh = True  # until the first block: it is normalised by itself
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.policy.parameters(), *self.value.parameters()]
 
     @property
     def state(self) -> dict[str, Stateful]:
         parts: dict[str, Stateful] = {"policy": self.policy, "value": self.value}
         return parts if self.reward_scale is None else {**parts, "reward_scale": self.reward_scale}
 
-    def collect(self, rollout: Rollout, steps_left: int) -> Block:
-        return rollout.collect(self.policy, min(self.config.horizon, -(-steps_left // rollout.envs.batch)))
+    def collect(self, rollout: Rollout, steps_left: int, log_prob: bool = True) -> Block:
+        return rollout.collect(self.policy, min(self.config.horizon, -(-steps_left // rollout.envs.batch)), log_prob)
 
-    def recording(self, block: Block) -> dict[str, Tensor]:
+    def recording(self, block: Block) -> Recording:
         """What the graphs replay, `[time, batch, …]`: observations, actions, scaled rewards, log-probabilities."""
-        reward = block.reward if self.reward_scale is None else self.reward_scale(block.reward, block.first)
-        given = {**block.given("first", "terminated", "obs", "next_obs", "action"), "reward": reward}
+        return self.scaled(self.raw(block))
+
+    def raw(self, block: Block) -> Recording:
+        """The block on the device of the updates, its rewards as they were."""
+        given = block.given("first", "terminated", "obs", "next_obs", "action", "reward")
         given = {name: value.to(self.config.device) for name, value in given.items()}
-        given["action.log_prob"] = block.log_prob.to(self.config.device)
+        if block.log_prob is not None:
+            given["action.log_prob"] = block.log_prob.to(self.config.device)
         if self.normaliser is not None and not self.normaliser.count:
             # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
             # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
-            self.normaliser.absorb(block.obs)
-            self._early = block.steps
-            with torch.no_grad():
-                given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
-        given["target"] = torch.zeros_like(given["reward"])
+            self.normaliser.absorb(given["obs"])
+            if block.log_prob is not None:
+                with torch.no_grad():
+                    given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
+        else:
+            self.fresh = False
         return given
 
-    def after(self, block: Block) -> None:
+    def scaled(self, given: Recording) -> Recording:
+        """The rewards in units of their returns' deviation, whose statistics move."""
+        given = self.unscaled(given)
+        return given if self.reward_scale is None else {**given, "reward": self.reward_scale(given["reward"], given["first"])}
+
+    @staticmethod
+    def unscaled(given: Recording) -> Recording:
+        """With a place for the critic's targets."""
+        return {**given, "target": torch.zeros_like(given["reward"])}
+
+    def absorb(self, given: Recording) -> None:
         """Once a block is learned from, the normaliser may move."""
-        if self.normaliser is not None and int(self.normaliser.count) > self._early:
-            self.normaliser.absorb(block.obs)
-        self._early = 0
+        if self.normaliser is not None and not self.fresh:
+            self.normaliser.absorb(given["obs"])
 
 
 def standardised(advantage: Tensor) -> Tensor:
@@ -120,7 +146,7 @@ def standardised(advantage: Tensor) -> Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if advantage.numel() > 1 else advantage
 
 
-def advantages(graph: scg.Graph, value: nn.Module, given: dict[str, Tensor], standardise: bool = True) -> dict[str, Tensor]:
+def advantages(graph: scg.Graph, value: nn.Module, given: Recording, standardise: bool = True) -> Rows:
     """The recording with its advantages and the critic's targets, every (time, batch) pair a row: `[1, rows, …]`.
 
     Credit needs the order of time and is computed here, once; minibatches of rows may then be shuffled.

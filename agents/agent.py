@@ -3,7 +3,7 @@
     block ─update→ metrics            progress ∈ [0, 1] is the share of the step budget that is spent
 
 A config dataclass (its fields are the command line's flags) builds one from the environment's spaces; everything that
-must survive a restart is in `state`: modules, optimisers, and later replay buffers, normalisers, generators.
+must survive a restart is in `state` (modules, optimisers, normalisers, generators) and in `memory`, the replay buffer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import scg
-from agents.rollout import Block, Rollout
+from agents.replay import Replay
+from agents.rollout import Experience, Rollout
 
 Metrics = dict[str, float]
 
@@ -54,9 +55,11 @@ class Stateful(Protocol):
 class Agent:
     graph: scg.Graph
     policy: nn.Module
-    collect: Callable[[Rollout, int], Block]  # at most so many environment steps, where it can choose
-    update: Callable[[Block, float], Metrics]  # (block, progress)
+    collect: Callable[[Rollout, int], Experience]  # at most so many environment steps, where it can choose
+    update: Callable[[Any, float], Metrics]  # (what was collected, progress)
     state: Mapping[str, Stateful]
+    memory: Replay | None = None  # saved piece by piece beside the checkpoints
+    report: int = 1  # environment steps of blocks that make one row of metrics; at least one block
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.state.items()}
@@ -72,6 +75,21 @@ class Agent:
                 for parameter, value in part.named_parameters():
                     if not torch.isfinite(value).all():
                         raise NotFinite(f"parameter {name}.{parameter} has {_first_bad(value)}.")
+
+
+class Means:
+    """Running means of metrics, each over the times that it was there."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
+
+    def take(self) -> Metrics:
+        return {name: total / count for name, (total, count) in self._sums.items()}
 
 
 class Config(Protocol):

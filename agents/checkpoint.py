@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a run, by step, in one directory; and `best`, which is kept apart."""
+    """The last `keep` checkpoints of a run (0: all), by step, in one directory; and `best`, which is kept apart."""
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory, self.keep = directory, keep
@@ -77,7 +77,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         path = self.directory / f"step-{step:012d}.pt"
         save(path, state)
-        for old in self.paths()[: -self.keep]:
+        for old in self.paths()[: -self.keep] if self.keep else []:
             old.unlink()
         return path
 

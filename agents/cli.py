@@ -1,7 +1,8 @@
-"""`scg train`, `scg eval`, `scg plot`: the dataclasses become the options.
+"""`scg train`, `scg eval`, `scg plot`, `scg video`: the dataclasses become the options.
 
     scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
+    scg video RUN --out policy.mp4
 
 Each function takes the arguments behind its word and returns an exit code: 0, 1 for a run that stopped, 2 for arguments
 or files that make no sense.
@@ -21,7 +22,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from agents import AGENTS, checkpoint, config_type
-from agents.agent import OptionError
+from agents.agent import Agent, OptionError
 from agents.checkpoint import CheckpointError
 from agents.envs import EnvironmentFault, make
 from agents.presets import preset
@@ -37,13 +38,14 @@ def _reported(command: Command) -> Command:
     @wraps(command)
     def run(argv: list[str]) -> int:
         from agents.train import TrainingStopped
+        from agents.video import VideoError
 
         try:
             return command(argv)
         except TrainingStopped as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1
-        except (CheckpointError, EnvironmentFault, OptionError, RunError) as error:
+        except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except SystemExit as leave:  # argument errors and --help
@@ -138,23 +140,51 @@ class Evaluate:
 def evaluate(argv: list[str]) -> int:
     """Evaluate a trained run on fresh episodes."""
     from agents.evaluation import evaluate as evaluate_policy
-    from agents.train import build
 
     wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
-    run = RunDirectory.open(wish.run)
-    if wish.best:
-        path, state = run.checkpoints.best, checkpoint.load(run.checkpoints.best)
-    else:
-        path, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
-    with make(run.run.env, 1) as one:
-        agent = build(run, one)
-    agent.load_state_dict(state["agent"])
+    run, agent, path = _trained(wish.run, wish.best)
     seed = run.run.seed if wish.seed is None else wish.seed
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
-    result = evaluate_policy(agent.policy, run.run.env, wish.episodes, seed, 0, actions)
+    result = evaluate_policy(agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins)
     print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}:")
     print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
+    if result.success is not None:
+        print(f"goal reached at the end of {result.success:.0%} of them")
+    return 0
+
+
+@dataclass(frozen=True)
+class Video:
+    run: Positional[Path]
+    """run directory"""
+    out: Path = Path("policy.gif")
+    """GIF, or MP4 (which needs the extra scg[video]), by its ending"""
+    episodes: int = 1
+    """episodes, one after the other"""
+    seed: int | None = None
+    """seed of the episodes; default: the run's own"""
+    best: bool = False
+    """the best checkpoint in place of the last one"""
+    fps: int = 25
+    """frames a second of film; simulated time stays true where the environment says its own rate"""
+    width: int = 320
+    """pixels; 0 keeps the environment's own size"""
+    steps: int = 1000
+    """at most so many steps of each episode"""
+
+
+@_reported
+def video(argv: list[str]) -> int:
+    """Film a trained policy, without a display."""
+    from agents import video
+
+    wish = tyro.cli(Video, prog="scg video", args=argv)
+    run, agent, path = _trained(wish.run, wish.best)
+    seed = run.run.seed if wish.seed is None else wish.seed
+    camera = video.Camera(wish.out, wish.fps, wish.width)
+    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
+    print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
     return 0
 
 
@@ -175,6 +205,21 @@ def plot(argv: list[str]) -> int:
     curves.plot(wish.runs, wish.out)
     print(f"{wish.out}")
     return 0
+
+
+def _trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
+    """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
+    from agents.train import build
+
+    run = RunDirectory.open(path)
+    if best:
+        file, state = run.checkpoints.best, checkpoint.load(run.checkpoints.best)
+    else:
+        file, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
+    with make(run.run.env, 1, bins=run.run.action_bins) as one:
+        agent = build(run, one)
+    agent.load_state_dict(state["agent"])
+    return run, agent, file
 
 
 def _train(run: RunDirectory, resume: bool) -> int:

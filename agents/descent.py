@@ -13,6 +13,7 @@ Kingma & Ba (2015); ε = 1e-5 as in Huang et al. (2022), "The 37 implementation 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,50 +26,73 @@ Tensors = tuple[Tensor, ...]
 Rows = dict[str, Tensor]  # a recording whose every (time, batch) pair is a row: [1, rows, …]
 
 
+MEMORY = 0.9  # of the running mean of gradients: Adam's first moment, and what the signal-to-noise ratio looks at
+
+
 class Optimiser:
-    """Gradient clipping and a rule, over lists of tensors, so that a compiler can take both with the gradient."""
+    """Gradient clipping, running moments and a rule, over lists of tensors, so that a compiler can take both with the gradient."""
 
     def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:
         self.parameters, self.max_norm, self.eps = list(parameters), max_norm, eps
         self.means = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.squares = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.count, self.rate = (torch.zeros((), device=self.parameters[0].device) for _ in range(2))  # tensors: see compile
+        device = self.parameters[0].device
+        self.count, self.rate, self.power = (torch.zeros((), device=device) for _ in range(3))  # tensors: see compile
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
         """One step; the gradient's norm before clipping. A gradient that is not finite makes every parameter so."""
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
-        shorter = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # NaN stays NaN
         self.count.add_(1.0)
-        torch._foreach_sub_(self.parameters, self.change(torch._foreach_mul(list(gradients), shorter)))
+        shortened, length = tuple(gradients), norm
+        if self.max_norm < float("inf"):
+            factor = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # NaN stays NaN
+            shortened, length = torch._foreach_mul(list(gradients), factor), norm * factor
+        torch._foreach_mul_(self.means, MEMORY)
+        torch._foreach_add_(self.means, shortened, alpha=1 - MEMORY)
+        self.power.mul_(MEMORY).add_(length.square(), alpha=1 - MEMORY)
+        torch._foreach_sub_(self.parameters, self.change(shortened))
         return norm
+
+    def signal_to_noise(self) -> float:
+        """`|E g|² / tr Var g` of the last ten steps' gradients, each as it was applied; 0 before the second step.
+
+        With weights w_i that sum to one, A = |Σ w_i g_i|² and B = Σ w_i |g_i|² have E A = |E g|² + c tr Var g and
+        E B = |E g|² + tr Var g, where c = Σ w_i². Solved for the two, each estimate is unbiased; their ratio is not.
+        """
+        t = float(self.count)
+        if t < 2:
+            return 0.0
+        known = 1 - MEMORY**t
+        a = float(torch.stack(torch._foreach_norm(self.means)).square().sum()) / known**2
+        b = float(self.power) / known
+        c = (1 - MEMORY) * (1 - MEMORY ** (2 * t)) / ((1 + MEMORY) * known**2)
+        return max(a - c * b, 0.0) / (b - a) if b > a else 0.0
 
     def change(self, gradients: Tensors) -> Tensors:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": self.means, "squares": self.squares, "count": self.count}
+        return {"means": self.means, "squares": self.squares, "count": self.count, "power": self.power}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for ours, saved in zip([*self.means, *self.squares], [*state["means"], *state["squares"]], strict=True):
             ours.copy_(saved)
-        self.count.copy_(state["count"])
+        self.count.copy_(state["count"]), self.power.copy_(state["power"])
 
 
 class Adam(Optimiser):
     """`rate · m̂ / (√v̂ + ε)`."""
 
     def change(self, gradients: Tensors) -> Tensors:
-        torch._foreach_mul_(self.means, 0.9)
-        torch._foreach_add_(self.means, gradients, alpha=0.1)
         torch._foreach_mul_(self.squares, 0.999)
         torch._foreach_addcmul_(self.squares, gradients, gradients, 0.001)
         scale = torch._foreach_sqrt(self.squares)
         torch._foreach_div_(scale, (1 - 0.999**self.count).sqrt())
         torch._foreach_add_(scale, self.eps)
         change = torch._foreach_div(self.means, scale)
-        torch._foreach_mul_(change, self.rate / (1 - 0.9**self.count))
+        torch._foreach_mul_(change, self.rate / (1 - MEMORY**self.count))
         return change
 
 
@@ -141,7 +165,35 @@ class Descent:
         return norm
 
 
+class Whole:
+    """A whole update as one function of a recording, metrics returned as one tensor; run eagerly or compiled.
+
+    It changes parameters and statistics in place. `check` evaluates the same graph and changes nothing: before the first
+    compiled call it lets the graph examine itself, which compiled code cannot.
+    """
+
+    def __init__(self, update: Callable[[Rows], Tensor], check: Callable[[Rows], Any], compiled: bool = False) -> None:
+        self._eager, self._check = update, check
+        self._compiled = compile_whole(update) if compiled else None
+        self._checked = False
+
+    def __call__(self, rows: Rows, usual: bool = True) -> Tensor:
+        """The metrics. NotFinite if one of them is not: the parameters are then lost. Only calls of the `usual` shapes run compiled."""
+        if self._compiled is None or not usual:
+            metrics = self._eager(rows)
+        else:
+            if not self._checked:
+                self._check(rows)
+                self._checked = True
+            metrics = self._compiled(rows)
+        if not torch.isfinite(metrics).all():
+            raise NotFinite(f"an update's metrics are {metrics.tolist()}. Lower the learning rate, or look at the rewards.")
+        return metrics
+
+
 def compile_whole(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step`, gradient and in-place updates included, as one compiled function of fixed shapes."""
     torch._dynamo.config.trace_autograd_ops = True
+    # A code object of its own: the compiler's cache belongs to it, and so does the limit on how much is in there.
+    step = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, step.__defaults__, step.__closure__)
     return torch.compile(step, fullgraph=True, dynamic=False)

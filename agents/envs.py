@@ -15,6 +15,7 @@ so no transition with an ignored action enters the data, and all modes give the 
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -26,7 +27,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from agents import snapshot
+import agents.goals  # registers its environments
+from agents import mujoco_vector, robotics, snapshot
+from agents.goal_space import flattened
+
+
+gym.register("MultiGoal-v0", entry_point="agents.multigoal:MultiGoal", max_episode_steps=30)
 
 
 class EnvironmentFault(ValueError):
@@ -46,11 +52,12 @@ class Environments:
 
     Agents act in [-1, 1] where the action space is a bounded box: an action is clipped to it and mapped to the space's
     own bounds here, so that one initial policy fits every environment. What agents record is the unclipped action,
-    whose log-density is the policy's; the clipping belongs to the environment.
+    whose log-density is the policy's; the clipping belongs to the environment. With `bins` such an environment takes
+    one of that many evenly spaced values in every dimension, by its index, and is a discrete one to the agent.
     """
 
-    def __init__(self, vector: VectorEnv) -> None:
-        self.vector = vector
+    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "") -> None:
+        self.vector, self.bins, self.env_id = vector, bins, env_id
         self.batch = vector.num_envs
         self.obs_space = vector.single_observation_space
         self.action_space = vector.single_action_space
@@ -62,6 +69,10 @@ class Environments:
                 )
         self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self._to_bounds = _to_bounds(self.action_space)
+        if bins:
+            self._to_bounds = _to_bins(self.action_space, bins)
+            dims = cast(spaces.Box, self.action_space).shape[0]
+            self.action_space = spaces.MultiDiscrete([bins] * dims) if dims > 1 else spaces.Discrete(bins)
 
     def reset(self, seeds: Sequence[int] | None = None) -> np.ndarray:
         """First observations `[batch, obs…]`. One seed an environment; they also seed the action space. Without
@@ -117,13 +128,31 @@ class Environments:
         self.close()
 
 
-def make(env_id: str, batch: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, **kwargs: Any) -> Environments:
-    """`batch` copies of `env_id`, stepped one after the other. Extra arguments go to `gymnasium.make`."""
+def make(
+    env_id: str,
+    batch: int,
+    autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
+    threads: int = 0,
+    bins: int = 0,
+    **kwargs: Any,
+) -> Environments:
+    """`batch` copies of `env_id`. Extra arguments go to `gymnasium.make`.
+
+    Two or more of gymnasium's MuJoCo environments are stepped as a batch, on `threads` threads (0: one for every four
+    environments, as far as there are cores); any other, one after the other. No bit depends on it. `bins` quantises
+    continuous actions.
+    """
     first = _make_one(env_id, **kwargs)
     constructors: list[Callable[[], gym.Env]] = [lambda: first]
     constructors += [lambda: _make_one(env_id, **kwargs)] * (batch - 1)
-    vector = _Serial if autoreset is AutoresetMode.SAME_STEP else SyncVectorEnv
-    return Environments(vector(constructors, copy=False, autoreset_mode=autoreset))
+    if autoreset is not AutoresetMode.SAME_STEP:
+        vector: VectorEnv = SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
+    elif batch > 1 and mujoco_vector.family(first) is not None:
+        threads = threads or max(1, min(len(os.sched_getaffinity(0)), batch // 4))
+        vector = mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)
+    else:
+        vector = _Serial(constructors, copy=False, autoreset_mode=autoreset)
+    return Environments(vector, bins, env_id)
 
 
 class _Serial(SyncVectorEnv):
@@ -144,8 +173,10 @@ class _Serial(SyncVectorEnv):
 
 
 def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
+    if not robotics.prepare(env_id):
+        raise EnvironmentFault(f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'scg[robotics]'")
     try:
-        return gym.make(env_id, **kwargs)
+        env = gym.make(env_id, **kwargs)
     except gym.error.UnregisteredEnv as error:
         near = _nearest(env_id)
         hint = f" Nearest: {', '.join(near)}." if near else " Install the package that registers it."
@@ -155,6 +186,10 @@ def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
         mujoco = spec is not None and "mujoco" in str(spec.entry_point)
         remedy = 'pip install "gymnasium[mujoco]"' if mujoco else "Install what the message names."
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
+    try:
+        return flattened(env)
+    except ValueError as error:
+        raise EnvironmentFault(f"environment {env_id!r}: {error}") from error
 
 
 def _nearest(env_id: str, count: int = 3) -> list[str]:
@@ -172,6 +207,16 @@ def _to_bounds(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     half, middle = (high - low) / 2, (high + low) / 2
     return lambda action: (middle + half * np.minimum(np.maximum(action, -1.0), 1.0)).astype(space.dtype)  # NaN stays NaN
+
+
+def _to_bins(space: gym.Space, bins: int) -> Callable[[np.ndarray], np.ndarray]:
+    if bins < 2 or not (isinstance(space, spaces.Box) and space.is_bounded() and len(space.shape) == 1):
+        raise EnvironmentFault(
+            f"{bins} bins for action space {space}: only a bounded Box with one axis can be quantised, into 2 bins or more."
+        )
+    values = np.linspace(space.low, space.high, bins).astype(space.dtype)  # [bins, dim]
+    dims = np.arange(values.shape[1])
+    return lambda index: values[index.reshape(len(index), -1), dims]
 
 
 def seeds(seed: int, stream: str, count: int, *index: int) -> list[int]:

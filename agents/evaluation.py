@@ -8,12 +8,14 @@ import numpy as np
 from torch import Generator, nn
 
 from agents import envs
+from agents.goal_space import GoalSpace
 from agents.rollout import Rollout
 
 
 class Evaluation(NamedTuple):
     returns: list[float]
     lengths: list[int]
+    success: float | None = None  # share of episodes that end at their goal, in goal environments
 
     @property
     def mean(self) -> float:
@@ -33,16 +35,22 @@ class Evaluation(NamedTuple):
             "max": max(self.returns),
             "length": float(np.mean(self.lengths)),
             "episodes": len(self.returns),
+            **({} if self.success is None else {"success": self.success}),
         }
 
 
-def evaluate(policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str) -> Evaluation:
+def evaluate(policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0) -> Evaluation:
     """One episode in each of `episodes` new environments, by the policy's "mode" or its "sample"d actions.
 
     `at` (the training step) chooses among families of seeds.
     """
     generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
-    with envs.make(env_id, episodes) as vector:
+    with envs.make(env_id, episodes, bins=bins) as vector:
         rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
         block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False)
-    return Evaluation([episode.total for episode in block.episodes], [episode.length for episode in block.episodes])
+        space = vector.obs_space
+    success = None
+    if isinstance(space, GoalSpace):
+        last = block.next_obs[block.terminated | block.truncated].numpy()
+        success = float(space.success(last[:, space.achieved], last[:, space.desired]).mean())
+    return Evaluation([episode.total for episode in block.episodes], [episode.length for episode in block.episodes], success)

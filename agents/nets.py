@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeGuard, cast
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +23,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+from agents.goal_space import GoalSpace
 from agents.normalise import ObsNormaliser
 
 SMALL = 0.01  # gain of a policy's last layer
@@ -70,13 +71,17 @@ def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarra
 NumpyActor = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 
 
-@runtime_checkable
 class FastPolicy(Protocol):
     """A policy that also acts in numpy, on noise drawn beforehand for a whole block."""
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray: ...
 
     def numpy_actor(self) -> NumpyActor: ...
+
+
+def is_fast(policy: nn.Module) -> TypeGuard[FastPolicy]:
+    """Whether it is one. (Asked by name: `isinstance` with a protocol costs as much as an action.)"""
+    return hasattr(policy, "numpy_actor")
 
 
 class CategoricalPolicy(nn.Module):
@@ -155,12 +160,16 @@ class Encoder(nn.Module):
     """Observations `[*batch, obs…]` as features `[*batch, features]`: a box is flattened, a discrete one is one-hot.
 
     A `normaliser` comes first where there is one (boxes only). Policy and critic share it, and so does evaluation.
+    Of a goal environment's observation it takes what is before the achieved goal.
     """
 
     def __init__(self, space: gym.Space, normaliser: ObsNormaliser | None = None) -> None:
         super().__init__()
         self.normaliser = normaliser
-        if isinstance(space, spaces.Box):
+        self.seen: int | None = None  # of a goal environment's array, so much
+        if isinstance(space, GoalSpace):
+            self.ndim, self.features, self.start, self.seen = 1, space.features, None, space.features
+        elif isinstance(space, spaces.Box):
             self.ndim, self.features, self.start = len(space.shape), math.prod(space.shape), None
         elif isinstance(space, spaces.Discrete):
             self.ndim, self.features, self.start = 0, int(space.n), int(space.start)
@@ -172,11 +181,11 @@ class Encoder(nn.Module):
             return nn.functional.one_hot(obs.long() - self.start, self.features).to(torch.get_default_dtype())
         if self.normaliser is not None:
             obs = self.normaliser(obs)
-        return obs.flatten(obs.ndim - self.ndim) if self.ndim != 1 else obs
+        return obs.flatten(obs.ndim - self.ndim) if self.ndim != 1 else obs[..., : self.seen]
 
     def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
         """`forward` on arrays, as long as the normaliser stands still."""
-        kind, ndim = float_type(), self.ndim
+        kind, ndim, seen = float_type(), self.ndim, self.seen
         if self.start is not None:
             table, start = np.eye(self.features, dtype=kind), self.start
             return lambda obs: table[obs.astype(np.int64) - start]
@@ -184,7 +193,7 @@ class Encoder(nn.Module):
 
         def encode(obs: np.ndarray) -> np.ndarray:
             x = normalise(obs.astype(kind, copy=False))
-            return x if ndim == 1 else x.reshape(*x.shape[: x.ndim - ndim], -1)
+            return x[..., :seen] if ndim == 1 else x.reshape(*x.shape[: x.ndim - ndim], -1)
 
         return encode
 
@@ -192,23 +201,6 @@ class Encoder(nn.Module):
 def normaliser(obs: gym.Space) -> ObsNormaliser | None:
     """A fresh observation normaliser; none for a discrete space, which needs none."""
     return ObsNormaliser(obs.shape) if isinstance(obs, spaces.Box) else None
-
-
-def policy(
-    obs: gym.Space,
-    action: gym.Space,
-    hidden: Sequence[int],
-    generator: Generator | None = None,
-    normaliser: ObsNormaliser | None = None,
-) -> nn.Module:
-    """The policy for two spaces: categorical for `Discrete`, Gaussian for `Box`. ValueError for any other."""
-    if isinstance(action, spaces.Discrete):
-        if action.start != 0:
-            raise ValueError(f"action space {action} starts at {action.start}; wrap it so that actions start at 0.")
-        return CategoricalPolicy(Encoder(obs, normaliser), int(action.n), hidden, generator)
-    if isinstance(action, spaces.Box):
-        return GaussianPolicy(Encoder(obs, normaliser), action.shape, hidden, generator)
-    raise ValueError(f"action space {action}: only Discrete and Box are known. Write a policy module for it.")
 
 
 def critic(

@@ -7,58 +7,72 @@ A block of m values at a time, exact for the whole stream (Chan, Golub & LeVeque
 block is collected and learned from, so the recorded log-density is the acting policy's; they absorb the block afterwards.
 Evaluation uses the networks as they are: statistics are shared with it and never move there. Rewards are only scaled,
 not centred: a constant taken from every reward would change which policy is best where episodes end.
+
+Statistics are tensors, changed in place, so that an update which contains them can be compiled in one piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scg import scan
+
 LIMIT = 10.0  # normalised values are clipped to ± this
 TINY = 1e-8
 
 
-class Moments:
+class Moments(nn.Module):
     """Count, mean and variance of a stream of `[*shape]` values, in float64 whatever the stream's type."""
 
-    def __init__(self, shape: Sequence[int] = ()) -> None:
-        self.count, self.mean, self.squares = 0, *(torch.zeros(tuple(shape), dtype=torch.float64) for _ in range(2))
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
 
+    def __init__(self, shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        for name in ("mean", "squares"):
+            self.register_buffer(name, torch.zeros(tuple(shape), dtype=torch.float64))
+
+    @torch.no_grad()
     def absorb(self, values: Tensor) -> None:
         """`values` `[*any, *shape]`."""
-        flat = values.detach().to("cpu", torch.float64).reshape(-1, *self.mean.shape)
-        if not len(flat):
+        flat = values.to(torch.float64).reshape(-1, *self.mean.shape)
+        more = len(flat)
+        if not more:
             return
-        mean, before, self.count = flat.mean(0), self.count, self.count + len(flat)
+        mean = flat.mean(0)
+        before = self.count.to(torch.float64)
+        share = more / (before + more)
         delta = mean - self.mean
-        self.squares = self.squares + (flat - mean).square().sum(0) + delta.square() * (before * len(flat) / self.count)
-        self.mean = self.mean + delta * (len(flat) / self.count)
+        self.squares += (flat - mean).square().sum(0) + delta.square() * (before * share)
+        self.mean += delta * share
+        self.count += more
 
     @property
     def variance(self) -> Tensor:
-        return self.squares / max(self.count, 1)
+        return self.squares / self.count.clamp_min(1)
 
 
 class ObsNormaliser(nn.Module):
     """`obs [*batch, *shape] ↦ clip((obs − μ) / σ, ±10)`; clipping alone before the first `absorb`."""
 
-    count: Tensor
-    mean: Tensor
-    squares: Tensor
     shift: Tensor
     scale: Tensor
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        for name in ("mean", "squares"):
-            self.register_buffer(name, torch.zeros(tuple(shape), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.moments = Moments(shape)
         self.register_buffer("shift", torch.zeros(tuple(shape)))  # μ and 1/σ in the networks' type, ready to use
         self.register_buffer("scale", torch.ones(tuple(shape)))
+
+    @property
+    def count(self) -> Tensor:
+        return self.moments.count
 
     def forward(self, obs: Tensor) -> Tensor:
         return ((obs - self.shift) * self.scale).clamp(-LIMIT, LIMIT)
@@ -77,37 +91,36 @@ class ObsNormaliser(nn.Module):
     @torch.no_grad()
     def absorb(self, obs: Tensor) -> None:
         """Take a block's observations `[*any, *shape]` into the statistics, in place."""
-        moments = Moments(self.mean.shape)
-        moments.count, moments.mean, moments.squares = int(self.count), self.mean.cpu(), self.squares.cpu()
-        moments.absorb(obs)
-        self.count.fill_(moments.count), self.mean.copy_(moments.mean), self.squares.copy_(moments.squares)
-        self.shift.copy_(moments.mean)
-        self.scale.copy_((moments.variance + TINY).rsqrt())
+        self.moments.absorb(obs)
+        self.shift.copy_(self.moments.mean)
+        self.scale.copy_((self.moments.variance + TINY).rsqrt())
 
 
-class RewardScale:
+class RewardScale(nn.Module):
     """Rewards in units of the standard deviation of the running discounted return, environment by environment."""
 
-    def __init__(self, gamma: float) -> None:
+    running: Tensor
+
+    def __init__(self, gamma: float, batch: int | None = None) -> None:
+        super().__init__()
         self.gamma, self.moments = gamma, Moments()
-        self.running: Tensor | None = None  # [batch] R after the last step seen
+        # [batch] R after the last step seen; one number, until the first block says how many environments there are
+        self.register_buffer("running", torch.zeros((batch,) if batch else (), dtype=torch.float64))
 
-    def __call__(self, reward: Tensor, first: Tensor) -> Tensor:
+    @torch.no_grad()
+    def forward(self, reward: Tensor, first: Tensor) -> Tensor:
         """The block's scaled rewards `[time, batch]`, its own returns absorbed first. Blocks come in their order."""
-        running = torch.zeros(reward.shape[1], dtype=torch.float64) if self.running is None else self.running
-        returns = np.empty(reward.shape)
-        steps, goes_on = reward.cpu().double().numpy(), 1.0 - first.cpu().double().numpy()
-        last = running.numpy()
-        for t in range(len(steps)):
-            last = returns[t] = self.gamma * goes_on[t] * last + steps[t]
-        self.running = torch.from_numpy(returns[-1].copy())
-        self.moments.absorb(torch.from_numpy(returns))
-        return (reward * float((self.moments.variance + TINY).rsqrt())).clamp(-LIMIT, LIMIT)
+        if self.running.ndim == 0:
+            self.running = self.running.expand(reward.shape[1]).clone()
+        goes_on = self.gamma * (~first).to(torch.float64)
+        # R_t = γ R_{t-1} + reward_t is the affine scan of the block read backwards, into which R_{-1} enters at its start.
+        steps = torch.cat([reward[:1].to(torch.float64) + goes_on[:1] * self.running, reward[1:].to(torch.float64)])
+        returns = scan.affine(goes_on.flip(0), steps.flip(0)).flip(0)
+        self.running.copy_(returns[-1])
+        self.moments.absorb(returns)
+        scale = (self.moments.variance + TINY).rsqrt().to(reward.dtype)
+        return (reward * scale).clamp(-LIMIT, LIMIT)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**vars(self.moments), "running": self.running}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        self.running = state.pop("running")
-        vars(self.moments).update(state)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: object) -> None:  # type: ignore[override]
+        self.running = torch.zeros_like(state_dict[prefix + "running"], device=self.running.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]

@@ -66,13 +66,14 @@ class Natural(OnPolicy):
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.value_lr * (1 - progress))
-            rows = advantages(graph, value, nets.recording(block))
+            given = nets.recording(block)
+            rows = advantages(graph, value, given)
             metrics = {"explained_variance": explained_variance(predicted(value, rows), rows["target"])}
             metrics |= self._policy_step(lambda: graph.replay(rows), parameters, step)
             for _ in range(self.value_epochs):
                 metrics["value_grad_norm"] = regression.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
-            nets.after(block)
-            return {**metrics, "entropy": float(-block.log_prob.mean())}
+            nets.absorb(given)
+            return {**metrics, "entropy": float(-given["action.log_prob"].mean())}
 
         return Agent(graph, policy, nets.collect, update, {**nets.state, "adam": adam, "shuffle": shuffle})
 

@@ -106,10 +106,14 @@ class PPO(OnPolicy):
         super().__post_init__()
         check_options(self, "epochs minibatch", "lr clip kl_penalty kl_stop entropy_bonus value_weight max_grad_norm")
 
+    def multiplier(self) -> Beta:
+        """The weight of the KL penalty, and how it follows the KL."""
+        return Beta(self.kl_penalty, self.kl_target, self.device)
+
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
         nets = ActorCritic(self, obs_space, action_space, generator)
         policy, value = nets.policy, nets.value
-        beta, before = Beta(self.kl_penalty, self.kl_target, self.device), copy.deepcopy(policy).requires_grad_(False)
+        beta, before = self.multiplier(), copy.deepcopy(policy).requires_grad_(False)
         penalty = (before, beta.value) if self.kl_penalty else None
         graph = ppo(policy, value, self.credit(), self.clip, self.entropy_bonus, penalty, self.value_weight)
         adam = Adam([*policy.parameters(), *value.parameters()], self.max_grad_norm)
@@ -129,13 +133,17 @@ class PPO(OnPolicy):
                     rows = advantages(graph, value, given)
                 norm += descent.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
                 epochs += 1
-                if self.kl_stop and distance(before, policy, rows)["kl"] > self.kl_stop * self.kl_target:
-                    break
+                if self.kl_stop or beta.every_epoch:
+                    kl = distance(before, policy, rows)["kl"]
+                    if beta.every_epoch:
+                        beta.adapt(kl)
+                    if self.kl_stop and kl > self.kl_stop * self.kl_target:
+                        break
             moved = distance(before, policy, rows, self.clip)
-            metrics |= {**moved, "grad_norm": norm / epochs, "epochs": epochs}
+            metrics |= {**moved, "grad_norm": norm / epochs, "grad_snr": adam.signal_to_noise(), "epochs": epochs}
             if self.kl_penalty:
-                metrics["beta"] = beta.adapt(moved["kl"])
-            nets.after(block)
+                metrics["beta"] = float(beta.value) if beta.every_epoch else beta.adapt(moved["kl"])
+            nets.absorb(given)
             return metrics
 
         return Agent(graph, policy, nets.collect, update, {**nets.state, "adam": adam, "shuffle": shuffle, "beta": beta})
@@ -143,6 +151,8 @@ class PPO(OnPolicy):
 
 class Beta:
     """The weight of the KL penalty, doubled or halved where an update's KL leaves [target/1.5, 1.5 target]."""
+
+    every_epoch = False  # or once an update
 
     def __init__(self, initial: float, target: float, device: str = "cpu") -> None:
         self.value, self.target = torch.tensor(float(initial), device=device), target

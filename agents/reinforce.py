@@ -1,11 +1,16 @@
-"""REINFORCE: the likelihood-ratio policy gradient, with a learned state value as its baseline.
+"""REINFORCE: the likelihood-ratio policy gradient, with a baseline of your choice.
 
-    obs_t → (action_t ~ π(·|obs_t)) → reward_t          ∇ = mean_t (cost_to_go_t - value(obs_t)) ∇ log π(action_t|obs_t)
+    obs_t → (action_t ~ π(·|obs_t)) → reward_t          ∇ = mean_t (cost_to_go_t - b_t) ∇ log π(action_t|obs_t)
     obs_t → value(obs_t) → ⟨(value - cost_to_go)²⟩      trains the critic, cost_to_go recorded
 
-The critic is a baseline: it lowers the variance and leaves the gradient's mean alone, for the action does not influence
-it. `cost_to_go` is Monte Carlo to the end of the episode; where the data are cut (a time limit, the block's end) the
-critic stands in for the rest, which is a bias that vanishes as it learns. `horizon=0` collects whole episodes instead.
+    baseline   none       b_t = 0
+               mean       the running mean of the cost-to-go of *earlier* blocks
+               optimal    the same, every cost counted by ‖∇ log π‖²: the constant of least variance (Greensmith et al. 2004)
+               value      the critic at obs_t
+
+A baseline lowers the variance and leaves the gradient's mean alone, for the action does not influence it. `cost_to_go` is
+Monte Carlo to the end of the episode; where the data are cut (a time limit, the block's end) the critic stands in for the
+rest, whatever the baseline: a bias that vanishes as it learns. `horizon=0` collects whole episodes instead.
 
 Williams (1992); Sutton et al. (2000).
 """
@@ -13,6 +18,7 @@ Williams (1992); Sutton et al. (2000).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import gymnasium as gym
 from torch import Generator, Tensor, nn
@@ -20,20 +26,23 @@ from torch.distributions import Distribution
 from torch.optim import Adam
 
 import scg
-from agents import nets
+from agents import nets, policies
 from agents.agent import Agent, Metrics, descend, explained_variance, set_rate
 from agents.rollout import Block, Rollout
+from estimators.baselines import MovingAverage, scores, squared_norm
 from scg import ScoreFunction, detach, prev
 
+MEMORY = 0.9  # of the running levels: about ten blocks
 
-def reinforce(policy: nn.Module, value: nn.Module) -> scg.Graph:
+
+def reinforce(policy: nn.Module, value: nn.Module, baseline: str | nn.Module | None = "value") -> scg.Graph:
     graph = scg.Graph()
     with graph.sequence(first="first"):
         graph.observed("first")
         graph.observed("obs", parents=[prev("obs"), prev("action")])
         graph.deterministic(value, name="value", parents=["obs"])
 
-        @graph.stochastic(ScoreFunction(), credit="cost_to_go", baseline="value")
+        @graph.stochastic(ScoreFunction(), credit="cost_to_go", baseline=baseline)
         def action(obs: Tensor) -> Distribution:
             return policy(obs)
 
@@ -55,6 +64,8 @@ def reinforce(policy: nn.Module, value: nn.Module) -> scg.Graph:
 class Reinforce:
     """Hyperparameters. The defaults solve CartPole-v1 in 100,000 steps."""
 
+    baseline: Literal["none", "mean", "optimal", "value"] = "value"
+    """what is subtracted from the cost-to-go"""
     horizon: int = 64
     """time steps of each block; 0 collects one whole episode of every environment"""
     gamma: float = 0.99
@@ -71,12 +82,13 @@ class Reinforce:
     """longer gradients of the policy are shortened to this; their direction stays"""
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        policy = nets.policy(obs_space, action_space, self.hidden, generator)
+        policy = policies.policy(obs_space, action_space, self.hidden, generator)
         # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
         scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
         value = nets.critic(obs_space, self.hidden, generator, scale)
         actor_optimiser, critic_optimiser = Adam(policy.parameters(), self.lr), Adam(value.parameters(), self.value_lr)
-        graph = reinforce(policy, value)
+        average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
+        graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))
 
         def collect(rollout: Rollout, steps_left: int) -> Block:
             if self.horizon == 0:
@@ -91,16 +103,22 @@ class Reinforce:
             trace = graph.replay(given)
             metrics = {
                 "explained_variance": explained_variance(trace["value"].detach(), cost_to_go),
-                "entropy": float(-block.log_prob.mean()),
+                "entropy": float(-trace.log_prob("action").detach().mean()),
             }
+            weight: Tensor | float = 1.0
+            if self.baseline == "optimal":
+                weight = squared_norm(scores(trace, "action", list(policy.parameters()))).view_as(cost_to_go)
             gain = trace.surrogate("gain", reduce="mean")
             metrics["actor_grad_norm"] = descend("gain", actor_optimiser, gain, self.max_grad_norm)
+            if average is not None:
+                average.update(cost_to_go, weight)  # only now: a level that has seen its own sample is biased
+                metrics["baseline"] = float(average())
             for _ in range(self.value_steps):
                 regression = graph.replay(given).surrogate("regression", reduce="mean")
                 metrics["critic_grad_norm"] = descend("regression", critic_optimiser, regression)
                 metrics["regression"] = regression.item()
             return metrics
 
-        modules = {"policy": policy, "value": value}
+        modules = {"policy": policy, "value": value} | ({} if average is None else {"baseline": average})
         optimisers = {"actor_optimiser": actor_optimiser, "critic_optimiser": critic_optimiser}
         return Agent(graph, policy, collect, update, {**modules, **optimisers})

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -36,13 +36,23 @@ class Episode(NamedTuple):
     length: int
 
 
+class Experience(Protocol):
+    """What an agent collects: the training loop counts it, the agent learns from it."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def episodes(self) -> list[Episode]: ...
+
+
 @dataclass(frozen=True)
 class Block:
     """Experience `[time, batch, …]` under one policy, and the episodes that ended inside."""
 
     obs: Tensor  # [time, batch, obs…]
     action: Tensor  # [time, batch, action…] as the policy drew it
-    log_prob: Tensor  # [time, batch] under the policy that acted
+    log_prob: Tensor | None  # [time, batch] under the policy that acted; None where nobody asked
     reward: Tensor  # [time, batch]
     terminated: Tensor  # [time, batch] bool
     truncated: Tensor  # [time, batch] bool
@@ -57,7 +67,9 @@ class Block:
 
     def given(self, *names: str) -> dict[str, Tensor]:
         """The named tensors, or all, as `graph.replay` takes them."""
-        return {name: getattr(self, name) for name in names or [f.name for f in fields(self) if f.name != "episodes"]}
+        if names:
+            return {name: getattr(self, name) for name in names}
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
     def cost_to_go(self, value: Callable[[Tensor], Tensor], gamma: float) -> Tensor:
         """The recorded discounted cost-to-go `[time, batch]`, continued by `value` (cost units) where it was cut off, detached."""
@@ -89,14 +101,14 @@ class Rollout:
         self._first = np.ones(envs.batch, bool)
         self._total, self._length = np.zeros(envs.batch), np.zeros(envs.batch, np.int64)
 
-    def collect(self, policy: nn.Module, steps: int) -> Block:
+    def collect(self, policy: nn.Module, steps: int, log_prob: bool = True) -> Block:
         """`steps` steps of every environment: a block `[steps, batch]`. Episodes go on in the next block."""
         record = _Record(steps, self.envs)
         act = sampler(policy, self.generator, steps, self.envs.batch)
         episodes: list[Episode] = []
         for t in range(steps):
             episodes += self._step(record, t, act)
-        return record.block(policy, episodes)
+        return record.block(policy if log_prob else None, episodes)
 
     def episodes(self, policy: nn.Module, each: int = 1, deterministic: bool = False, log_prob: bool = True) -> Block:
         """`each` whole episodes of every environment, end to end: a block `[total time, 1]`, restarted by `first`.
@@ -203,9 +215,9 @@ class _Record:
         for name in ("obs", "next_obs", "reward"):
             _check_finite(name, getattr(self, name))
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
-        log_prob = torch.zeros_like(tensors["reward"])
+        log_prob = None
         if policy is not None:  # in one pass, by the very function that the graph will differentiate
-            device = next((p.device for p in policy.parameters()), log_prob.device)
+            device = next((p.device for p in policy.parameters()), torch.device("cpu"))
             with torch.no_grad():
                 log_prob = policy(tensors["obs"].to(device)).log_prob(tensors["action"].to(device)).cpu()
         return Block(**tensors, log_prob=log_prob, episodes=episodes)

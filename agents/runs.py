@@ -3,8 +3,9 @@
     config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from
     versions.json      interpreter, libraries, simulator, environment settings
     metrics.csv        one row an update               evaluations.csv    one row an evaluation on fresh episodes
-    events.out.…       the same for TensorBoard        checkpoints/       the last two, and the best
+    events.out.…       the same for TensorBoard        checkpoints/       the last few, and the best
     graph.dot, .png    the agent's graph               curve.png          the learning curve
+    replay/            the replay buffer in pieces
 
 What is there is never overwritten: `--resume` continues it, a new run takes the next free name.
 """
@@ -41,6 +42,8 @@ class RunConfig:
     """everything random is derived from it"""
     envs: int = 8
     """environments stepped side by side"""
+    action_bins: int = 0
+    """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
     evaluations: int = 10
     """how often to evaluate, evenly spaced; the last one is at the end"""
     eval_episodes: int = 20
@@ -49,13 +52,20 @@ class RunConfig:
     """evaluate the most probable action, or sample as in training"""
     checkpoints: int = 10
     """how often to save after the start, evenly spaced; the last one is at the end"""
+    keep_checkpoints: int = 2
+    """how many of the newest checkpoints stay; 0 keeps all of them, as `scg overestimation` wants"""
     threads: int = 1
     """torch threads; small nets are fastest with one"""
+    step_threads: int = 0
+    """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints", "threads"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
+        for name in ("step_threads", "action_bins", "keep_checkpoints"):
+            if getattr(self, name) < 0:
+                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 
 
 class RunDirectory:
@@ -63,7 +73,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, name: str, run: RunConfig, agent: Config) -> None:
         self.path, self.name, self.run, self.agent = path, name, run, agent
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints = Checkpoints(path / "checkpoints", run.keep_checkpoints)
 
     @classmethod
     def create(cls, name: str, run: RunConfig, agent: Config, out: Path | None = None) -> RunDirectory:

@@ -16,8 +16,15 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-_KNOWN = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.", "gymnasium.envs.mujoco.")
-_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker")
+_KNOWN = (
+    "gymnasium.envs.classic_control.",
+    "gymnasium.envs.toy_text.",
+    "gymnasium.envs.mujoco.",
+    "gymnasium_robotics.envs.fetch.",
+    "agents.goals",
+    "agents.multigoal",
+)
+_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals")
 _SCALARS = (bool, int, float, str, type(None))
 
 

@@ -1,12 +1,14 @@
 """The training loop, the only one: collect, update, check, and now and then evaluate and save.
 
     ┌─► block = collect(rollout) ─► metrics = update(block) ─► finite? ─► log ─► evaluate? ─► save? ─┐
+    │   └──────────── until `agent.report` steps ─────────┘                                          │
     └─────────────────────────────────────────────────────────────────────────────────────────────────┘
 
 Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
-is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters and the environments'
-states (`agents.snapshot` says which can be saved; others restart their episodes, and the run says so), so a killed run that
-resumes ends in the same bits. A NaN stops the run by name; what was saved before it stays.
+is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
+pieces beside it) and the environments' states (`agents.snapshot` says which can be saved; others restart their episodes,
+and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
+before it stays.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from torch import Generator
 
 import scg.draw
 from agents import curves, envs
-from agents.agent import Agent, Metrics, NotFinite
+from agents.agent import Agent, Means, Metrics, NotFinite
 from agents.envs import EnvironmentFault, Environments
 from agents.evaluation import Evaluation, evaluate
 from agents.progress import Progress
-from agents.rollout import Block, Rollout
+from agents.rollout import Episode, Rollout
 from agents.runs import RunDirectory, Table
 
 RECENT = 20  # episodes in the running mean of the return
@@ -58,8 +60,13 @@ class Counters:
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
     torch.set_num_threads(run.run.threads)
-    with envs.make(run.run.env, run.run.envs) as environments, Progress(run.run.steps, quiet) as progress:
+    with _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
         return _Training(run, environments, progress).run_to_end(resume)
+
+
+def _environments(run: RunDirectory) -> Environments:
+    options = run.run
+    return envs.make(options.env, options.envs, threads=options.step_threads, bins=options.action_bins)
 
 
 def build(run: RunDirectory, environments: Environments) -> Agent:
@@ -106,27 +113,35 @@ class _Training:
         return evaluation
 
     def _update(self) -> None:
-        counters = self.counters
+        """Blocks and their updates until there is something to report: at least one block."""
+        counters, total = self.counters, self.options.steps
         started = time.perf_counter()
+        steps, updates, episodes, means = 0, 0, list[Episode](), Means()
         try:
-            block = self.agent.collect(self.rollout, self.options.steps - counters.step)
-            metrics = self.agent.update(block, counters.step / self.options.steps)
+            while updates == 0 or (steps < self.agent.report and counters.step + steps < total):
+                updates += 1
+                block = self.agent.collect(self.rollout, total - counters.step - steps)
+                means.add(self.agent.update(block, (counters.step + steps) / total))
+                steps, episodes = steps + block.steps, episodes + block.episodes
+            metrics = means.take()
             for name, value in metrics.items():
                 if not np.isfinite(value):
                     raise NotFinite(f"metric {name!r} is {value}.")
             self.agent.check_finite()
         except (NotFinite, EnvironmentFault, scg.GraphError) as error:
-            where = f"update {counters.updates + 1}, after step {counters.step}"
+            count = counters.updates
+            which = f"update {count + 1}" if updates == 1 else f"one of the updates {count + 1} to {count + updates}"
+            where = f"{which}, after step {counters.step}"
             raise TrainingStopped(f"{where}: {error}\nLast good checkpoint: {self.last_good}") from error
         seconds = time.perf_counter() - started
-        counters.step += block.steps
-        counters.updates += 1
-        counters.episodes += len(block.episodes)
+        counters.step += steps
+        counters.updates += updates
+        counters.episodes += len(episodes)
         counters.seconds += seconds
-        counters.recent.extend(episode.total for episode in block.episodes)
-        self._log(block, metrics, seconds)
+        counters.recent.extend(episode.total for episode in episodes)
+        self._log(metrics, steps / seconds)
 
-    def _log(self, block: Block, metrics: Metrics, seconds: float) -> None:
+    def _log(self, metrics: Metrics, speed: float) -> None:
         counters = self.counters
         recent = float(np.mean(counters.recent)) if counters.recent else float("nan")
         row = {
@@ -134,7 +149,7 @@ class _Training:
             "episodes": counters.episodes,
             "updates": counters.updates,
             "seconds": round(counters.seconds, 3),
-            "steps_per_second": round(block.steps / seconds, 1),
+            "steps_per_second": round(speed, 1),
             **metrics,
         }
         self.metrics.write(counters.step, row)
@@ -152,6 +167,7 @@ class _Training:
             options.seed,
             self.counters.step,
             options.eval_actions,
+            options.action_bins,
         )
 
     def _evaluate(self) -> Evaluation:
@@ -166,7 +182,7 @@ class _Training:
         )
         if evaluation.mean >= counters.best:
             counters.best = evaluation.mean
-            self.directory.checkpoints.save_best(self._state())
+            self.directory.checkpoints.save_best(self._state())  # without memory: to be looked at, not to go on from
         return evaluation
 
     def _state(self) -> dict[str, Any]:
@@ -174,7 +190,10 @@ class _Training:
         return {name: part.state_dict() for name, part in parts.items()}
 
     def _save(self) -> None:
-        self.last_good = self.directory.checkpoints.save(self.counters.step, self._state())
+        state = self._state()
+        if self.agent.memory is not None:
+            state["memory"] = self.agent.memory.save(self.directory.path / "replay")
+        self.last_good = self.directory.checkpoints.save(self.counters.step, state)
 
     def _resume(self) -> None:
         for change in self.directory.changed_versions():
@@ -182,6 +201,8 @@ class _Training:
         path, state = self.directory.checkpoints.load_latest(lambda text: self.progress.say(f"warning: {text}"))
         self.counters.load_state_dict(state["counters"])
         self.agent.load_state_dict(state["agent"])
+        if self.agent.memory is not None:
+            self.agent.memory.load(self.directory.path / "replay", state["memory"])
         if not self.rollout.load_state_dict(state["rollout"]):
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path

@@ -12,7 +12,6 @@ Sutton et al. (2000) for the gradient; Kakade & Langford (2002) and Schulman et 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,15 +146,18 @@ class Paths:
         return (self.p @ (x - self.mean(x)).flatten(1).square()).sum()
 
 
+@torch.no_grad()
 def every_path(process: Process, pi: Tensor, steps: int) -> Paths:
     """All trajectories of positive probability: `steps` actions, then the episode is over."""
-    states, actions = range(process.states), range(process.actions)
-    rows = torch.tensor(list(itertools.product(*[states, actions] * steps, states)))
-    s, a = rows[:, :-1:2].T, rows[:, 1::2].T
-    following = rows[:, 2::2].T
-    p = process.start[s[0]] * (pi[s, a] * process.transition[s, a, following]).prod(0)
-    kept = p > 0
-    return Paths(process, s[:, kept], a[:, kept], following[:, kept], p[kept].detach())
+    states, actions = process.start.nonzero().T, torch.empty(0, int((process.start > 0).sum()), dtype=torch.long)
+    p = process.start[states[0]]
+    for _ in range(steps):
+        onwards = p[:, None, None] * pi[states[-1], :, None] * process.transition[states[-1]]  # [path, action, next state]
+        path, action, following = onwards.nonzero().T
+        states = torch.cat([states[:, path], following.unsqueeze(0)])
+        actions = torch.cat([actions[:, path], action.unsqueeze(0)])
+        p = onwards[path, action, following]
+    return Paths(process, states[:-1], actions, states[1:], p)
 
 
 @torch.no_grad()

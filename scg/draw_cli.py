@@ -66,10 +66,10 @@ def load(target: str) -> Graph:
     """The graph that `path/to/model.py:graph`, `package.module:graph` or a name among `offered()` names."""
     place, colon, attribute = target.rpartition(":")
     if not colon:
-        known = offered()
-        if target in known:
-            return graph_of(known[target], target)
-        hint = f"{nearest(target, known)}\nGraphs with a name: {', '.join(sorted(known))}." if known else ""
+        named = offered()
+        if target in named:
+            return graph_of(named[target], target)
+        hint = f"{nearest(target, named)}\nGraphs with a name: {', '.join(sorted(named))}." if named else ""
         raise TargetError(
             f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon.{hint}"
         )

@@ -289,7 +289,7 @@ def look_ahead(found: dict[str, object]) -> Claim:
     large = {steps: ends[VARIANTS.index((steps, 0.3))].tolist() for steps in (1, 2, 3)}
     right = apart(small[1], small[2]) and apart(small[1], small[3])
     turned = not apart(large[1], large[3])
-    lines.append("with α = 0.3 three steps are not distinguishable from one" if turned else "with α = 0.3 as well")
+    lines.append("with α = 0.3 three steps are no better than one" if turned else "with α = 0.3 as well")
     claim = "LOLA-DiCE: more look-ahead steps, higher joint returns"
     return claim, "two and three steps beat one (a figure)", "<br>".join(lines), right, numbers
 

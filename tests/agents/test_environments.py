@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from agents import envs, nets, snapshot
+from agents import envs, policies, snapshot
 from agents.envs import EnvironmentFault, Environments
 from agents.rollout import Block, Rollout
 
@@ -21,7 +21,7 @@ MODES = list(AutoresetMode)
 def block_of(env_id: str, autoreset: AutoresetMode, steps: int = 60, batch: int = 3) -> Block:
     with envs.make(env_id, batch, autoreset) as vector:
         weights = torch.Generator().manual_seed(1)
-        policy = nets.policy(vector.obs_space, vector.action_space, [8], weights)
+        policy = policies.policy(vector.obs_space, vector.action_space, [8], weights)
         rollout = Rollout(vector, [3, 4, 5], torch.Generator().manual_seed(2))
         rollout.collect(policy, 7)  # the second block starts in the middle of episodes
         return rollout.collect(policy, steps)

@@ -9,15 +9,15 @@ from gymnasium import spaces
 from torch import Generator
 from torch.distributions import Categorical, Independent
 
-from agents import nets
+from agents import nets, policies
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
 
 def test_shapes_with_any_batch() -> None:
     obs = torch.randn(7, 5, 3)
-    discrete = nets.policy(BOX, spaces.Discrete(4), [8])(obs)
-    continuous = nets.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])(obs)
+    discrete = policies.policy(BOX, spaces.Discrete(4), [8])(obs)
+    continuous = policies.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])(obs)
     assert isinstance(discrete, Categorical)
     assert discrete.batch_shape == (7, 5)
     assert isinstance(continuous, Independent)
@@ -42,7 +42,7 @@ def test_weights_are_orthogonal_and_come_from_the_generator() -> None:
 
 
 def test_the_gaussian_scale_does_not_depend_on_the_observation() -> None:
-    policy = nets.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])
+    policy = policies.policy(BOX, spaces.Box(-1.0, 1.0, (2,)), [8])
     scale = policy(torch.randn(5, 3)).base_dist.scale
     assert torch.equal(scale, scale[:1].expand(5, 2))
     assert scale[0, 0].item() == pytest.approx(np.exp(-0.5))
@@ -60,7 +60,7 @@ def test_numpy_weights_follow_the_optimiser() -> None:
 @pytest.mark.parametrize(
     ("obs", "action", "says"),
     [
-        (BOX, spaces.MultiBinary(3), "only Discrete and Box are known"),
+        (BOX, spaces.MultiBinary(3), "only Discrete, MultiDiscrete and Box are known"),
         (BOX, spaces.Discrete(3, start=1), "starts at 1"),
         (BOX, spaces.Box(-1.0, 1.0, (2, 2)), "flatten the space"),
         (spaces.Dict(a=BOX), spaces.Discrete(2), "only Box and Discrete are known"),
@@ -68,4 +68,4 @@ def test_numpy_weights_follow_the_optimiser() -> None:
 )
 def test_other_spaces_are_refused_by_name(obs: spaces.Space, action: spaces.Space, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        nets.policy(obs, action, [8])
+        policies.policy(obs, action, [8])

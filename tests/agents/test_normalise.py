@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Generator
 
-from agents import checkpoint, nets
+from agents import checkpoint, nets, policies
 from agents.normalise import LIMIT, Moments, ObsNormaliser, RewardScale
 
 
@@ -83,7 +83,7 @@ def test_policy_and_critic_share_one_normaliser_and_checkpoints_hold_it() -> Non
         return tuple(  # type: ignore[return-value]
             make(Generator().manual_seed(0))
             for make in (
-                lambda g: nets.policy(box, action, [4], g, shared),
+                lambda g: policies.policy(box, action, [4], g, shared),
                 lambda g: nets.critic(box, [4], g, normaliser=shared),
             )
         )

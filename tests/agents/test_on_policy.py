@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,24 @@ from torch import Generator
 
 from agents import cli, config_type, descent, envs, train
 from agents.a2c import A2C
-from agents.agent import NotFinite
+from agents.agent import NotFinite, OptionError
 from agents.npg import NPG
 from agents.ppo import PPO, Beta
 from agents.presets import COMPILE_FROM, preset
 from agents.rollout import Rollout
 from agents.runs import RunConfig, RunDirectory
 from agents.trpo import TRPO
+from agents.trpo_dual import Dual, TRPODual
 from scg import GraphError
 from tests.agents.test_train_loop import Killed, assert_same, last_state
 
 SMALL: dict[str, Any] = {"horizon": 16, "hidden": (8,)}
 CONFIGS = {
-    "a2c": A2C(**SMALL),
+    "a2c": A2C(**SMALL, report=1),
     "npg": NPG(**SMALL, value_epochs=2),
     "ppo": PPO(**SMALL, minibatch=24, epochs=2, kl_penalty=0.5, entropy_bonus=0.01, kl_stop=3.0),
     "trpo": TRPO(**SMALL, value_epochs=2),
+    "trpo-dual": TRPODual(**SMALL, minibatch=24, epochs=2),
 }
 
 
@@ -64,12 +67,19 @@ def test_the_optimisers_are_torchs(ours: Any, theirs: Any, max_norm: float, doub
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-def test_a_compiled_update_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("config", "blocks"),
+    [
+        (PPO(horizon=20, hidden=(8,), minibatch=16, epochs=2), 1),  # 40 rows: the last minibatch is smaller
+        (A2C(horizon=20, hidden=(8,)), 3),  # its first block is always eager
+    ],
+)
+def test_a_compiled_update_is_the_eager_one(monkeypatch: pytest.MonkeyPatch, config: Any, blocks: int) -> None:
+    """Parameters and statistics, normaliser included."""
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
-    config = PPO(horizon=20, hidden=(8,), minibatch=16, epochs=2)  # 40 rows: the last minibatch is smaller
-    agents = [updated(PPO(**{**vars(config), "compile": whole}), blocks=1)[0] for whole in (False, True)]
-    one, other = (list(agent.policy.parameters()) + list(agent.state["value"].parameters()) for agent in agents)
+    agents = [updated(replace(config, compile=whole), blocks=blocks)[0] for whole in (False, True)]
+    one, other = ([v for part in ("policy", "value") for v in agent.state[part].state_dict().values()] for agent in agents)
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -126,6 +136,38 @@ def test_the_penalty_follows_the_kl() -> None:
     other, _ = updated(PPO(**SMALL, minibatch=32, epochs=1, kl_penalty=1.0, lr=1e-5), blocks=0)
     other.load_state_dict(copy.deepcopy(agent.state_dict()))
     assert other.state["beta"].state_dict() == agent.state["beta"].state_dict()
+
+
+def test_the_multiplier_ascends_the_dual() -> None:
+    """λ moves by α times the violation, and never below zero."""
+    multiplier = Dual(1.0, target=0.01, device="cpu", rate=50.0)
+    assert [multiplier.adapt(kl) for kl in (0.03, 0.01, 0.0)] == pytest.approx([2.0, 2.0, 1.5])
+    assert multiplier.adapt(9.0) == pytest.approx(6.5)  # a violation counts ten δ at most
+    assert multiplier.adapt(-10.0) == 0.0
+    _, metrics = updated(TRPODual(**SMALL, minibatch=32, epochs=1, lr=1e-6), blocks=2)
+    assert [row["beta"] for row in metrics] == pytest.approx([0.5, 0.0], abs=0.02)  # hardly a step: slack
+    _, metrics = updated(TRPODual(**SMALL, minibatch=8, epochs=10, lr=3e-2), blocks=2)
+    assert metrics[0]["beta"] > 1.5  # long steps: violated
+    with pytest.raises(OptionError, match="kl_penalty is 0"):
+        TRPODual(kl_penalty=0.0)
+
+
+@pytest.mark.parametrize("kind", [descent.Adam, descent.RMSprop])
+@pytest.mark.parametrize("ratio", [0.2, 2.0])
+def test_the_signal_to_noise_ratio_is_the_gradients(kind: type, ratio: float) -> None:
+    """Constant mean, known variance, in so many dimensions that the estimate's own error is about 3 %."""
+    g = Generator().manual_seed(0)
+    mean = torch.randn(20_000, generator=g, dtype=torch.float64)
+    optimiser = kind([torch.zeros_like(mean, requires_grad=True)])
+    assert optimiser.signal_to_noise() == 0.0
+    for _ in range(7):
+        noise = torch.randn(mean.shape, generator=g, dtype=torch.float64) * (mean.square().mean() / ratio).sqrt()
+        optimiser.step([mean + noise])
+    assert optimiser.signal_to_noise() == pytest.approx(ratio, rel=0.1)
+    saved = copy.deepcopy(optimiser.state_dict())
+    other = kind([torch.zeros_like(mean, requires_grad=True)])
+    other.load_state_dict(saved)
+    assert other.signal_to_noise() == optimiser.signal_to_noise()
 
 
 def test_early_stopping_skips_epochs_and_the_penalty_holds_the_policy_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -13,6 +14,7 @@ from torch.distributions import Distribution
 from agents import envs
 from agents.reinforce import Reinforce, reinforce
 from agents.rollout import Rollout, discounted_cost
+from estimators.baselines import MovingAverage
 from tests.agents.processes import ACTIONS, END, HORIZON, STATES, Linear, Process, categorical, gaussian, gradient_of
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -49,10 +51,16 @@ Credit = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def expected_gradient(
-    process: Process, policy: nn.Module, value: nn.Module, gamma: float, credit: Credit, steps: int = HORIZON
+    process: Process,
+    policy: nn.Module,
+    value: nn.Module,
+    gamma: float,
+    credit: Credit,
+    steps: int = HORIZON,
+    baseline: str | nn.Module | None = "value",
 ) -> Tensor:
     """E[∇ surrogate], summed over every path. `credit(reward, terminated, truncated, continuation)` is cost_to_go."""
-    graph, pi = reinforce(policy, value), policy(torch.eye(STATES)).probs.detach()
+    graph, pi = reinforce(policy, value, baseline), policy(torch.eye(STATES)).probs.detach()
     exact_value, _ = process.cost_to_go(pi, gamma)
     policy.zero_grad()
     total = torch.zeros_like(gradient_of(policy))
@@ -132,6 +140,42 @@ def test_the_baseline_changes_the_variance_and_not_the_mean() -> None:
         for seed in (1, 2)
     ]
     assert torch.allclose(means[0], means[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", [None, -1.3])
+def test_no_baseline_and_a_running_level_leave_the_exact_gradient(level: float | None) -> None:
+    process, policy = Process.random(2), Linear(STATES, ACTIONS, categorical, 2)
+    average = None
+    if level is not None:
+        average = MovingAverage()
+        average.update(torch.tensor(level))
+    value = Linear(STATES, 1, lambda x: x.squeeze(-1), 1)
+    found = expected_gradient(process, policy, value, 0.9, recorded(0.9), baseline=average)
+    assert torch.allclose(found, process.exact_gradient(policy, 0.9), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "optimal"])
+def test_levels_follow_the_blocks_that_were_learned_from(baseline: Any) -> None:
+    """The first block meets the level 0; the second the first's mean, plain or weighed by ‖∇ log π‖²."""
+    config = Reinforce(baseline=baseline, horizon=12, hidden=(4,), lr=0.0, value_lr=0.0)
+    with envs.make("Pendulum-v1", 2) as vector:
+        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+        rollout = Rollout(vector, [0, 1], Generator().manual_seed(0))
+        block = agent.collect(rollout, 10_000)
+        metrics = agent.update(block, 0.0)
+    if baseline == "none":
+        assert "baseline" not in metrics
+        return
+    value = agent.state["value"]
+    cost = block.cost_to_go(value, config.gamma).flatten()
+    weight = torch.ones_like(cost)
+    if baseline == "optimal":
+        for i, (obs, action) in enumerate(zip(block.obs.flatten(0, 1), block.action.flatten(0, 1), strict=True)):
+            agent.policy.zero_grad()
+            agent.policy(obs).log_prob(action).backward()
+            weight[i] = gradient_of(agent.policy).square().sum()
+    assert metrics["baseline"] == pytest.approx(float((weight * cost).sum() / weight.sum()), rel=1e-9)
+    assert "baseline" in agent.state_dict()
 
 
 @pytest.mark.parametrize("horizon", [16, 0])

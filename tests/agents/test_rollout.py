@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from agents import acting, envs, nets
+from agents import acting, envs, policies
 from agents.envs import EnvironmentFault
 from agents.rollout import Block, Rollout
 
 
 def make_rollout(env_id: str, batch: int = 3, seed: int = 0) -> tuple[Rollout, torch.nn.Module]:
     vector = envs.make(env_id, batch)
-    policy = nets.policy(vector.obs_space, vector.action_space, [16], Generator().manual_seed(5))
+    policy = policies.policy(vector.obs_space, vector.action_space, [16], Generator().manual_seed(5))
     return Rollout(vector, envs.seeds(seed, "environments", batch), Generator().manual_seed(seed)), policy
 
 
@@ -134,7 +134,7 @@ def test_whole_episodes_are_whole_and_every_environment_gives_as_many() -> None:
 
 def test_a_bad_reward_names_its_environment_and_step() -> None:
     vector = envs.make("Counting-v0", 2, bad_at=3)
-    policy = nets.policy(vector.obs_space, vector.action_space, [8])
+    policy = policies.policy(vector.obs_space, vector.action_space, [8])
     rollout = Rollout(vector, [0, 1], Generator().manual_seed(0))
     with pytest.raises(EnvironmentFault, match="environment 0, step 2 of the block: reward has nan"):
         rollout.collect(policy, 5)
@@ -143,7 +143,7 @@ def test_a_bad_reward_names_its_environment_and_step() -> None:
 def test_acting_in_numpy_is_the_policys_own_forward() -> None:
     for env_id in ("CartPole-v1", "Pendulum-v1", "FrozenLake-v1"):
         with envs.make(env_id, 4) as vector:
-            policy = nets.policy(vector.obs_space, vector.action_space, [16, 16], Generator().manual_seed(0))
+            policy = policies.policy(vector.obs_space, vector.action_space, [16, 16], Generator().manual_seed(0))
             obs = vector.reset([0, 1, 2, 3])
             expected = policy(torch.as_tensor(obs)).mode
             assert np.allclose(acting.mode(policy)(obs), expected.detach(), atol=1e-6)
@@ -152,7 +152,7 @@ def test_acting_in_numpy_is_the_policys_own_forward() -> None:
 def test_acting_in_numpy_samples_the_policys_distribution() -> None:
     # 20,000 draws: each frequency is within 5 standard errors (false alarms below 1e-6) of softmax.
     with envs.make("Acrobot-v1", 1) as vector:
-        policy = nets.policy(vector.obs_space, vector.action_space, [8], Generator().manual_seed(0))
+        policy = policies.policy(vector.obs_space, vector.action_space, [8], Generator().manual_seed(0))
         torch.nn.init.orthogonal_(policy.logits.layers[-1].weight, 2.0, generator=Generator().manual_seed(1))
         obs = np.repeat(vector.reset([0]), 20_000, axis=0)
     drawn = acting.sampler(policy, Generator().manual_seed(0), 1, 20_000)(obs)

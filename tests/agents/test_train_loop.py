@@ -223,7 +223,7 @@ def test_a_nan_stops_the_run_by_name_and_keeps_the_last_good_checkpoint(tmp_path
 def test_a_bad_reward_stops_the_run_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run(tmp_path / "run", RunConfig(**{**vars(SHORT), "env": "Counting-v0"}))
     make = train.envs.make
-    monkeypatch.setattr(train.envs, "make", lambda env_id, batch: make(env_id, batch, bad_at=50))
+    monkeypatch.setattr(train.envs, "make", lambda env_id, batch, **kwargs: make(env_id, batch, bad_at=50))
     with pytest.raises(TrainingStopped, match=r"update 4, after step 192: environment 0, step 1 .*reward has nan"):
         train.train(run, quiet=True)
 

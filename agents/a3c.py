@@ -1,0 +1,210 @@
+"""A3C: actor-learners that share their parameters and wait for nobody.
+
+    every worker, for ever:    θ' ← θ        block ← act by θ' for a few steps        θ ← θ − rate · RMSprop(∇ surrogate(θ'))
+
+    obs_t → (action_t ~ π) → reward_t                the graph, its objectives and its critic are A2C's
+    obs_t → value_t → ⟨(value_t − target_t)²⟩
+    obs_t ┄→ ⟨−η entropy(π)⟩
+
+θ and RMSprop's running squares lie in memory that all processes share, and are read and written without a lock: now and
+then a worker reads a half-written step or loses one, which costs less than waiting (Recht et al. 2011). A gradient is
+that of the parameters which acted, a few steps old when it is applied. Each worker has environments, generators and reward
+statistics of its own; the first one alone moves the observations' statistics, which all share.
+
+So no two runs are the same, a resumed one least of all: it goes on from the saved parameters with fresh episodes. Workers
+run only as far as the training loop has granted steps: during an evaluation they stand still.
+
+Mnih et al. (2016), "Asynchronous methods for deep reinforcement learning".
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor, multiprocessing
+
+from agents import envs
+from agents.a2c import A2C
+from agents.actor_critic import ActorCritic
+from agents.agent import Agent, Means, Metrics, NotFinite, check_options
+from agents.descent import Optimiser, RMSprop
+from agents.rollout import Episode, Rollout
+
+PATIENCE = 120.0  # seconds without a word from any worker, after which something is wrong
+
+
+class Report(NamedTuple):
+    """What a worker did with one block, or the error that ended it."""
+
+    steps: int
+    episodes: list[Episode]
+    metrics: Metrics
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Blocks of several workers, as the training loop counts them."""
+
+    steps: int
+    episodes: list[Episode]
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class A3C(A2C):
+    """Hyperparameters: A2C's, and the workers'."""
+
+    workers: int = 2
+    """processes that act and learn; the run's `envs` are how many environments each of them steps"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, "workers")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        nets = ActorCritic(self, obs_space, action_space, generator)
+        rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
+        common = Common.of(nets, rmsprop)
+        for tensor in (*common.networks, *common.squares, common.rate):
+            tensor.share_memory_()
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        crew: list[Crew] = []
+
+        def collect(rollout: Rollout, steps_left: int) -> Progress:
+            if not crew:
+                crew.append(Crew(self, common, rollout.envs, seed))
+            return crew[0].advance(min(self.report, steps_left))
+
+        def update(progress: Progress, share: float) -> Metrics:
+            rmsprop.rate.fill_(self.lr * (1 - share))
+            return progress.metrics
+
+        return Agent(self.graph(nets), nets.policy, collect, update, {**nets.state, "rmsprop": rmsprop})
+
+
+class Common(NamedTuple):
+    """What all processes have in common: networks with the observations' statistics, running squares, the rate."""
+
+    networks: list[Tensor]
+    squares: list[Tensor]
+    rate: Tensor
+
+    @classmethod
+    def of(cls, nets: ActorCritic, optimiser: Optimiser) -> Common:
+        found = [tensor for module in (nets.policy, nets.value) for tensor in module.state_dict(keep_vars=True).values()]
+        return cls(found, optimiser.squares, optimiser.rate)
+
+
+class Crew:
+    """The worker processes, from the first step to the end of the agent."""
+
+    def __init__(self, config: A3C, common: Common, environments: envs.Environments, seed: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.reports: Any = context.Queue()
+        self.granted, self.taken = context.Value("q", 0), context.Value("q", 0)
+        options = {"batch": environments.batch, "threads": 1, "bins": environments.bins}
+        self.processes: list[BaseProcess] = []
+        for index in range(config.workers):
+            what = (config, environments.env_id, options, common, seed, index)
+            process = context.Process(target=_work, args=(*what, self.granted, self.taken, self.reports), daemon=True)
+            process.start()
+            self.processes.append(process)
+        weakref.finalize(self, _stop, self.processes)
+
+    def advance(self, steps: int) -> Progress:
+        """Grant `steps` more steps and wait until they are done: a worker finishes the block that it has begun."""
+        with self.granted.get_lock():
+            self.granted.value += steps
+        done, episodes, means = 0, list[Episode](), Means()
+        while done < steps:
+            report = self._next()
+            done, episodes = done + report.steps, episodes + report.episodes
+            means.add(report.metrics)
+        with self.granted.get_lock():
+            self.granted.value += done - steps  # what the last block did beyond the grant is done
+        return Progress(done, episodes, means.take())
+
+    def _next(self) -> Report:
+        try:
+            report = self.reports.get(timeout=PATIENCE)
+        except queue.Empty:
+            codes = [process.exitcode for process in self.processes]
+            raise NotFinite(f"no worker has reported for {PATIENCE:.0f} s; their exit codes are {codes}.") from None
+        return self._heard(report)
+
+    @staticmethod
+    def _heard(report: Report) -> Report:
+        if report.error:
+            raise NotFinite(report.error)
+        return report
+
+
+def _stop(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(timeout=10)
+
+
+def _work(
+    config: A3C,
+    env_id: str,
+    options: dict[str, Any],
+    common: Common,
+    seed: int,
+    index: int,
+    granted: Any,
+    taken: Any,
+    reports: Any,
+) -> None:
+    """One worker: copies, acts, learns, reports, until it is stopped."""
+    torch.set_num_threads(1)
+    try:
+        weights, acting = (Generator().manual_seed(envs.seeds(seed, stream, 1, index)[0]) for stream in ("weights", "actions"))
+        with envs.make(env_id, **options) as vector:
+            nets = ActorCritic(config, vector.obs_space, vector.action_space, weights)
+            learn = apprentice(config, nets, common, moves_statistics=index == 0)
+            rollout = Rollout(vector, envs.seeds(seed, "environments", vector.batch, index), acting)
+            while True:
+                with taken.get_lock():
+                    go = taken.value < granted.value
+                    if go:
+                        taken.value += config.horizon * vector.batch
+                if not go:
+                    time.sleep(0.0005)
+                    continue
+                reports.put(learn(rollout))
+    except Exception as error:  # to the main process, which knows what to do with it
+        reports.put(Report(0, [], {}, f"worker {index}: {type(error).__name__}: {error}"))
+
+
+def apprentice(config: A3C, nets: ActorCritic, common: Common, moves_statistics: bool) -> Callable[[Rollout], Report]:
+    """A block and its update: read the common parameters, act, step the common parameters by the own ones' gradient."""
+    own = Common.of(nets, RMSprop(nets.parameters))
+    shared = {id(mine): theirs for mine, theirs in zip(own.networks, common.networks, strict=True)}
+    trained = {id(parameter) for parameter in nets.parameters}
+    statistics = [(mine, theirs) for mine, theirs in zip(own.networks, common.networks, strict=True) if id(mine) not in trained]
+    rmsprop = RMSprop([shared[id(parameter)] for parameter in nets.parameters], config.max_grad_norm)
+    rmsprop.squares, rmsprop.rate = common.squares, common.rate
+    learn = config.learner(nets, config.graph(nets), rmsprop, absorbs=moves_statistics)
+
+    def work(rollout: Rollout) -> Report:
+        with torch.no_grad():
+            torch._foreach_copy_(own.networks, common.networks)
+        block = nets.collect(rollout, 10**9, log_prob=False)
+        metrics = learn(block)
+        if moves_statistics:
+            for mine, theirs in statistics:
+                theirs.copy_(mine)
+        return Report(block.steps, block.episodes, metrics)
+
+    return work

@@ -1,0 +1,68 @@
+"""DDPG: the deterministic policy gradient, with a replayed critic.
+
+    next_obs → [μ̄(next_obs)] → target = reward + discount · Q̄(next_obs, μ̄(next_obs))
+    (obs, action) → q = Q(obs, action) → ⟨(q − target)²⟩       trains the critic, target detached
+    obs → [new_action = μ(obs)] → ⟨−Q(obs, new_action)⟩        trains the actor, through the critic
+
+It explores with Gaussian or with Ornstein–Uhlenbeck noise. The graph is TD3's with its three parts left out.
+
+Lillicrap et al. (2016), "Continuous control with deep reinforcement learning"; Silver et al. (2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import gymnasium as gym
+from torch import Generator, nn
+
+import scg
+from agents.agent import Agent, check_options
+from agents.exploration import Noise, Noisy
+from agents.nets import Encoder
+from agents.off_policy import OffPolicy, off_policy
+from agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from agents.td3 import td3
+
+
+def ddpg(actor: DeterministicPolicy, critic: QCritics, target_actor: nn.Module, target_critic: nn.Module) -> scg.Graph:
+    """Inputs: obs, action, reward, discount, next_obs."""
+    return td3(actor, critic, target_actor, target_critic, smoothing=0.0)
+
+
+@dataclass(frozen=True)
+class DDPG(OffPolicy):
+    """Hyperparameters. The defaults are those of tuned implementations on MuJoCo, with TD3's networks."""
+
+    lr: float = 1e-3
+    """learning rate"""
+    noise: float = 0.1
+    """standard deviation of the exploration's noise"""
+    process: Literal["gaussian", "ou"] = "gaussian"
+    """noise that is new at every step, or an Ornstein–Uhlenbeck process"""
+    forget: float = 0.15
+    """what the Ornstein–Uhlenbeck process forgets in a step"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, at_least_zero="noise", unit="forget")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        dim, encoder = action_dim(action_space), Encoder(obs_space)
+        actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
+        critic = QCritics(encoder, dim, self.hidden, 1, generator).to(self.device)
+        target_actor, target_critic = frozen(actor), frozen(critic)
+        noise = Noise(dim, self.noise, self.forget if self.process == "ou" else 1.0)
+        modules = {"policy": actor, "critic": critic, "target_policy": target_actor, "target_critic": target_critic}
+        return off_policy(
+            self,
+            (obs_space, action_space),
+            generator,
+            ddpg(actor, critic, target_actor, target_critic),
+            {"bellman": self.adam(critic), "gain": self.adam(actor)},
+            [(target_critic, critic), (target_actor, actor)],
+            policy=actor,
+            behaviour=Noisy(actor, noise),
+            state={**modules, "noise": noise},
+        )

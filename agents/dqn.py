@@ -1,0 +1,112 @@
+"""DQN: action values of discrete choices, learned from replayed steps; double DQN; a head for each of several choices.
+
+    next_obs → best = argmax_a Q(next_obs, a) → target = reward + discount · Q̄(next_obs, best)       double
+    next_obs →                                   target = reward + discount · max_a Q̄(next_obs, a)    not
+    (obs, action) → q = Q(obs, action) → ⟨huber(q − target)⟩           trains Q, target detached
+    Q̄ ← Q at every so many steps of Q, or Q̄ ← Q̄ + τ (Q − Q̄) at each
+
+The maximum over noisy values is too large on average; double DQN lets one network choose and the other one judge.
+
+A MultiDiscrete action has a head in each dimension, each maximised alone: the target is the mean over heads, and so is the
+loss (action branching). One dimension is the same formula with one head. Continuous actions are quantised to such choices
+by `--action-bins`.
+
+Mnih et al. (2015); van Hasselt, Guez & Silver (2016); branching: Tavakoli, Pardo & Kormushev (2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import gymnasium as gym
+from torch import Generator, Tensor
+from torch.nn.functional import huber_loss
+
+import scg
+from agents.agent import Agent, Metrics, check_options
+from agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice
+from agents.nets import Encoder
+from agents.off_policy import OffPolicy, off_policy
+from agents.q_nets import frozen
+from agents.rollout import Block
+from scg import detach
+
+
+def dqn(critic: QHeads, target_critic: QHeads, double: bool = True, huber: bool = True) -> scg.Graph:
+    """Without `huber` the loss is half the square. Inputs: obs, action, reward, discount, next_obs."""
+    graph = scg.Graph()
+
+    @graph.deterministic
+    def target(reward: Tensor, discount: Tensor, next_obs: Tensor) -> Tensor:
+        ahead = target_critic(next_obs)  # [*batch, dims, choices]
+        best = (critic(next_obs) if double else ahead).argmax(-1, keepdim=True)
+        return reward + discount * ahead.gather(-1, best).squeeze(-1).mean(-1)
+
+    @graph.deterministic
+    def q(obs: Tensor, action: Tensor) -> Tensor:
+        return critic.at(critic(obs), action)
+
+    @graph.cost(trains=critic)
+    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
+        wanted = target.unsqueeze(-1).expand_as(q)
+        error = huber_loss(q, wanted, reduction="none") if huber else (q - wanted).square() / 2
+        return importance * error.mean(-1)
+
+    return graph
+
+
+@dataclass(frozen=True)
+class DQN(OffPolicy):
+    """Hyperparameters."""
+
+    warmup: int = 1000
+    """environment steps with random actions at first"""
+    horizon: int = 4
+    """steps of every environment between updates"""
+    batch: int = 64
+    """rows of a minibatch"""
+    replay: int = 100_000
+    """environment steps that the buffer holds"""
+    lr: float = 5e-4
+    """learning rate"""
+    double: bool = True
+    """the critic chooses the next action and the target judges it, in place of both by the target"""
+    huber: bool = True
+    """errors beyond 1 count linearly, in place of quadratically"""
+    tau: float = 1.0
+    """share of the way that the target goes: 1 copies the critic"""
+    target_every: int = 500
+    """gradient steps between two steps of the target"""
+    epsilon: float = 1.0
+    """probability of a random action at first"""
+    epsilon_last: float = 0.05
+    """and at last"""
+    epsilon_share: float = 0.2
+    """share of the run in which it falls from one to the other"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, at_least_one="target_every", unit="epsilon epsilon_last epsilon_share")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        critic = QHeads(Encoder(obs_space), action_space, self.hidden, generator).to(self.device)
+        target_critic = frozen(critic)
+        epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
+        agent = off_policy(
+            self,
+            (obs_space, action_space),
+            generator,
+            dqn(critic, target_critic, self.double, self.huber),
+            {"bellman": self.adam(critic)},
+            [(target_critic, critic)],
+            policy=critic,
+            behaviour=EpsilonGreedy(critic, RandomChoice(action_space), epsilon),
+            state={"critic": critic, "target_critic": target_critic, "epsilon": epsilon},
+            delay=self.target_every,
+        )
+
+        def update(block: Block, progress: float) -> Metrics:
+            epsilon.follow(progress)
+            return {**agent.update(block, progress), "epsilon": epsilon.value}
+
+        return replace(agent, update=update)

@@ -1,0 +1,128 @@
+"""Learner: a gradient step on each objective of a graph, and a step of the targets, as one function of a minibatch.
+
+    g_J = ∇ J(minibatch) for every objective J,   θ_J ← θ_J − rate · Adam(g_J),   θ̄ ← θ̄ + τ (θ − θ̄)
+
+One sample of the graph gives the gradients of all objectives, at the same parameters. Run eagerly or compiled in one piece
+(about half a minute the first time on a machine, a few seconds from the cache). The formulas are the same, the order of
+rounding is not: "same seed, same bits" holds for either, not between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.compiler import set_stance
+
+import scg
+from agents.agent import Metrics
+from agents.descent import Optimiser, compile_whole
+from agents.replay import Rows
+
+Step = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
+
+
+class Learner:
+    """Steps on the `objectives` (cost → its optimiser) of `graph`, whose nodes `q` and `target` are the critics' regression.
+
+    targets   pairs (target, source) of modules
+    delay     all objectives but the first, and the targets, have their step at every so many calls only
+    watched   nodes whose means are metrics
+    """
+
+    def __init__(
+        self,
+        graph: scg.Graph,
+        objectives: Mapping[str, Optimiser],
+        targets: Sequence[tuple[nn.Module, nn.Module]],
+        generator: Generator,
+        tau: float = 0.005,
+        delay: int = 1,
+        watched: Sequence[str] = (),
+        compiled: bool = False,
+        bf16: bool = False,
+    ) -> None:
+        self.graph, self.objectives, self.tau, self.delay = graph, dict(objectives), tau, delay
+        self.generator, self.watched, self.compiled, self.bf16 = generator, tuple(watched), compiled, bf16
+        self._slow: list[Tensor] = [p for target, _ in targets for p in target.parameters()]
+        self._fast: list[Tensor] = [p for _, source in targets for p in source.parameters()]
+        self._steps: dict[bool, Step] = {}
+        self.count = 0
+
+    def examine(self, rows: Rows) -> None:
+        """Evaluate the graph once on example rows, so that its checks run on fresh parameters, and never compiled."""
+        with scg.randomness(self.generator):
+            trace = self.graph.sample(**_ordered(rows))
+            for cost in self.objectives:
+                trace.surrogate(cost)
+
+    def __call__(self, rows: Rows) -> tuple[Metrics, Tensor]:
+        """Learn from a minibatch; metrics, and the critics' mean absolute error at each row."""
+        due = self.count % self.delay == 0
+        known = due in self._steps
+        if not known:
+            step = self._step(due)
+            self._steps[due] = compile_whole(step) if self.compiled else step
+        # What it was compiled for does not change any more: looking at some hundred objects again would take 3 % of the time.
+        stance = set_stance(skip_guard_eval_unsafe=True) if known and self.compiled else nullcontext()
+        with scg.randomness(self.generator), bfloat16(self.bf16), stance:
+            values, error = self._steps[due](_ordered(rows))
+        self.count += 1
+        return dict(zip(self._names(due), values.tolist(), strict=True)), error
+
+    def _costs(self, due: bool) -> list[str]:
+        return list(self.objectives) if due else list(self.objectives)[:1]
+
+    def _names(self, due: bool) -> list[str]:
+        costs = self._costs(due)
+        return [*costs, *self.watched, *[f"{cost}_grad_norm" for cost in costs]]
+
+    def _step(self, due: bool) -> Step:
+        costs, objectives, watched = self._costs(due), self.objectives, self.watched
+        parameters = [p for cost in costs for p in objectives[cost].parameters]
+        graph, slow, fast, tau = self.graph, self._slow, self._fast, self.tau
+
+        def step(rows: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            trace = graph.sample(**rows)
+            # Each objective's gradient reaches its own parameters alone, so that of the sum is all of theirs.
+            gradients = iter(torch.autograd.grad(trace.surrogate(*costs), parameters))
+            norms = [objectives[cost].step([next(gradients) for _ in objectives[cost].parameters]) for cost in costs]
+            with torch.no_grad():
+                if due:
+                    torch._foreach_lerp_(slow, fast, tau)
+                means = [trace[name].mean() for name in (*costs, *watched)]
+                q, target = trace["q"], trace["target"]
+                error = (q - (target if target.ndim == q.ndim else target.unsqueeze(-1))).abs().mean(-1)
+                return torch.stack([*means, *norms]), error
+
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+        self.generator.set_state(state["generator"])
+
+
+def _ordered(rows: Rows) -> dict[str, Any]:
+    """By name: a graph looks up what it has examined by its inputs in their order."""
+    return dict(sorted(rows.items()))
+
+
+@contextmanager
+def bfloat16(on: bool) -> Iterator[None]:
+    """Inside, float32 matrix products round their factors to bfloat16 and sum in float32."""
+    if not on:
+        yield
+        return
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

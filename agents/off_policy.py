@@ -1,0 +1,155 @@
+"""What the off-policy agents share: collecting into a replay buffer, and learning from draws of it.
+
+    act for `horizon` steps → replay → `updates` × (draw a minibatch → one step on every objective)
+
+The first block is the warm-up: uniformly random actions, so that the first minibatch has something to draw from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from torch import Generator, nn
+
+import scg
+from agents.agent import Agent, Means, Metrics, Stateful, check_options
+from agents.descent import Adam
+from agents.discrete import uniform
+from agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
+from agents.learner import Learner
+from agents.nets import Encoder, FastPolicy
+from agents.prioritised import PrioritisedReplay
+from agents.replay import Multistep, Replay, Rows
+from agents.rollout import Block, Rollout
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """Hyperparameters that every off-policy agent has."""
+
+    warmup: int = 10_000
+    """environment steps with random actions at first"""
+    horizon: int = 1
+    """steps of every environment between updates"""
+    updates: int = 1
+    """gradient steps after each of them"""
+    batch: int = 256
+    """rows of a minibatch"""
+    replay: int = 1_000_000
+    """environment steps that the buffer holds"""
+    gamma: float = 0.99
+    """discount"""
+    n_step: int = 1
+    """rewards in a target before the critic takes over"""
+    tau: float = 0.005
+    """share of the way that the targets go at each step"""
+    lr: float = 3e-4
+    """learning rate"""
+    hidden: tuple[int, ...] = (256, 256)
+    """widths of the hidden layers of actor and critics"""
+    prioritised: bool = False
+    """draw in proportion to the critics' errors"""
+    priority_alpha: float = 0.6
+    """exponent of the priorities; 0 is uniform"""
+    priority_beta: float = 0.4
+    """exponent of the importance weights at first; 1 at the end"""
+    her: Literal["none"] | Strategy = "none"
+    """hindsight: goals that an episode reached, chosen so, in place of those that it had; needs a goal environment"""
+    her_k: float = 4.0
+    """rows with another goal to each with its own"""
+    mapped: str = ""
+    """directory for a memory-mapped buffer, larger than memory; empty keeps it in memory"""
+    report: int = 1000
+    """environment steps between two rows of metrics"""
+    compile: bool = False
+    """compile the whole update: 1.5 times the speed, after half a minute (a few seconds once it is cached)"""
+    bf16: bool = False
+    """round the factors of matrix products to bfloat16"""
+    device: str = "cpu"
+    """where updates run, "cuda" say; acting stays in numpy"""
+
+    def __post_init__(self) -> None:
+        check_options(
+            self,
+            "warmup horizon updates batch replay n_step report",
+            "lr priority_alpha her_k",
+            "gamma tau priority_beta",
+        )
+
+    def memory(self, space: gym.Space) -> Replay:
+        target = Multistep(self.gamma, self.n_step)
+        priorities: dict[str, Any] = {"alpha": self.priority_alpha, "beta": self.priority_beta} if self.prioritised else {}
+        if self.her != "none":
+            buffer = PrioritisedHindsight if self.prioritised else Hindsight
+            return buffer(self.replay, target, self.mapped, space=space, strategy=self.her, k=self.her_k, **priorities)
+        if self.prioritised:
+            return PrioritisedReplay(self.replay, target, self.mapped, **priorities)
+        return Replay(self.replay, target, self.mapped)
+
+    def adam(self, *modules: nn.Module, lr: float | None = None) -> Adam:
+        """Adam for the parameters of `modules`, with ε as published."""
+        optimiser = Adam([p for module in modules for p in module.parameters()], eps=1e-8)
+        optimiser.rate.fill_(self.lr if lr is None else lr)
+        return optimiser
+
+
+def off_policy(
+    config: OffPolicy,
+    spaces: tuple[gym.Space, gym.Space],
+    generator: Generator,
+    graph: scg.Graph,
+    objectives: Mapping[str, Adam],
+    targets: Sequence[tuple[nn.Module, nn.Module]],
+    policy: nn.Module,
+    behaviour: nn.Module,
+    state: Mapping[str, Stateful],
+    watched: Sequence[str] = ("q",),
+    delay: int = 1,
+) -> Agent:
+    """The agent around a graph: `policy` is what is evaluated, `behaviour` what collects after the warm-up."""
+    memory, random = config.memory(spaces[0]), uniform(spaces[1])
+    own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
+    learner = Learner(graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16)
+    learner.examine({k: v.to(config.device) for k, v in examples(spaces[0], random, own, config.prioritised).items()})
+
+    def collect(rollout: Rollout, steps_left: int) -> Block:
+        first = memory.count == 0
+        steps = -(-config.warmup // rollout.envs.batch) if first else config.horizon
+        steps = min(steps, -(-steps_left // rollout.envs.batch))
+        return rollout.collect(random if first else behaviour, steps, log_prob=False)
+
+    def update(block: Block, progress: float) -> Metrics:
+        memory.add(block)
+        means = Means()
+        for _ in range(config.updates):
+            drawn = memory.sample(config.batch, own, progress)
+            metrics, error = learner({name: value.to(config.device) for name, value in drawn.rows.items()})
+            memory.learned(drawn.index, error)
+            means.add(metrics)
+        return means.take()
+
+    optimisers = {f"{cost}_optimiser": optimiser for cost, optimiser in objectives.items()}
+    return Agent(graph, policy, collect, update, {**state, **optimisers, "learner": learner}, memory, config.report)
+
+
+def examples(space: gym.Space, random: FastPolicy, generator: Generator, importance: bool = False, rows: int = 8) -> Rows:
+    """Rows that look like a minibatch, to try a graph on."""
+
+    def obs() -> torch.Tensor:
+        encoder = Encoder(space)
+        if encoder.start is not None:
+            return encoder.start + torch.randint(encoder.features, (rows,), generator=generator)
+        return torch.randn(rows, *(space.shape or ()), generator=generator)
+
+    made = {
+        "obs": obs(),
+        "action": torch.from_numpy(random.noise((rows,), generator)),
+        "reward": torch.randn(rows, generator=generator),
+        "next_obs": obs(),
+        "discount": torch.full((rows,), 0.9),
+    }
+    return {**made, "importance": torch.rand(rows, generator=generator)} if importance else made

@@ -1,0 +1,123 @@
+"""SAC: the policy that maximises return and entropy, through the smaller of two critics.
+
+    next_obs → (next_action ~ π) → target = reward + discount · (min Q̄(next_obs, next_action) − α log π(next_action))
+    (obs, action) → q = Q(obs, action) → ⟨Σ (q − target)² / 2⟩                  trains both critics, target detached
+    obs → (new_action ~ π) → ⟨α log π(new_action) − min Q(obs, new_action)⟩    trains the actor, through the critics
+    ⟨−log α · (log π(new_action) + target entropy)⟩                            trains the temperature α
+
+The actor's gradient is pathwise. Its likelihood-ratio form is one argument, `actor=LeaveOneOut(samples=8)` say: the same
+objective, the same expected gradient.
+
+Haarnoja et al. (2018), "Soft Actor-Critic Algorithms and Applications"; two critics: Fujimoto et al. (2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import gymnasium as gym
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+import scg
+from agents.agent import Agent, check_options
+from agents.nets import Encoder
+from agents.off_policy import OffPolicy, off_policy
+from agents.q_nets import QCritics, SquashedPolicy, Temperature, action_dim, frozen
+from estimators import LeaveOneOut, NoGradient, Pathwise
+from scg import Estimator, detach, dist
+
+
+def sac(
+    policy: nn.Module,
+    critics: nn.Module,
+    target_critics: nn.Module,
+    temperature: nn.Module,
+    target_entropy: float | None = None,
+    actor: Estimator | None = None,
+) -> scg.Graph:
+    """Without a `target_entropy` the temperature stays what it is. Inputs: obs, action, reward, discount, next_obs."""
+    graph = scg.Graph()
+
+    @graph.stochastic(NoGradient())
+    def next_action(next_obs: Tensor) -> Distribution:
+        return policy(next_obs)
+
+    @graph.deterministic
+    def target(reward: Tensor, discount: Tensor, next_obs: Tensor, next_action: Tensor, pi=dist("next_action")) -> Tensor:
+        soft_value = target_critics(next_obs, next_action).amin(-1) - temperature() * pi.log_prob(next_action)
+        return reward + discount * soft_value
+
+    @graph.deterministic
+    def q(obs: Tensor, action: Tensor) -> Tensor:
+        return critics(obs, action)
+
+    @graph.cost(trains=critics)
+    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
+        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+
+    @graph.stochastic(actor or Pathwise(smooth=True))
+    def new_action(obs: Tensor) -> Distribution:
+        return policy(obs)
+
+    @graph.deterministic
+    def log_prob(new_action: Tensor, pi=dist("new_action")) -> Tensor:
+        return pi.log_prob(new_action)
+
+    @graph.cost(trains=policy)
+    def soft_policy(obs: Tensor, new_action: Tensor, log_prob: Tensor) -> Tensor:
+        return temperature() * log_prob - critics(obs, new_action).amin(-1)
+
+    if target_entropy is not None:
+
+        @graph.cost(trains=temperature)
+        def entropy_gap(log_prob: Tensor = detach("log_prob")) -> Tensor:
+            return -temperature().log() * (log_prob + target_entropy)
+
+    return graph
+
+
+@dataclass(frozen=True)
+class SAC(OffPolicy):
+    """Hyperparameters. The defaults are the published ones for MuJoCo."""
+
+    alpha: float = 1.0
+    """temperature: its initial value where it is learned"""
+    learn_alpha: bool = True
+    """learn the temperature that keeps the entropy at its target"""
+    target_entropy: float | None = None
+    """in nats; without one, minus the number of action dimensions"""
+    actor: Literal["pathwise", "score"] = "pathwise"
+    """how the actor's gradient is estimated: through the critics' gradient, or from their values alone"""
+    actor_samples: int = 8
+    """actions a state for the likelihood ratio, each the others' baseline"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, at_least_zero="alpha")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        dim, encoder = action_dim(action_space), Encoder(obs_space)
+        policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
+        critics = QCritics(encoder, dim, self.hidden, 2, generator).to(self.device)
+        target_critics, temperature = frozen(critics), Temperature(self.alpha).to(self.device)
+        entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
+        estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)
+        graph = sac(policy, critics, target_critics, temperature, entropy, estimator)
+        objectives = {"bellman": self.adam(critics), "soft_policy": self.adam(policy)}
+        if self.learn_alpha:
+            objectives["entropy_gap"] = self.adam(temperature)
+        modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
+        return off_policy(
+            self,
+            (obs_space, action_space),
+            generator,
+            graph,
+            objectives,
+            [(target_critics, critics)],
+            policy=policy,
+            behaviour=policy,
+            state=modules,
+            watched=("q", "log_prob"),
+        )

@@ -1,0 +1,156 @@
+"""Discrete SAC: maximum entropy over a handful of actions, where every expectation over actions is a finite sum.
+
+    next_obs → target = reward + discount · Σ_a π(a|next_obs) (min Q̄(next_obs, a) − α log π(a|next_obs))
+    (obs, action) → q = Q(obs, action) → ⟨Σ (q − target)² / 2⟩                  trains both critics, target detached
+    obs → (new_action ~ π) → ⟨α log π(new_action) − min Q(obs, new_action)⟩    trains the actor
+    ⟨−log α · (log π(new_action) + target entropy)⟩                            trains the temperature α
+
+The graph of the actor is SAC's. Its gradient is exact with `Enumeration()`, the default; any other estimator of discrete
+samples (`LeaveOneOut(4)`, `ScoreFunction()`, …) is one argument.
+
+Christodoulou (2019), "Soft actor-critic for discrete action settings".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor, nn
+from torch.distributions import Categorical
+
+import scg
+from agents.agent import Agent, check_options
+from agents.discrete import choices
+from agents.envs import EnvironmentFault
+from agents.nets import CategoricalPolicy, Encoder
+from agents.off_policy import OffPolicy, off_policy
+from agents.q_nets import Rectified, Temperature, frozen
+from estimators import Enumeration, LeaveOneOut
+from scg import Estimator, detach, dist
+
+
+class DiscreteCritics(nn.Module):
+    """Two action values of every choice, `[*batch, choices, 2]`, in reward units."""
+
+    def __init__(self, encoder: Encoder, actions: int, hidden: Sequence[int], generator: Generator | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.nets = nn.ModuleList(Rectified([encoder.features, *hidden, actions], generator) for _ in range(2))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = self.encoder(obs)
+        return torch.stack([net(x) for net in self.nets], -1)
+
+
+def sac_discrete(
+    policy: CategoricalPolicy,
+    critics: nn.Module,
+    target_critics: nn.Module,
+    temperature: nn.Module,
+    target_entropy: float | None = None,
+    actor: Estimator | None = None,
+) -> scg.Graph:
+    """Without a `target_entropy` the temperature stays what it is. Inputs: obs, action, reward, discount, next_obs."""
+    graph = scg.Graph()
+
+    @graph.deterministic
+    def target(reward: Tensor, discount: Tensor, next_obs: Tensor) -> Tensor:
+        pi = policy(next_obs)
+        soft = target_critics(next_obs).amin(-1) - temperature() * pi.logits  # logits are normalised: log π
+        return reward + discount * (pi.probs * soft).sum(-1)
+
+    @graph.deterministic
+    def q(obs: Tensor, action: Tensor) -> Tensor:
+        index = action[..., None, None].expand(*action.shape, 1, 2)
+        return critics(obs).gather(-2, index).squeeze(-2)
+
+    @graph.cost(trains=critics)
+    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
+        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+
+    @graph.deterministic
+    def entropy(obs: Tensor) -> Tensor:
+        return policy(obs).entropy()
+
+    @graph.stochastic(actor or Enumeration())
+    def new_action(obs: Tensor) -> Categorical:
+        return policy(obs)
+
+    @graph.deterministic
+    def log_prob(new_action: Tensor, pi=dist("new_action")) -> Tensor:
+        return pi.log_prob(new_action)
+
+    @graph.cost(trains=policy)
+    def soft_policy(obs: Tensor, new_action: Tensor, log_prob: Tensor) -> Tensor:
+        values = critics(obs).amin(-1)  # once for all branches of actions
+        taken = values.expand(*new_action.shape, values.shape[-1]).gather(-1, new_action.unsqueeze(-1)).squeeze(-1)
+        return temperature() * log_prob - taken
+
+    if target_entropy is not None:
+
+        @graph.cost(trains=temperature)
+        def entropy_gap(log_prob: Tensor = detach("log_prob")) -> Tensor:
+            return -temperature().log() * (log_prob + target_entropy)
+
+    return graph
+
+
+@dataclass(frozen=True)
+class DiscreteSAC(OffPolicy):
+    """Hyperparameters."""
+
+    warmup: int = 1000
+    """environment steps with random actions at first"""
+    batch: int = 64
+    """rows of a minibatch"""
+    replay: int = 100_000
+    """environment steps that the buffer holds"""
+    alpha: float = 1.0
+    """temperature: its initial value where it is learned"""
+    learn_alpha: bool = True
+    """learn the temperature that keeps the entropy at its target"""
+    target_entropy_share: float = 0.98
+    """the entropy's target, as a share of that of uniformly random actions"""
+    actor: Literal["enumeration", "score"] = "enumeration"
+    """how the actor's gradient is estimated: the sum over all actions, or from samples"""
+    actor_samples: int = 4
+    """actions a state for the likelihood ratio, each the others' baseline"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, at_least_zero="alpha", unit="target_entropy_share")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        sizes, encoder = choices(action_space), Encoder(obs_space)
+        if not isinstance(action_space, spaces.Discrete):
+            raise EnvironmentFault(
+                f"action space {action_space}: this agent has one discrete action. Use dqn, or fewer dimensions."
+            )
+        actions = sizes[0]
+        policy = CategoricalPolicy(encoder, actions, self.hidden, generator).to(self.device)
+        critics = DiscreteCritics(encoder, actions, self.hidden, generator).to(self.device)
+        target_critics, temperature = frozen(critics), Temperature(self.alpha).to(self.device)
+        entropy = self.target_entropy_share * math.log(actions) if self.learn_alpha else None
+        estimator = Enumeration() if self.actor == "enumeration" else LeaveOneOut(self.actor_samples)
+        objectives = {"bellman": self.adam(critics), "soft_policy": self.adam(policy)}
+        if self.learn_alpha:
+            objectives["entropy_gap"] = self.adam(temperature)
+        modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
+        return off_policy(
+            self,
+            (obs_space, action_space),
+            generator,
+            sac_discrete(policy, critics, target_critics, temperature, entropy, estimator),
+            objectives,
+            [(target_critics, critics)],
+            policy=policy,
+            behaviour=policy,
+            state=modules,
+            watched=("q", "entropy"),
+        )

@@ -1,0 +1,120 @@
+"""SAC as first published: a state value V with a slow copy, action values Q, and the policy, at a fixed temperature.
+
+    obs → (new_action ~ π) → soft_value = min Q(obs, new_action) − α log π(new_action)
+    obs → value = V(obs) → ⟨(value − soft_value)² / 2⟩                           trains V, soft_value detached
+    next_obs → target = reward + discount · V̄(next_obs)
+    (obs, action) → q = Q(obs, action) → ⟨Σ (q − target)² / 2⟩                   trains the critics, target detached
+    ⟨α log π(new_action) − min Q(obs, new_action)⟩                              trains the actor, through the critics
+
+V̄ follows V slowly. Rewards scaled by c are a temperature 1/c. The later form, without V, is `agents.sac`.
+
+Haarnoja, Zhou, Abbeel & Levine (2018), "Soft actor-critic: off-policy maximum entropy deep reinforcement learning with a
+stochastic actor".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+import scg
+from agents.agent import Agent, check_options
+from agents.nets import Encoder
+from agents.off_policy import OffPolicy, off_policy
+from agents.q_nets import QCritics, Rectified, SquashedPolicy, action_dim, frozen
+from estimators import Pathwise
+from scg import Estimator, detach, dist
+
+
+class StateValue(nn.Module):
+    """V(obs) `[*batch]`, in reward units."""
+
+    def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None) -> None:
+        super().__init__()
+        self.encoder, self.net = encoder, Rectified([encoder.features, *hidden, 1], generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.net(self.encoder(obs)).squeeze(-1)
+
+
+def sac_v1(
+    policy: nn.Module,
+    critics: nn.Module,
+    state_value: nn.Module,
+    target_value: nn.Module,
+    alpha: float,
+    actor: Estimator | None = None,
+) -> scg.Graph:
+    """One critic or several. Inputs: obs, action, reward, discount, next_obs."""
+    graph = scg.Graph()
+
+    @graph.stochastic(actor or Pathwise(smooth=True))
+    def new_action(obs: Tensor) -> Distribution:
+        return policy(obs)
+
+    @graph.deterministic
+    def log_prob(new_action: Tensor, pi=dist("new_action")) -> Tensor:
+        return pi.log_prob(new_action)
+
+    @graph.deterministic
+    def soft_value(obs: Tensor, new_action: Tensor, log_prob: Tensor) -> Tensor:
+        return critics(obs, new_action).amin(-1) - alpha * log_prob
+
+    @graph.cost(trains=state_value)
+    def regression(obs: Tensor, soft_value: Tensor = detach("soft_value")) -> Tensor:
+        return (state_value(obs) - soft_value).square() / 2
+
+    @graph.deterministic
+    def target(reward: Tensor, discount: Tensor, next_obs: Tensor) -> Tensor:
+        return reward + discount * target_value(next_obs)
+
+    @graph.deterministic
+    def q(obs: Tensor, action: Tensor) -> Tensor:
+        return critics(obs, action)
+
+    @graph.cost(trains=critics)
+    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
+        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+
+    @graph.reward(trains=policy)
+    def soft_gain(soft_value: Tensor) -> Tensor:
+        return soft_value
+
+    return graph
+
+
+@dataclass(frozen=True)
+class SACv1(OffPolicy):
+    """Hyperparameters. The defaults are the published ones for MuJoCo: rewards scaled by 5."""
+
+    alpha: float = 0.2
+    """temperature: one over the published reward scale"""
+    twin: bool = True
+    """the smaller of two critics, in place of one"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_options(self, at_least_zero="alpha")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+        dim, encoder = action_dim(action_space), Encoder(obs_space)
+        policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
+        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
+        value = StateValue(encoder, self.hidden, generator).to(self.device)
+        target_value = frozen(value)
+        return off_policy(
+            self,
+            (obs_space, action_space),
+            generator,
+            sac_v1(policy, critics, value, target_value, self.alpha),
+            {"bellman": self.adam(critics), "regression": self.adam(value), "soft_gain": self.adam(policy)},
+            [(target_value, value)],
+            policy=policy,
+            behaviour=policy,
+            state={"policy": policy, "critics": critics, "value": value, "target_value": target_value},
+            watched=("q", "log_prob"),
+        )

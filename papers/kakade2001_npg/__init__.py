@@ -1,0 +1,1 @@
+"""Kakade (2001), "A natural policy gradient", NIPS."""

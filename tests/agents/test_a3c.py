@@ -1,0 +1,101 @@
+"""A3C: one worker alone is A2C to the bit, several share what they learn, and a fault reaches the training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from agents import a3c, envs, train
+from agents.a2c import A2C
+from agents.a3c import A3C, Common, Report, apprentice
+from agents.actor_critic import ActorCritic
+from agents.agent import NotFinite
+from agents.descent import RMSprop
+from agents.rollout import Rollout
+from agents.runs import RunConfig, RunDirectory, read_table
+from agents.train import TrainingStopped
+
+SMALL: dict[str, Any] = {"horizon": 8, "hidden": (8,), "lr": 1e-2}
+
+
+def nets_of(config: A2C, vector: envs.Environments, seed: int = 0) -> ActorCritic:
+    return ActorCritic(config, vector.obs_space, vector.action_space, Generator().manual_seed(seed))
+
+
+def common_of(config: A3C, vector: envs.Environments) -> tuple[ActorCritic, Common]:
+    nets = nets_of(config, vector)
+    rmsprop = RMSprop(nets.parameters, config.max_grad_norm)
+    rmsprop.rate.fill_(config.lr)
+    return nets, Common.of(nets, rmsprop)
+
+
+def test_a_worker_alone_is_a2c_to_the_bit() -> None:
+    """Its own networks begin elsewhere: what it reads and steps are the common ones, statistics included."""
+    with envs.make("Pendulum-v1", 2) as one, envs.make("Pendulum-v1", 2) as other:
+        reference = A2C(**SMALL).build(one.obs_space, one.action_space, Generator().manual_seed(0))
+        rollout = Rollout(one, [0, 1], Generator().manual_seed(0))
+        for _ in range(4):
+            reference.update(reference.collect(rollout, 10_000), 0.0)
+        config = A3C(**SMALL)
+        nets, common = common_of(config, other)
+        work = apprentice(config, nets_of(config, other, seed=9), common, moves_statistics=True)
+        alone = Rollout(other, [0, 1], Generator().manual_seed(0))
+        reports = [work(alone) for _ in range(4)]
+    assert [report.steps for report in reports] == [16] * 4
+    for name, module in (("policy", nets.policy), ("value", nets.value)):
+        for key, value in reference.state[name].state_dict().items():
+            assert torch.equal(value, module.state_dict()[key]), (name, key)
+
+
+def test_only_the_worker_that_may_moves_the_statistics() -> None:
+    with envs.make("Pendulum-v1", 1) as vector:
+        config = A3C(**SMALL)
+        nets, common = common_of(config, vector)
+        assert nets.normaliser is not None
+        first = apprentice(config, nets_of(config, vector), common, moves_statistics=True)
+        second = apprentice(config, nets_of(config, vector), common, moves_statistics=False)
+        rollouts = [Rollout(vector, [i], Generator().manual_seed(i)) for i in (0, 1)]
+        first(rollouts[0]), first(rollouts[0])
+        count, before = int(nets.normaliser.count), nets.policy.state_dict()["loc.layers.0.weight"].clone()
+        second(rollouts[1])
+        assert int(nets.normaliser.count) == count == 16
+        assert not torch.equal(before, nets.policy.state_dict()["loc.layers.0.weight"])  # but it does step the networks
+
+
+def test_processes_train_together_and_stop_where_they_are_told(tmp_path: Path) -> None:
+    run = RunDirectory.create(
+        "a3c",
+        RunConfig(env="CartPole-v1", steps=3000, envs=1, evaluations=2, eval_episodes=2),
+        A3C(**SMALL, report=500),
+        tmp_path,
+    )
+    evaluation = train.train(run, quiet=True)
+    assert np.isfinite(evaluation.mean)
+    rows = read_table(tmp_path / "metrics.csv")
+    assert 3000 <= rows[-1]["step"] <= 3000 + 2 * SMALL["horizon"]  # each of two workers finishes its block
+    assert rows[-1]["episodes"] > 10
+    extended = RunDirectory.open(tmp_path)
+    extended.extend(3500)
+    assert np.isfinite(train.train(extended, resume=True, quiet=True).mean)
+
+
+def test_a_workers_fault_stops_the_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.create("a3c", RunConfig(env="CartPole-v1", steps=300, envs=1, evaluations=1), A3C(**SMALL), tmp_path)
+    monkeypatch.setattr(a3c.Crew, "_next", lambda self: self._heard(Report(0, [], {}, "worker 1: NotFinite: gone")))
+    with pytest.raises(TrainingStopped, match="worker 1: NotFinite: gone"):
+        train.train(run, quiet=True)
+
+
+def test_silence_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import queue
+
+    crew = object.__new__(a3c.Crew)
+    crew.reports, crew.processes = queue.Queue(), []
+    monkeypatch.setattr(a3c, "PATIENCE", 0.01)
+    with pytest.raises(NotFinite, match="no worker has reported"):
+        crew._next()
