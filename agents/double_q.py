@@ -98,7 +98,8 @@ class DoubleQ(OffPolicy):
         if pairs:
             actors = Actors(actor, DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device))
             target_actors = frozen(actors)
-            graph, trained = dq_ac(actors, critics, target_actors, target_critics), actors
+            graph = dq_ac(actors, critics, target_actors, target_critics)
+            trained: nn.Module = actors
             targets.append((target_actors, actors))
             state |= {"second_policy": actors.second, "target_policies": target_actors}
         else:

@@ -96,7 +96,7 @@ class DQN(OffPolicy):
             self,
             (obs_space, action_space),
             generator,
-            dqn(critic, target_critic, self.double, self.huber),
+            dqn(critic, target_critic, self.double, self.huber),  # type: ignore[arg-type]
             {"bellman": self.adam(critic)},
             [(target_critic, critic)],
             policy=critic,

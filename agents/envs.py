@@ -27,12 +27,13 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-import agents.goals  # registers its environments
 from agents import mujoco_vector, robotics, snapshot
 from agents.goal_space import flattened
 
-
 gym.register("MultiGoal-v0", entry_point="agents.multigoal:MultiGoal", max_episode_steps=30)
+gym.register("PointReach-v0", entry_point="agents.goals:PointReach", max_episode_steps=50)
+for _bits in (4, 6, 8, 10, 15, 20, 30, 40, 50):
+    gym.register(f"BitFlip{_bits}-v0", entry_point="agents.goals:BitFlip", kwargs={"bits": _bits}, max_episode_steps=_bits)
 
 
 class EnvironmentFault(ValueError):
@@ -230,7 +231,7 @@ def versions(env_id: str) -> dict[str, Any]:
     """What a result depends on besides code and seed: interpreter, libraries, and the environment's own settings."""
     spec = gym.spec(env_id)
     mujoco = None
-    if "mujoco" in str(spec.entry_point):
+    if "mujoco" in str(spec.entry_point).lower():
         import mujoco as simulator
 
         mujoco = simulator.__version__

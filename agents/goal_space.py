@@ -34,9 +34,9 @@ class GoalSpace(spaces.Box):
     def __init__(self, space: spaces.Dict, env: Any) -> None:
         flat = [spaces.flatten_space(space[part]) for part in PARTS]
         assert all(isinstance(part, spaces.Box) for part in flat)
-        double = any(part.dtype == np.float64 for part in flat)
-        low, high = (np.concatenate([getattr(part, end) for part in flat]) for end in ("low", "high"))
-        super().__init__(low, high, dtype=np.float64 if double else np.float32)
+        kind = np.float64 if any(part.dtype == np.float64 for part in flat) else np.float32
+        low, high = (np.concatenate([getattr(part, end).astype(kind) for part in flat]) for end in ("low", "high"))
+        super().__init__(low, high, dtype=kind)
         self.goal_shape = space["achieved_goal"].shape or ()
         self.goal = math.prod(self.goal_shape)
         size = len(low)
@@ -58,10 +58,11 @@ class FlattenGoals(gym.ObservationWrapper):
         assert isinstance(space, spaces.Dict)
         self._spaces = [space[part] for part in PARTS]
         self.observation_space = GoalSpace(space, env.unwrapped)
+        self._kind: Any = self.observation_space.dtype
 
     def observation(self, observation: Any) -> np.ndarray:
-        parts = [spaces.flatten(space, observation[part]) for space, part in zip(self._spaces, PARTS, strict=True)]
-        return np.concatenate(parts, dtype=self.observation_space.dtype)
+        parts: list[Any] = [spaces.flatten(space, observation[part]) for space, part in zip(self._spaces, PARTS, strict=True)]
+        return np.concatenate(parts).astype(self._kind, copy=False)
 
 
 def flattened(env: gym.Env) -> gym.Env:

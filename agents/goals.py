@@ -4,7 +4,8 @@
     PointReach-v0      a point on the square [−1, 1]², action its velocity; reward −1, and 0 within the radius of the goal
 
 Both have dictionary observations (observation, achieved_goal, desired_goal), sparse rewards, and a time limit: n steps, and 50.
-Bit-flip with n > 40 is out of reach of exploration without hindsight; with few dozen bits already no random episode succeeds.
+With 8 bits a random episode succeeds 3 times in 100, with 40 practically never, so that without hindsight no reward but −1
+is seen.
 
 Andrychowicz et al. (2017), "Hindsight experience replay", section 3.1 (bit-flip).
 """
@@ -16,8 +17,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-
-BITS = (4, 6, 8, 10, 15, 20, 30, 40, 50)  # registered; any other by gymnasium.make("BitFlip10-v0", bits=…, max_episode_steps=…)
 
 Observation = dict[str, np.ndarray]
 Outcome = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -116,14 +115,3 @@ class PointReach(_GoalEnv):
 
 def _goal_dict(space: gym.Space) -> spaces.Dict:
     return spaces.Dict({"observation": space, "achieved_goal": space, "desired_goal": space})
-
-
-def register() -> None:
-    """Make the environments known to gymnasium."""
-    for bits in BITS:
-        gym.register(f"BitFlip{bits}-v0", entry_point=BitFlip, kwargs={"bits": bits}, max_episode_steps=bits)
-    gym.register("PointReach-v0", entry_point=PointReach, max_episode_steps=50)
-
-
-if "PointReach-v0" not in gym.registry:
-    register()

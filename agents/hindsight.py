@@ -106,7 +106,7 @@ class Hindsight(Replay):
         for env in torch.nonzero((ended < OPEN) & (self._open < start)).flatten().tolist():
             kept = min(start, max(int(self._open[env]), self.count - self.slots))
             self._end[torch.arange(kept, start) % self.slots, env] = ended[env]
-        self._open = torch.where(over[-1], self.count, begin[-1])
+        self._open = begin[-1]
 
     # -- reading ---------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ Haarnoja, Tang, Abbeel & Levine (2017), "Reinforcement learning with deep energy
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def reached(policy: nn.Module, episodes: int = 100, seed: int = 0) -> tuple[list
         block = rollout.episodes(policy, log_prob=False)
     starts = [*np.flatnonzero(block.first[:, 0].numpy()), len(block.first)]
     paths, counts = [], [0] * len(GOALS)
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         path = np.concatenate([block.obs[begin:end, 0].numpy(), block.next_obs[end - 1 : end, 0].numpy()])
         paths.append(path)
         if bool(block.terminated[end - 1, 0]):

@@ -1,6 +1,9 @@
 """`scg multigoal RUN`: the picture of a run on MultiGoal-v0, and how often each goal is reached.
 
-scg train soft-q --env MultiGoal-v0 --steps 20000          scg multigoal runs/soft-q-MultiGoal-v0-seed0
+    scg train soft-q --env MultiGoal-v0 --steps 20000 --eval-actions sample
+    scg multigoal runs/soft-q-MultiGoal-v0-seed0
+
+A policy with several modes has to be sampled: its most probable action is one of them.
 """
 
 from __future__ import annotations

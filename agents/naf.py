@@ -44,6 +44,9 @@ class Parabola(nn.Module):
         super().__init__()
         self.encoder, self.dim, self.unit = encoder, dim, unit
         self.net = Rectified([encoder.features, *hidden, 1 + dim + dim * (dim + 1) // 2], generator)
+        with torch.no_grad():  # V begins as small as it would without a unit
+            for parameter in self.net.layers[-1].parameters():
+                parameter[0] /= unit
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.net(self.encoder(obs))

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from agents.a2c import a2c
 from agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted
 from agents.agent import Agent, Metrics, NotFinite, check_options, explained_variance
-from agents.descent import Adam, Descent, Shuffle
+from agents.descent import Adam, Descent, Shuffle, parts_signal_to_noise
 from agents.rollout import Block
 from agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
 from scg.trace import Trace
@@ -69,7 +69,9 @@ class Natural(OnPolicy):
             given = nets.recording(block)
             rows = advantages(graph, value, given)
             metrics = {"explained_variance": explained_variance(predicted(value, rows), rows["target"])}
+            snr = parts_signal_to_noise(graph, rows, parameters, "gain")
             metrics |= self._policy_step(lambda: graph.replay(rows), parameters, step)
+            metrics["grad_snr"] = snr
             for _ in range(self.value_epochs):
                 metrics["value_grad_norm"] = regression.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
             nets.absorb(given)

@@ -40,6 +40,7 @@ States = Literal["visited", "start"]
 Estimate = Callable[[Block], Tensor]  # block [time, batch, …] → Q(obs, action) [time, batch]
 
 ROWS = 4096  # evaluated at once
+NO_LIMIT = 10**9  # steps: a wrapper that never speaks, for vectors that expect one
 ENDLESS = 1000  # states to visit in an environment without a time limit
 
 
@@ -134,7 +135,8 @@ def critics_of(agent: Agent, space: gym.Space, generator: Generator, device: str
         pieces = []
         with torch.no_grad(), scg.randomness(generator):
             for i in range(0, len(rows["reward"]), ROWS):
-                q = agent.graph.sample(**{name: value[i : i + ROWS] for name, value in sorted(rows.items())})["q"]
+                piece: dict[str, Any] = {name: value[i : i + ROWS] for name, value in sorted(rows.items())}
+                q = agent.graph.sample(**piece)["q"]
                 pieces.append(q.mean(-1) if isinstance(space, spaces.MultiDiscrete) else q.amin(-1))
         return torch.cat(pieces).cpu().unflatten(0, block.reward.shape)
 
@@ -155,7 +157,7 @@ def over_training(run: RunDirectory, how: Measurement, say: Callable[[str], None
     options, config = run.run, run.agent
     gamma = getattr(config, "gamma", 1.0)
     table, rows = Table(run.path / "overestimation.csv"), []
-    with envs.make(options.env, how.envs, bins=options.action_bins, max_episode_steps=-1) as vector:
+    with envs.make(options.env, how.envs, bins=options.action_bins, max_episode_steps=NO_LIMIT) as vector:
         agent = build(run, vector)
         if "q" not in agent.graph.nodes:
             raise RunError(f"run {run.path}: agent {run.name} has no action values Q(obs, action). Choose an off-policy agent.")

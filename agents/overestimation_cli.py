@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ Curve = list[dict[str, float]]
 class Overestimation:
     runs: Positional[tuple[Path, ...]]
     """run directories; the same agent and environment with several seeds is one curve"""
-    how: OmitArgPrefixes[Measurement] = Measurement()
+    how: OmitArgPrefixes[Measurement] = field(default_factory=Measurement)
     out: Path = Path("overestimation.png")
     """PNG, PDF or SVG by its ending"""
 

@@ -4,6 +4,7 @@
                   configs' own defaults); PPO 2048 steps × 10 epochs in minibatches of 64; TRPO KL 0.01; A2C 16 × 5, RMSprop
                   off-policy: [256, 256], batch 256, τ 0.005, 10,000 random steps, lr 3e-4 (DDPG 1e-3)
     on Pendulum   1,000 random steps, lr 1e-3
+    on reaching   γ 0.95, τ 0.05 (RL Zoo's for FetchReach), lr 1e-3; on bit-flip a quick target, γ 0.98 (the paper's)
     on CartPole   short blocks, lower λ and γ, observations and rewards as they are (RL Zoo): statistics of a few hundred
                   steps move under the policy, and with them PPO kept losing what it had learned
 
@@ -26,12 +27,16 @@ COMPILE_FROM = 200_000  # steps after which 13 s of compilation have paid off: P
 
 _CARTPOLE: Options = {"normalise_obs": False, "scale_reward": False, "gamma": 0.98}
 _PENDULUM: Options = {"warmup": 1000, "lr": 1e-3}
+_REACH: Options = {"warmup": 1000, "lr": 1e-3, "gamma": 0.95, "tau": 0.05}
+_BITS: Options = {"warmup": 500, "horizon": 8, "updates": 8, "lr": 1e-3, "gamma": 0.98, "target_every": 10, "tau": 0.2}
 _RUN: dict[str, dict[str, Options]] = {
     "mujoco": {"a2c": {"envs": 16}},
 }
 _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {},
     "Pendulum-v1": dict.fromkeys((*OFF_POLICY, *DISCRETE), _PENDULUM),
+    **{env_id: dict.fromkeys(OFF_POLICY, _REACH) for env_id in ("FetchReach-v4", "PointReach-v0")},
+    **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
     "MultiGoal-v0": dict.fromkeys(OFF_POLICY, {**_PENDULUM, "gamma": 0.9}),
     "CartPole-v1": {
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},

@@ -28,6 +28,7 @@ from torch.optim import Adam
 import scg
 from agents import nets, policies
 from agents.agent import Agent, Metrics, descend, explained_variance, set_rate
+from agents.descent import parts_signal_to_noise
 from agents.rollout import Block, Rollout
 from estimators.baselines import MovingAverage, scores, squared_norm
 from scg import ScoreFunction, detach, prev
@@ -105,6 +106,7 @@ class Reinforce:
                 "explained_variance": explained_variance(trace["value"].detach(), cost_to_go),
                 "entropy": float(-trace.log_prob("action").detach().mean()),
             }
+            metrics["grad_snr"] = parts_signal_to_noise(graph, given, list(policy.parameters()), "gain")
             weight: Tensor | float = 1.0
             if self.baseline == "optimal":
                 weight = squared_norm(scores(trace, "action", list(policy.parameters()))).view_as(cost_to_go)

@@ -2,17 +2,17 @@
 
     V(obs) = α log ∫ exp(Q(obs, a)/α) da ≈ α log (2ᵈ/M Σ_m exp(Q(obs, a_m)/α)),    a_m ~ U(-1, 1)ᵈ
 
-    next_obs, (proposals ~ U) → target = reward + discount · V̄(next_obs)
+    next_obs → (proposed ~ U) → target = reward + discount · V̄(next_obs)
     (obs, action) → q = Q(obs, action) → ⟨Σ (q − target)² / 2⟩                       trains the critics, target detached
-    (noise ~ N(0, 1)), obs → [u = f(noise; obs)] → ⟨stein⟩, a = tanh u               trains the sampler f
+    obs → (noise ~ N(0, 1)) → [u = f(noise; obs)] → ⟨stein⟩, a = tanh u               trains the sampler f
 
 The sampler is moved along Stein's variational gradient, amortised: the direction in which its K particles u_j come closest
 to p(u) ∝ exp(Q(tanh u)/α) Π (1 − tanh² u), the policy before squashing,
 
     Δ_j = 1/K Σ_i κ(u_i, u_j) ∇_{u_i} log p(u_i) + ∇_{u_i} κ(u_i, u_j),      κ(u, v) = exp(−|u − v|² / h)
 
-is what the cost's gradient carries back through f. h is the median squared distance over log (K + 1). The published form
-has its particles on the squashed side, where the kernel's terms at the box's walls would be missing.
+is what the cost's gradient carries back through f. h is the median squared distance over log (K + 1). On
+the squashed side p does not vanish at the box's walls, and Stein's identity, which the direction rests on, would not hold.
 
 The estimate of V is consistent, not unbiased: the logarithm of a mean of M.
 
@@ -104,9 +104,9 @@ def soft_q(
         among = obs.unsqueeze(action.ndim - 2)  # K stands right of the batch, left of what an observation is
         return module(among.expand(*action.shape[:-1], *among.shape[action.ndim - 1 :]), action).amin(-1)
 
-    @graph.stochastic(NoGradient(), name="proposed")
-    def proposed(reward: Tensor) -> Distribution:
-        one = reward.new_ones((*reward.shape, proposals, dim))
+    @graph.stochastic(NoGradient())
+    def proposed(next_obs: Tensor) -> Distribution:
+        one = next_obs.new_ones((*next_obs.shape[:1], proposals, dim), dtype=torch.get_default_dtype())
         return Independent(Uniform(-one, one), 2)
 
     @graph.deterministic
@@ -122,8 +122,8 @@ def soft_q(
         return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
 
     @graph.stochastic(NoGradient())
-    def noise(reward: Tensor) -> Distribution:
-        zero = reward.new_zeros((*reward.shape, particles, dim))
+    def noise(obs: Tensor) -> Distribution:
+        zero = obs.new_zeros((*obs.shape[:1], particles, dim), dtype=torch.get_default_dtype())
         return Independent(Normal(zero, 1.0), 2)
 
     @graph.deterministic

@@ -6,10 +6,12 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from agents.curves import on_common_steps
 from agents.presets import preset
 from agents.runs import RunConfig, RunDirectory, read_table
 from agents.train import train
+from papers.report import Say
+
+Key = TypeVar("Key", bound=Hashable)
 
 UNDECIDED = "undecided"
 """The verdict where the difference lies within its own standard errors."""
@@ -27,7 +32,7 @@ CLEAR = 2.0  # standard errors of a difference that make it one
 @dataclass(frozen=True)
 class Learned:
     """One run. `returns` are training episodes', means of the last twenty, at `steps`; `final` that of fresh episodes at
-    the end, the most probable actions taken; `kl` each update's, where the agent has one."""
+    the end, the most probable actions taken; `kl` each update's, where the agent has one; `seconds` of CPU."""
 
     steps: list[float]
     returns: list[float]
@@ -77,6 +82,22 @@ def learn(agent: str, env: str, steps: int, seed: int, episodes: int = 10, **opt
     )
 
 
+def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say) -> dict[Key, Learned]:
+    """`learn(**run)` of each, in `workers` processes; the results do not depend on how many."""
+    found: dict[Key, Learned] = {}
+    if workers == 1:
+        for key, run in runs.items():
+            say(f"{run['agent']}, {run['env']}, seed {run['seed']}", len(found) / (len(runs) + 1))
+            found[key] = learn(**run)
+        return found
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(learn, **run): key for key, run in runs.items()}
+        for done in as_completed(waiting):
+            found[waiting[done]] = done.result()
+            say(f"{len(found)} of {len(runs)} runs", len(found) / (len(runs) + 1))
+    return {key: found[key] for key in runs}
+
+
 def clearly_more(ones: Sequence[float], others: Sequence[float]) -> bool | str:
     """Whether the mean of `ones` exceeds that of `others`, paired: False if it is clearly less, UNDECIDED if neither."""
     gaps = [a - b for a, b in zip(ones, others, strict=True)]
@@ -94,6 +115,10 @@ def curve(axis: Any, runs: Sequence[Learned], label: str, **style: Any) -> None:
     points, values = on_common_steps([tuple(np.array(column) for column in zip(*run, strict=True)) for run in seen])  # type: ignore[misc]
     (line,) = axis.plot(points, values.mean(0), label=label, linewidth=1.2, **style)
     axis.fill_between(points, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def cpu(runs: Sequence[Learned]) -> str:
+    return f"{statistics.fmean(run.seconds for run in runs):.0f} s of CPU a run"
 
 
 def by_seed(runs: Mapping[str, Sequence[Learned]]) -> dict[str, list[dict[str, Any]]]:

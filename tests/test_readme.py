@@ -40,6 +40,14 @@ def test_files_that_it_names_exist():
             assert (ROOT / target).exists(), target
 
 
+def test_its_table_of_papers_is_their_results():
+    import papers
+
+    shown = re.search(r"<!-- papers -->\n(.*?)\n?<!-- /papers -->", TEXT, flags=re.S)
+    assert shown is not None
+    assert shown[1].strip() == papers.as_markdown().strip()
+
+
 def test_its_table_of_estimators_is_the_catalogue():
     from estimators.catalogue import as_markdown
 

@@ -5,6 +5,7 @@ The theory is checked exactly, on random tabular processes; the algorithm beside
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import sys
@@ -17,14 +18,14 @@ import torch
 from torch import Generator, Tensor
 
 from papers.figures import panels, save
-from papers.learning import Learned, by_seed, clearly_more, curve, learn
+from papers.learning import Learned, by_seed, clearly_more, cpu, curve, learn_all
 from papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
 from papers.schulman2015_trpo.improvement import BOUND, NOTHING, REGION, Course, Setting, improve, judges
 from papers.tabular import Process, divergence, gradient
 
 RIGHT = 1e-9
 DELTA = 0.01
-ENVIRONMENTS = {"CartPole-v1": 0.4, "Hopper-v5": 1.0}  # share of the steps
+ENVIRONMENTS = {"CartPole-v1": 0.5, "Hopper-v5": 1.0}  # share of the steps
 SEARCH, FIXED, DUAL = "TRPO, line search", "natural gradient, one step", "TRPO, dual ascent"
 AGENTS = {SEARCH: "trpo", FIXED: "npg", DUAL: "trpo-dual"}
 SIZES: dict[str, dict[str, dict[str, float]]] = {
@@ -40,13 +41,17 @@ ALLOWED = dict(zip(SIZES, (0.01, 0.1), strict=True))
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = field(default=50_000, metadata={"help": "environment steps of each run on Hopper-v5; CartPole-v1: 0.4 of it"})
+    steps: int = field(default=30_000, metadata={"help": "environment steps of each run on Hopper-v5; CartPole-v1: half of it"})
     seeds: int = field(default=3, metadata={"help": "runs of each agent on each environment"})
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     processes: int = field(default=200, metadata={"help": "random processes for the identities and the bound"})
     iterations: int = field(default=25, metadata={"help": "iterations of exact policy improvement"})
 
+    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
+
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: give at least 1")
         if self.seeds < 2:
             raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
         if self.steps < 5120:
@@ -66,8 +71,9 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
         ("Algorithm 1", partial(improvement, settings, courses)),
         ("steps of the bound", partial(small_steps, courses)),
     ]
+    lab.train(say)
     jobs += [
-        (f"{env}: {name}, {size}", partial(lab.train, env, size, name))
+        (f"{env}: {name}, {size}", partial(lab.measured, env, size, name))
         for env in ENVIRONMENTS
         for size in SIZES
         for name in AGENTS
@@ -202,18 +208,30 @@ class Lab:
         self.settings = settings
         self.runs: dict[tuple[str, str], dict[str, list[Learned]]] = {(env, size): {} for env in ENVIRONMENTS for size in SIZES}
 
-    def train(self, env: str, size: str, name: str) -> Claim:
-        steps, first = int(self.settings.steps * ENVIRONMENTS[env]), self.settings.seed
-        runs = [
-            learn(AGENTS[name], env, steps, seed, **SIZES[size][name]) for seed in range(first, first + self.settings.seeds)
-        ]
-        self.runs[env, size][name] = runs
+    def train(self, say: Say) -> None:
+        settings = self.settings
+        wanted: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        for (env, size), name in itertools.product(self.runs, AGENTS):
+            steps = int(settings.steps * ENVIRONMENTS[env])
+            for seed in range(settings.seed, settings.seed + settings.seeds):
+                wanted[env, size, name, seed] = {
+                    "agent": AGENTS[name],
+                    "env": env,
+                    "steps": steps,
+                    "seed": seed,
+                    **SIZES[size][name],
+                }
+        for (env, size, name, _), learned in learn_all(wanted, settings.workers, say).items():
+            self.runs[env, size].setdefault(name, []).append(learned)
+
+    def measured(self, env: str, size: str, name: str) -> Claim:
+        steps, runs = int(self.settings.steps * ENVIRONMENTS[env]), self.runs[env, size][name]
         kl = [k for r in runs for k in r.kl]
         over = sum(k > ALLOWED[size] for k in kl) / len(kl)
         text = (
             f"training return at the end {over_seeds([r.last for r in runs])}, along the run {over_seeds([r.along for r in runs])}; "
             f"fresh episodes, most probable actions {over_seeds([r.final for r in runs])}"
-            f"<br>KL of an update: median {statistics.median(kl):.4f}, largest {max(kl):.3f}, above δ {100 * over:.0f} %"
+            f"<br>KL of an update: median {statistics.median(kl):.4f}, largest {max(kl):.3f}, above δ {100 * over:.0f} %; {cpu(runs)}"
         )
         learned = all(r.last == r.last for r in runs)
         numbers = {**by_seed({name: runs}), "kl": {"median": statistics.median(kl), "largest": max(kl), "above": over}}

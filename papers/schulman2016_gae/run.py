@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from papers.figures import panels
-from papers.learning import UNDECIDED, Learned, clearly_more, learn
+from papers.learning import UNDECIDED, Learned, clearly_more, learn_all
 from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
 from papers.schulman2016_gae.exact import EXACT, WRONG, Exact, Moments
 
@@ -26,11 +26,15 @@ ENVIRONMENT = "CartPole-v1"
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = field(default=15_000, metadata={"help": "environment steps of each run on CartPole-v1"})
+    steps: int = field(default=12_000, metadata={"help": "environment steps of each run on CartPole-v1"})
     seeds: int = field(default=3, metadata={"help": "runs of each (γ, λ)"})
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
 
+    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
+
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: give at least 1")
         if self.seeds < 2:
             raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
         if self.steps < 1024:
@@ -55,7 +59,8 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
         ("bias of λ", partial(mixing, cells[WRONG])),
         ("compromise", partial(compromise, cells[WRONG])),
     ]
-    jobs += [(f"γ = {g:g}", partial(lab.train, g)) for g in LEARNED_GAMMAS]
+    lab.train(say)
+    jobs += [(f"γ = {g:g}", partial(lab.measured, g)) for g in LEARNED_GAMMAS]
     jobs += [("best cell", lab.best), ("λ = 0", partial(lab.extreme, 0.0)), ("λ = 1", partial(lab.extreme, 1.0))]
     results = collect("schulman2016_gae", settings, jobs, say)
     results.sections["moments"] = table(cells[WRONG])
@@ -147,16 +152,18 @@ class Lab:
         self.settings = settings
         self.runs: dict[tuple[float, float], list[Learned]] = {}
 
-    def train(self, gamma: float) -> Claim:
-        numbers: dict[str, Any] = {}
-        first = self.settings.seed
-        for lam in LEARNED_LAMBDAS:
-            runs = [
-                learn("trpo", ENVIRONMENT, self.settings.steps, seed, gamma=gamma, lam=lam)
-                for seed in range(first, first + self.settings.seeds)
-            ]
-            self.runs[gamma, lam] = runs
-            numbers[f"λ = {lam:g}"] = [run.numbers() for run in runs]
+    def train(self, say: Say) -> None:
+        settings = self.settings
+        wanted: dict[tuple[float, float, int], dict[str, Any]] = {}
+        for gamma, lam in itertools.product(LEARNED_GAMMAS, LEARNED_LAMBDAS):
+            for seed in range(settings.seed, settings.seed + settings.seeds):
+                run = {"agent": "trpo", "env": ENVIRONMENT, "steps": settings.steps, "seed": seed, "gamma": gamma, "lam": lam}
+                wanted[gamma, lam, seed] = {**run, "episodes": 1}  # what counts here is the return along the run
+        for (gamma, lam, _), learned in learn_all(wanted, settings.workers, say).items():
+            self.runs.setdefault((gamma, lam), []).append(learned)
+
+    def measured(self, gamma: float) -> Claim:
+        numbers = {f"λ = {lam:g}": [run.numbers() for run in self.runs[gamma, lam]] for lam in LEARNED_LAMBDAS}
         text = "<br>".join(f"λ = {lam:g}: {over_seeds(self.along(gamma, lam))}" for lam in LEARNED_LAMBDAS)
         return f"{ENVIRONMENT}, γ = {gamma:g}: mean training return along the run", "curves", text, "measured", numbers
 

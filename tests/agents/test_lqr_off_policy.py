@@ -110,7 +110,7 @@ def test_sac_has_the_gradient_of_the_return_and_of_the_entropy_where_it_acts(
 
 def test_ddpg_sees_the_states_of_the_behaviour_and_the_values_of_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Σ_t E_{s_t ∼ β}[∇K s · ∇_a Q^μ_t(s, a)], a = K s: not the gradient of the return, whose states are μ's."""
-    lqr, exploring, rows = case(2)
+    lqr, exploring, rows = case(0)
     deterministic = Policy(torch.tensor([[0.3, -0.2]]), torch.tensor([-torch.inf]))
     critics = ActionCritics(lqr.q_values(deterministic))
     actor = Actor(deterministic.gain, rows.count)
@@ -119,7 +119,7 @@ def test_ddpg_sees_the_states_of_the_behaviour_and_the_values_of_the_actor(monke
     assert actor.gain.grad is not None
     found, gains = rows.mean(actor.gain.grad).flatten(), slice(lqr.states * lqr.actions)
     assert close(found, lqr.policy_gradient(deterministic, lqr.q_values(deterministic), acting=exploring)[gains])
-    assert not close(found, lqr.gradient(deterministic)[gains], to=0.05)
+    assert not close(found, lqr.gradient(deterministic)[gains], to=1.0)
 
 
 def bellman(lqr: LQR, policy: Policy, rows: Rows, critics: ActionCritics, monkeypatch: pytest.MonkeyPatch) -> Tensor:

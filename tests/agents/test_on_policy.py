@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Generator
 
+import scg
 from agents import cli, config_type, descent, envs, train
 from agents.a2c import A2C
 from agents.agent import NotFinite, OptionError
@@ -168,6 +169,22 @@ def test_the_signal_to_noise_ratio_is_the_gradients(kind: type, ratio: float) ->
     other = kind([torch.zeros_like(mean, requires_grad=True)])
     other.load_state_dict(saved)
     assert other.signal_to_noise() == optimiser.signal_to_noise()
+
+
+def test_the_signal_to_noise_ratio_of_parts_is_that_of_their_gradients() -> None:
+    """A linear loss in the parameter: each part's gradient is the mean of its rows."""
+    w = torch.nn.Parameter(torch.zeros(3))
+    graph = scg.Graph()
+    graph.observed("x")
+    graph.deterministic(lambda x: x @ w, name="loss_of", parents=["x"])
+    graph.cost(lambda loss_of: loss_of, name="loss", trains=torch.nn.ParameterList([w]))
+    x = torch.randn(1, 8, 3, generator=Generator().manual_seed(0)) + 1.0
+    parts = x[0].view(4, 2, 3).mean(1)
+    variance = parts.var(0, correction=1).sum()
+    signal = parts.mean(0).square().sum() - variance / 4
+    found = descent.parts_signal_to_noise(graph, {"x": x}, [w], "loss")
+    assert found == pytest.approx(float(signal / variance), rel=1e-4)
+    assert descent.parts_signal_to_noise(graph, {"x": x[:, :3]}, [w], "loss") == 0.0
 
 
 def test_early_stopping_skips_epochs_and_the_penalty_holds_the_policy_back() -> None:

@@ -12,12 +12,13 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents import cli, envs
+from agents import cli, config_type, envs
 from agents.checkpoint import Checkpoints
-from agents.overestimation import Measurement, critics_of, measure, returns, temperature
+from agents.overestimation import NO_LIMIT, Measurement, critics_of, measure, returns, temperature
 from agents.overestimation_cli import overestimation
 from agents.rollout import Block
 from agents.runs import RunConfig, RunDirectory, RunError, read_table
+from agents.train import build
 
 GAMMA = 0.8
 
@@ -66,7 +67,7 @@ def true_values(ends: bool) -> Tensor:
 def measured(ends: bool, wrong: float = 0.0, **how: Any) -> Any:
     values = true_values(ends)
     estimate = lambda block: values[block.obs[..., 0].long()] + wrong  # noqa: E731
-    with envs.make("Cycle-v0", 4, max_episode_steps=-1, ends=ends) as vector:
+    with envs.make("Cycle-v0", 4, max_episode_steps=NO_LIMIT, ends=ends) as vector:
         return measure(Half(), estimate, vector, GAMMA, Measurement(envs=4, **how), visit=20)
 
 
@@ -95,7 +96,7 @@ def test_states_without_a_known_return_are_not_counted(double: None) -> None:
     """Where the environment truncates by itself, returns are cut; where γ = 1, only terminations end them."""
     values = torch.flip(torch.arange(5.0).flip(0).cumsum(0), [0]) + 0.5 * torch.arange(5.0, 0, -1)
     estimate = lambda block: values[block.obs[..., 0].long()]  # noqa: E731
-    with envs.make("Cycle-v0", 4, max_episode_steps=-1, ends=True) as vector:
+    with envs.make("Cycle-v0", 4, max_episode_steps=NO_LIMIT, ends=True) as vector:
         whole = measure(Half(), estimate, vector, 1.0, Measurement(envs=4), visit=20)
     assert abs(whole.bias) < 1e-12
     assert 4 < whole.states < 80  # the last episodes are still going on
@@ -134,7 +135,7 @@ def test_the_standard_error_is_that_of_independent_paths(double: None) -> None:
     """Noise that is one number a path: the bias has the error of their mean, however many states each path has."""
     values, noise = true_values(False), torch.randn(200, generator=Generator().manual_seed(0))
     estimate = lambda block: values[block.obs[..., 0].long()] + noise  # noqa: E731
-    with envs.make("Cycle-v0", 200, max_episode_steps=-1) as vector:
+    with envs.make("Cycle-v0", 200, max_episode_steps=NO_LIMIT) as vector:
         found = measure(Half(), estimate, vector, GAMMA, Measurement(envs=200, tolerance=1e-6), visit=20)
     assert found.error == pytest.approx(float(noise.std()) / 200**0.5, rel=1e-3)
     assert found.bias == pytest.approx(float(noise.mean()), abs=1e-4)
@@ -144,11 +145,9 @@ def test_the_standard_error_is_that_of_independent_paths(double: None) -> None:
 
 
 def trained(path: Path, agent: str, *flags: str) -> Path:
-    common = "--env Pendulum-v1 --steps 60 --envs 2 --warmup 20 --hidden 8 --batch 8 --report 5 --gamma 0.5 --evaluations 1"
-    command = [agent, *common.split(), "--eval-episodes", "1", "--checkpoints", "3", "--out", str(path / agent), *flags]
-    if agent == "ppo":
-        command = ["ppo", *"--env Pendulum-v1 --steps 64 --envs 2 --horizon 8 --minibatch 8 --hidden 8".split()]
-        command += ["--eval-episodes", "1", "--evaluations", "1", "--out", str(path / agent)]
+    common = "--env Pendulum-v1 --steps 60 --envs 2 --hidden 8 --evaluations 1 --eval-episodes 1 --checkpoints 3"
+    own = "--horizon 8 --minibatch 8" if agent == "ppo" else "--warmup 20 --batch 8 --report 4 --gamma 0.5"
+    command = [agent, *common.split(), *own.split(), "--out", str(path / agent), *flags]
     assert cli.train(command) == 0
     return path / agent
 
@@ -165,6 +164,20 @@ def test_every_checkpoint_of_a_run_is_a_point_in_its_table(tmp_path: Path, capsy
     assert "td3 on Pendulum-v1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["ddpg", "double-q", "dqn", "naf", "sac", "sac-discrete", "sac-v1", "svg", "td3"])
+def test_every_agent_with_action_values_can_be_measured(tmp_path: Path, name: str) -> None:
+    discrete = name in ("dqn", "sac-discrete")
+    config = config_type(name)(hidden=(8,), gamma=0.5)
+    run = RunDirectory.create(name, RunConfig("CartPole-v1" if discrete else "Pendulum-v1", envs=2), config, tmp_path / "run")
+    with envs.make(run.run.env, 2, max_episode_steps=NO_LIMIT) as vector:
+        agent = build(run, vector)
+        estimate = critics_of(agent, vector.action_space, Generator())
+        found = measure(agent.policy, estimate, vector, 0.5, Measurement(envs=2), 10, temperature(agent, config))
+    assert found.states == 20
+    assert np.isfinite(found).all()
+    assert found.bias == pytest.approx(found.estimate - found.truth, rel=1e-4)
+
+
 def test_an_agent_without_action_values_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert overestimation([str(trained(tmp_path, "ppo"))]) == 2
     assert "agent ppo has no action values Q(obs, action). Choose an off-policy agent" in capsys.readouterr().err
@@ -179,9 +192,6 @@ def test_measurements_that_make_no_sense_are_refused(tmp_path: Path, capsys: pyt
 
 
 def test_the_estimate_is_the_smaller_critics_and_soft_values_count_entropy(tmp_path: Path) -> None:
-    from agents import config_type
-    from agents.train import build
-
     config = config_type("sac")(hidden=(8,), alpha=0.25)
     run = RunDirectory.create("sac", RunConfig("Pendulum-v1", envs=2), config, tmp_path / "run")
     with envs.make("Pendulum-v1", 2) as vector:
@@ -197,7 +207,7 @@ def test_the_estimate_is_the_smaller_critics_and_soft_values_count_entropy(tmp_p
 
 
 def _td3(path: Path) -> Path:
-    return RunDirectory.create("td3", RunConfig("Pendulum-v1"), __import__("agents").config_type("td3")(), path / "td3").path
+    return RunDirectory.create("td3", RunConfig("Pendulum-v1"), config_type("td3")(), path / "td3").path
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, 5), (2, 2), (1, 1)])

@@ -204,10 +204,10 @@ def test_the_sampler_learns_every_mode_and_the_energys_spread() -> None:
     """Half of its actions on either hill, and the standard deviation of exp(Q/α), by quadrature, within a tenth."""
     critics, g = TwoHills(), Generator().manual_seed(0)
     sampler = Sampler(Encoder(BOX), 1, [32], g)
-    graph = soft_q(sampler, critics, frozen(critics), ALPHA, 1, particles=16, proposals=1)
+    graph = soft_q(sampler, critics, frozen(critics), ALPHA, 1, particles=32, proposals=1)
     optimiser = Adam(sampler.parameters())
     optimiser.rate.fill_(1e-2)
-    for i in range(250):
+    for i in range(300):
         loss = graph.sample(generator=g, **rows(8, 1, seed=i)).surrogate("stein")
         optimiser.step(torch.autograd.grad(loss, optimiser.parameters))
     obs = torch.randn(2000, 3, generator=g).numpy()

@@ -158,7 +158,7 @@ def test_each_actors_choice_is_judged_by_the_other_ones_critic(double: None) -> 
     for i in range(6):
         following = given["next_obs"][i : i + 1]
         for k, actor in enumerate((nets.old_actors.first, nets.old_actors.second)):
-            q = nets.old_critics(following, actor(following))[0]
+            q = nets.old_critics(following, actor(following))[0].detach()
             expected = float(given["reward"][i] + given["discount"][i] * q[1 - k])
             assert float(trace["target"][i, k]) == pytest.approx(expected)
             own.append(float(given["reward"][i] + given["discount"][i] * q[k]) - expected)
