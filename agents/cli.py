@@ -194,6 +194,8 @@ class Plot:
     """run directories; the same agent and environment with several seeds is one curve"""
     out: Path = Path("curve.png")
     """PNG, PDF or SVG by its ending"""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """over seeds: their mean, or their interquartile mean"""
 
 
 @_reported
@@ -202,7 +204,7 @@ def plot(argv: list[str]) -> int:
     from agents import curves
 
     wish = tyro.cli(Plot, prog="scg plot", args=argv)
-    curves.plot(wish.runs, wish.out)
+    curves.plot(wish.runs, wish.out, wish.statistic)
     print(f"{wish.out}")
     return 0
 

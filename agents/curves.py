@@ -1,6 +1,10 @@
-"""Learning curves: evaluation return against environment steps; over several seeds, the mean with a bootstrap interval.
+"""Learning curves: evaluation return against environment steps; over several seeds, a statistic with its bootstrap interval.
 
-    mean(step) ± the central 95 % of means over resampled seeds        (percentile bootstrap over runs)
+    statistic(step) ± the central 95 % of it over resampled seeds      (percentile bootstrap over runs)
+
+    mean    of the runs
+    iqm     the interquartile mean, of the middle half: one lucky or lost seed in four does not move it, and with fewer
+            than four seeds it is the mean (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice")
 
 Runs of the same agent and environment are one curve; each environment has its panel.
 """
@@ -10,21 +14,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from agents.runs import RunDirectory, RunError, read_table
 
 
+Statistic = Literal["mean", "iqm"]
+
+
+def summary(values: np.ndarray, statistic: Statistic = "mean", axis: int = 0) -> np.ndarray:
+    """The mean, or the mean of the middle half, over runs."""
+    return trim_mean(values, 0.25 if statistic == "iqm" else 0.0, axis=axis)
+
+
 def bootstrap_interval(
-    values: np.ndarray, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: np.ndarray, statistic: Statistic = "mean", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends `[points]` for the mean over runs of `values [runs, points]`."""
+    """Lower and upper ends `[points]` for the statistic over runs of `values [runs, points]`."""
     runs = len(values)
     chosen = np.random.default_rng(seed).integers(runs, size=(resamples, runs))
     tail = (1 - confidence) / 2
-    lower, upper = np.quantile(values[chosen].mean(1), [tail, 1 - tail], axis=0)
+    lower, upper = np.quantile(summary(values[chosen], statistic, axis=1), [tail, 1 - tail], axis=0)
     return lower, upper
 
 
@@ -35,7 +48,7 @@ def on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np
     return grid, np.stack([np.interp(grid, steps, values) for steps, values in curves])
 
 
-def plot(paths: Sequence[Path], out: Path) -> None:
+def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> None:
     """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). RunError if one has no evaluation yet."""
     import matplotlib
 
@@ -53,10 +66,11 @@ def plot(paths: Sequence[Path], out: Path) -> None:
         for axis, (env_id, groups) in zip(axes[0], sorted(panels.items()), strict=True):
             for name, curves in sorted(groups.items()):
                 steps, values = on_common_steps(curves)
-                seeds = f"{len(curves)} seeds, 95 % interval" if len(curves) > 1 else "1 seed"
-                (line,) = axis.plot(steps, values.mean(0), marker=".", label=f"{name} ({seeds})")
+                what = "IQM of " if statistic == "iqm" else ""
+                seeds = f"{what}{len(curves)} seeds, 95 % interval" if len(curves) > 1 else "1 seed"
+                (line,) = axis.plot(steps, summary(values, statistic), marker=".", label=f"{name} ({seeds})")
                 if len(curves) > 1:
-                    lower, upper = bootstrap_interval(values)
+                    lower, upper = bootstrap_interval(values, statistic)
                     axis.fill_between(steps, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0)
             axis.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -61,10 +61,9 @@ class Hindsight(Replay):
         if strategy not in get_args(Strategy):
             raise ValueError(f"hindsight: strategy {strategy!r}. Known: {', '.join(get_args(Strategy))}.")
         super().__init__(capacity, target, mapped, **options)
-        self.space, self.strategy, self.share = space, strategy, k / (k + 1)
-        self._begin = self._end = self._open = torch.empty(
-            0
-        )  # of the row's episode [slots, envs]; of the one that goes on [envs]
+        self.space, self.strategy, self.share = space, strategy, 1 - 1 / (k + 1)
+        # Of each row's episode [slots, envs], and of those that go on [envs]; allocated with the first block.
+        self._begin = self._end = self._open = torch.empty(0)
         self._checked = 0
 
     # -- writing: where episodes begin and end ---------------------------------------------------------------

@@ -27,6 +27,7 @@ COMPILE_FROM = 200_000  # steps after which 13 s of compilation have paid off: P
 
 _CARTPOLE: Options = {"normalise_obs": False, "scale_reward": False, "gamma": 0.98}
 _PENDULUM: Options = {"warmup": 1000, "lr": 1e-3}
+_MULTIGOAL: Options = {**_PENDULUM, "gamma": 0.9}
 _REACH: Options = {"warmup": 1000, "lr": 1e-3, "gamma": 0.95, "tau": 0.05}
 _BITS: Options = {"warmup": 500, "horizon": 8, "updates": 8, "lr": 1e-3, "gamma": 0.98, "target_every": 10, "tau": 0.2}
 _RUN: dict[str, dict[str, Options]] = {
@@ -37,7 +38,7 @@ _AGENT: dict[str, dict[str, Options]] = {
     "Pendulum-v1": dict.fromkeys((*OFF_POLICY, *DISCRETE), _PENDULUM),
     **{env_id: dict.fromkeys(OFF_POLICY, _REACH) for env_id in ("FetchReach-v4", "PointReach-v0")},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
-    "MultiGoal-v0": dict.fromkeys(OFF_POLICY, {**_PENDULUM, "gamma": 0.9}),
+    "MultiGoal-v0": dict.fromkeys(OFF_POLICY, _MULTIGOAL),
     "CartPole-v1": {
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},
         "trpo-dual": {**_CARTPOLE, "horizon": 64, "lr": 1e-3, "minibatch": 128},
@@ -47,7 +48,7 @@ _AGENT: dict[str, dict[str, Options]] = {
         "npg": {**_CARTPOLE, "horizon": 128},
         "trpo": {**_CARTPOLE, "horizon": 128},
         "dqn": {"horizon": 256, "updates": 128, "lr": 2.3e-3, "target_every": 128, "epsilon_last": 0.04, "epsilon_share": 0.16},
-        "sac-discrete": {"lr": 1e-3, "target_entropy_share": 0.5},
+        "sac-discrete": {"lr": 1e-3, "tau": 0.05, "target_entropy_share": 0.5},
     },
 }
 

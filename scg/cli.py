@@ -15,6 +15,9 @@ SUMMARY = {
     "train": "train an agent: scg train reinforce --env CartPole-v1 --steps 100000 --seed 0",
     "eval": "evaluate a run on fresh episodes: scg eval RUN",
     "plot": "learning curves of runs: scg plot RUN…",
+    "video": "film a trained policy, without a display: scg video RUN --out policy.gif",
+    "overestimation": "a critic's estimates against the true returns: scg overestimation RUN…",
+    "multigoal": "paths, level sets and samples on the four goals: scg multigoal RUN",
     "paper": "reproduce a paper's claims: scg paper schulman2015_scg",
 }
 
@@ -32,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: scg COMMAND …      (scg COMMAND --help says more)\n")
         for name in available:
-            print(f"  {name:10} {SUMMARY.get(name, '')}")
+            print(f"  {name:15} {SUMMARY.get(name, '')}")
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
         print(f"scg {version('scg')}")

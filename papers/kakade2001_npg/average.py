@@ -152,10 +152,25 @@ class Flow:
         return float((before > low).mean()) if len(before) else 0.0
 
 
-def flow(direction: Policy, value: Policy, theta: Tensor, first: float, last: float, count: int = 300) -> Flow:
-    """The gradient flow from t = 0, at `count` times evenly spaced in log t."""
+def flow(direction: Policy, value: Policy, theta: Tensor, first: float, last: float, enough: float, count: int = 300) -> Flow:
+    """The gradient flow from t = 0, at `count` times evenly spaced in log t. It ends where the value is `enough`, which
+    all later times record: beyond, a policy without any chance left has a singular Fisher matrix."""
     times = np.geomspace(first, last, count)
+
+    def arrived(_: float, at: np.ndarray) -> float:
+        return float(value(torch.tensor(at))) - enough
+
+    arrived.terminal = True  # type: ignore[attr-defined]
     found = solve_ivp(
-        lambda _, at: direction(torch.tensor(at)).numpy(), (0.0, last), theta.numpy(), "LSODA", times, rtol=1e-8, atol=1e-10
+        lambda _, at: direction(torch.tensor(at)).numpy(),
+        (0.0, last),
+        theta.numpy(),
+        "LSODA",
+        times,
+        events=arrived,
+        rtol=1e-8,
+        atol=1e-10,
     )
-    return Flow(found.t, np.array([float(value(torch.tensor(at))) for at in found.y.T]))
+    values = np.full(count, enough)
+    values[: found.y.shape[1]] = [float(value(torch.tensor(at))) for at in found.y.T]
+    return Flow(times, values)

@@ -213,6 +213,14 @@ def test_k_of_every_k_plus_one_rows_have_another_goal_and_the_rest_are_as_record
     assert_same(drawn.rows, again.rows)
 
 
+@pytest.mark.parametrize(("k", "share"), [(0, 0.0), (1e400, 1.0)])
+def test_no_row_or_every_row_can_have_another_goal(k: float, share: float) -> None:
+    replay = Hindsight(80, Multistep(GAMMA), space=line_space(), k=k)
+    replay._checked = 10**9
+    replay.add(made_up(40, 2, 0))
+    assert (replay.sample(500, Generator().manual_seed(0)).rows["obs"][:, 2] < 100).double().mean() == share
+
+
 def test_a_goal_is_one_for_both_observations_and_the_ring_is_not_written_to() -> None:
     replay, _ = filled([40], 2, 80, seed=0, n=3)
     before = {name: ring.clone() for name, ring in replay._data.items()}
@@ -303,7 +311,7 @@ class Moody(gym.Env):
     def _obs(self) -> dict:
         place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
         obs = {"observation": place, "achieved_goal": place, "desired_goal": self.goal}
-        return {name: obs[name] for name in self.observation_space.spaces}
+        return {name: obs[name].copy() for name in self.observation_space.spaces}
 
     def compute_reward(self, achieved: Any, desired: Any, info: dict) -> Any:
         bonus = info["bonus"] if self.fault == "info" else 0.0
@@ -371,12 +379,12 @@ def test_every_off_policy_agent_learns_from_hindsight_by_a_flag(name: str, prior
 
 
 def test_bit_flip_is_learned_with_hindsight_and_not_without(tmp_path: Path) -> None:
-    """8 bits in 1,600 steps: measured 1.00 against 0.03 of 100 fresh episodes."""
+    """8 bits in 2,400 steps."""
     success = {}
     for her in ("future", "none"):
-        run_options, options = preset("dqn", "BitFlip8-v0", 1600)
-        config = config_type("dqn")(**{**options, "her": her, "hidden": (64, 64), "epsilon_share": 0.5})
-        run = RunConfig("BitFlip8-v0", **run_options, steps=1600, evaluations=1, eval_episodes=100, checkpoints=1)
+        run_options, options = preset("dqn", "BitFlip8-v0", 2400)
+        config = config_type("dqn")(**{**options, "her": her, "hidden": (64, 64), "epsilon_share": 0.3})
+        run = RunConfig("BitFlip8-v0", **run_options, steps=2400, evaluations=1, eval_episodes=100, checkpoints=1)
         success[her] = train(RunDirectory.create("dqn", run, config, tmp_path / her), quiet=True).success
     assert success["future"] >= 0.95
     assert success["none"] <= 0.2

@@ -286,6 +286,15 @@ def test_the_default_directory_takes_the_next_free_name(tmp_path: Path, monkeypa
     assert names == ["reinforce-CartPole-v1-seed0", "reinforce-CartPole-v1-seed0-2"]
 
 
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:
+    values = np.array([[1.0], [2.0], [3.0], [400.0]])
+    assert curves.summary(values, "iqm") == pytest.approx([2.5])
+    assert curves.summary(values) == pytest.approx([101.5])
+    assert curves.summary(values[:3], "iqm") == pytest.approx([2.0])  # three seeds: the mean
+    lower, upper = curves.bootstrap_interval(np.repeat(values, 8, 0), "iqm")
+    assert 1.0 <= lower[0] <= 2.5 <= upper[0] < curves.bootstrap_interval(np.repeat(values, 8, 0))[1][0]
+
+
 def test_the_bootstrap_interval_covers_the_mean_of_normal_runs() -> None:
     # 400 experiments of 20 runs: a 95 % percentile interval covers 93 % of the time at this size; 5 s.e. below is 0.87.
     drawn = np.random.default_rng(0).normal(size=(400, 20, 1))
