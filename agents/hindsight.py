@@ -73,14 +73,9 @@ class Hindsight(Replay):
             self._check(block)
         return super().add(block)
 
-    def _fields(self, block: Block) -> dict[str, Tensor]:
-        # `over` does not tell where a resumed run restarted the episodes of environments that cannot be saved.
-        return {**super()._fields(block), "first": block.first}
-
     def _allocate(self, fields: dict[str, Tensor]) -> None:
         super()._allocate(fields)
         shape = (self.slots, self.envs)
-        self._data["first"] = torch.zeros(shape, dtype=torch.bool)
         self._begin, self._end = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
         self._open = torch.full((self.envs,), self.count)
 

@@ -1,6 +1,6 @@
 """Replay: what happened, kept in a ring, drawn from uniformly, and saved piece by piece.
 
-    slot t   obs_t, action_t, reward_t, next_obs_t, terminated_t, over_t = terminated_t ∨ truncated_t      [slots, envs, …]
+    slot t   obs_t, action_t, reward_t, next_obs_t, terminated_t, first_t, over_t = terminated_t ∨ truncated_t      [slots, envs, …]
 
     n-step   R = Σ_{k<m} γ^k reward_{t+k}     next_obs = next_obs_{t+m-1}     discount = γ^m (1 − terminated_{t+m-1})
 
@@ -31,7 +31,7 @@ from agents.rollout import Block
 
 Rows = dict[str, Tensor]
 
-FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "over")
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "first", "over")
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class Replay:
         gamma, total, newest = self.target.gamma, self.slots * self.envs, (self.count - 1) % self.slots
         last, power = index, torch.full_like(reward, gamma)
         for _ in range(self.target.steps - 1):
-            goes_on = ~data["over"][last] & (last // self.envs != newest)
-            last = torch.where(goes_on, (last + self.envs) % total, last)
+            following = (last + self.envs) % total
+            # `over` does not tell where a resumed run restarted the episodes of environments that cannot be saved.
+            goes_on = ~data["over"][last] & (last // self.envs != newest) & ~data["first"][following]
+            last = torch.where(goes_on, following, last)
             reward = reward + torch.where(goes_on, power * data["reward"][last], 0.0)
             power = torch.where(goes_on, power * gamma, power)
             if not goes_on.any():

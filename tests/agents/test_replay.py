@@ -29,7 +29,8 @@ def made_up(steps: int, batch: int, seed: int, start: int = 0, ends: float = 0.2
     action = torch.randn(steps, batch, 2, generator=g, dtype=torch.float64)
     reward = torch.randn(steps, batch, generator=g, dtype=torch.float64)
     terminated, truncated = draw() < ends, draw() < ends
-    return Block(obs, action, None, reward, terminated, truncated, terminated, obs + 0.5, [])
+    first = torch.cat([draw()[:1] < ends, (terminated | truncated)[:-1]])  # a block may begin with restarted episodes
+    return Block(obs, action, None, reward, terminated, truncated, first, obs + 0.5, [])
 
 
 def joined(blocks: list[Block], name: str) -> Tensor:
@@ -51,7 +52,7 @@ def test_multistep_targets_equal_a_plain_loop(lengths: list[int], batch: int, ca
         blocks.append(made_up(length, batch, seed + i, count))
         replay.add(blocks[-1])
         count += length
-    reward, terminated, truncated = (joined(blocks, name) for name in ("reward", "terminated", "truncated"))
+    reward, terminated, truncated, first = (joined(blocks, name) for name in ("reward", "terminated", "truncated", "first"))
     slots = -(-capacity // batch)
     kept = range(max(0, count - slots), count)
     assert len(replay) == len(kept) * batch
@@ -61,7 +62,7 @@ def test_multistep_targets_equal_a_plain_loop(lengths: list[int], batch: int, ca
             for k in range(n):
                 last = t + k
                 total += gamma**k * reward[last, e]
-                if terminated[last, e] or truncated[last, e] or last == count - 1:
+                if terminated[last, e] or truncated[last, e] or last == count - 1 or first[last + 1, e]:
                     break
             rows = replay.rows(torch.tensor([t % slots * batch + e]))
             assert rows["obs"].tolist() == [[t, e]]
