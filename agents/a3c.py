@@ -174,17 +174,23 @@ def _work(
             nets = ActorCritic(config, vector.obs_space, vector.action_space, weights)
             learn = apprentice(config, nets, common, moves_statistics=index == 0)
             rollout = Rollout(vector, envs.seeds(seed, "environments", vector.batch, index), acting)
-            while True:
+            while _parent_lives():
                 with taken.get_lock():
                     go = taken.value < granted.value
                     if go:
                         taken.value += config.horizon * vector.batch
                 if not go:
-                    time.sleep(0.0005)
+                    time.sleep(0.001)
                     continue
                 reports.put(learn(rollout))
     except Exception as error:  # to the main process, which knows what to do with it
         reports.put(Report(0, [], {}, f"worker {index}: {type(error).__name__}: {error}"))
+
+
+def _parent_lives() -> bool:
+    """Whether the training loop is still there: a process that is killed does not stop its daemons."""
+    parent = multiprocessing.parent_process()  # type: ignore[attr-defined]
+    return parent is not None and parent.is_alive()
 
 
 def apprentice(config: A3C, nets: ActorCritic, common: Common, moves_statistics: bool) -> Callable[[Rollout], Report]:

@@ -21,7 +21,6 @@ from scipy.stats import trim_mean
 
 from agents.runs import RunDirectory, RunError, read_table
 
-
 Statistic = Literal["mean", "iqm"]
 
 
