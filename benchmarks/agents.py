@@ -198,7 +198,9 @@ def main() -> None:
         print(json.dumps(ours(wish.one, choices[0])))
         return
     console = Console()
-    table = Table("case", "ours, steps/s", "SB3", "×", "SBX", "×", "threads", "warm-up, s", title="environment steps per second")
+    table = Table(
+        "case", "ours, steps/s", "SB3", "×", "SBX", "×", "threads", "warm-up, s", title="environment steps per second"
+    )
     rows = []
     for name in CASES:
         if not any(name.startswith(start) for start in wish.only.split(",")):

@@ -26,6 +26,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 UNDECIDED = "undecided"
 """The verdict where the difference lies within its own standard errors."""
+CONTRARY = "not in so few steps"
+"""The verdict where the difference is clear, and against the paper, in runs much shorter than its own."""
 CLEAR = 2.0  # standard errors of a difference that make it one
 
 
@@ -99,12 +101,12 @@ def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say) -> 
 
 
 def clearly_more(ones: Sequence[float], others: Sequence[float]) -> bool | str:
-    """Whether the mean of `ones` exceeds that of `others`, paired: False if it is clearly less, UNDECIDED if neither."""
+    """Whether the mean of `ones` exceeds that of `others`, paired: CONTRARY if it is clearly less, UNDECIDED if neither."""
     gaps = [a - b for a, b in zip(ones, others, strict=True)]
     mean, error = statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
     if abs(mean) <= CLEAR * error:
         return UNDECIDED
-    return mean > 0
+    return True if mean > 0 else CONTRARY
 
 
 def curve(axis: Any, runs: Sequence[Learned], label: str, **style: Any) -> None:

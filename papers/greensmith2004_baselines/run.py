@@ -32,7 +32,7 @@ from papers.report import Claim, Job, Results, Say, collect, number, with_error
 from papers.tabular import Process, drawn_paths, every_path
 
 RIGHT = 1e-10
-FAR = 4.5  # standard errors: over the run's 24 sampled moments, by chance once in 6,000 runs
+FAR = 4.5  # standard errors: over the run's 50 sampled moments, by chance once in 3,000 runs; a bias of 7 is found with 0.99
 SEED, HORIZON, RATE = 4, 3, 0.1
 
 
@@ -248,7 +248,11 @@ def in_episodes(lab: Lab) -> Claim:
         hurts += single > none
     text = "<br>".join(f"{name}: {number(v, 4)}, {number(v / found[NONE], 3)} of none" for name, v in found.items())
     text += f"<br>on 20 random processes {BEST_OF_STATE} / {whole.JOINT}: {min(shares):.2f} to {max(shares):.2f}; worse than none in {hurts}"
-    right = found[whole.JOINT] <= min(found.values()) + RIGHT and min(shares) > 1 - RIGHT and max(shares) > 1.05
+    right = (
+        found[whole.JOINT] <= min(found.values()) + RIGHT
+        and min(shares) > 1 - RIGHT
+        and found[BEST_OF_STATE] > 1.05 * found[whole.JOINT]
+    )
     claim = "Whole episodes (ours): their terms are correlated, so what is best for independent samples is not best for the sum"
     return claim, "a bound, by mixing times", text, right, {"variances": found, "shares": shares, "worse than none": hurts}
 

@@ -92,7 +92,8 @@ def theorem_of_gradients(settings: Settings) -> Claim:
 
 def reparameterised(settings: Settings) -> Claim:
     """θ = bent(ψ): what a step in ψ does to the policy, beside what a step in θ does."""
-    natural, plain = [], []
+    natural: list[float] = []
+    plain: list[float] = []
     for process, psi in drawn(settings):
         theta, policy = bent(psi), lambda p: softmax(bent(p))
         pairs = {
@@ -173,6 +174,10 @@ def improvement(settings: Settings) -> Claim:
 # -- examples --------------------------------------------------------------------------------------------------------
 
 
+def worth(system: Regulator, at: Tensor) -> Tensor:
+    return -system.cost(at)
+
+
 def regulator(settings: Settings, flows: dict[str, dict[str, Flow]]) -> Claim:
     """From the same policy, under parameters that are scaled."""
     found: dict[str, Flow] = {}
@@ -180,9 +185,7 @@ def regulator(settings: Settings, flows: dict[str, dict[str, Flow]]) -> Claim:
         system = Regulator(scale)
         start = torch.tensor([0.15 / scale[0], 1.0 / scale[1]], dtype=torch.float64)
         for name, direction in ((NATURAL, system.natural), (PLAIN, system.uphill)):
-            found[f"{name}, s = {scale}"] = flow(
-                direction, lambda at, s=system: -s.cost(at), start, 1e-4, 1e4, -2.001, settings.points
-            )  # type: ignore[misc]
+            found[f"{name}, s = {scale}"] = flow(direction, partial(worth, system), start, 1e-4, 1e4, -2.001, settings.points)
     flows["regulator: cost"] = found
     times = {name: f.reaches(-2.01) for name, f in found.items()}
     natural, plain = ([t for n, t in times.items() if n.startswith(kind + ",")] for kind in (NATURAL, PLAIN))
@@ -219,7 +222,6 @@ def of_loops(scale: tuple[float, float], natural: bool, points: int, move: float
 
 def plateau(settings: Settings, flows: dict[str, dict[str, Flow]]) -> Claim:
     process = two_states()
-    at_start = process.visits(loops()(start_of_loops()))
     found = {name: of_loops((1.0, 1.0), name == NATURAL, settings.points) for name in (NATURAL, PLAIN)}
     flows["two states: average reward"] = found
     times = {name: f.reaches(1.9) for name, f in found.items()}

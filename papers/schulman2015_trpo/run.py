@@ -260,7 +260,7 @@ def against(lab: Lab, other: str) -> Claim:
     lines, together, numbers = [], list[tuple[float, float]](), dict[str, Any]()
     for (env, size), runs in lab.runs.items():
         ours, theirs = ([r.along for r in runs[name]] for name in (SEARCH, other))
-        scale = max(*ours, *theirs)
+        scale = max(abs(r) for r in (*ours, *theirs))
         together += [(a / scale, b / scale) for a, b in zip(ours, theirs, strict=True)]
         gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
         lines.append(f"{env}, {size}: " + ("the same runs" if not any(gaps) else over_seeds(gaps)))
@@ -272,7 +272,7 @@ def against(lab: Lab, other: str) -> Claim:
     text += f"<br>all, as shares of the best run: {with_error(statistics.fmean(gap), error)}"
     verdict = clearly_more(one, two)
     claim = f"Section 8.1: constraining the KL is a more robust way to choose step sizes: line search beside {other}"
-    return claim, "better on the harder tasks", text, verdict if verdict is not False else "does not hold", numbers
+    return claim, "better on the harder tasks", text, verdict, numbers
 
 
 def draw(lab: Lab, path: Path) -> None:

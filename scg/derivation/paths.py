@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-
 from scg.derivation.notation import LAST, Symbol, Time
 from scg.draw.words import ParameterNames
 from scg.node import Edge, Node

@@ -87,7 +87,9 @@ def test_a_metric_of_other_states_is_invariant_but_is_not_the_compatible_approxi
 
 def test_the_identity_for_a_metric_is_not_called_invariant(monkeypatch):
     monkeypatch.setattr(AverageProcess, "natural", AverageProcess.gradient)
-    results = collect("kakade2001_npg", Settings(), [("", lambda: reparameterised(Settings(processes=3)))], lambda what, done: None)
+    results = collect(
+        "kakade2001_npg", Settings(), [("", lambda: reparameterised(Settings(processes=3)))], lambda what, done: None
+    )
     assert results.rows[0].verdict == FAILED
 
 
