@@ -3,7 +3,7 @@
     scg paper                                        the papers that are here
     scg paper schulman2015_scg --draws 100000 --seed 0 --out runs/schulman2015_scg
 
-Exit code 0 if every claim was reproduced, 1 if one was not, 2 for arguments that make no sense.
+Exit code 0 if every claim was reproduced, 1 if one was not, 2 for arguments or kept runs that make no sense.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import papers
+from agents.runs import RunError
 from papers.report import show
 from scg.errors import nearest
 
@@ -60,7 +61,11 @@ def paper(argv: list[str]) -> int:
     columns = (TextColumn("{task.description:32}"), BarColumn(bar_width=30), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
-        results = module.run(settings, out, lambda what, done: progress.update(task, description=what, completed=done))
+        try:
+            results = module.run(settings, out, lambda what, done: progress.update(task, description=what, completed=done))
+        except RunError as error:  # of the runs that it is to go on with
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     results.seconds = round(time.perf_counter() - began, 1)
     results.write(out)
     show(results, console)

@@ -1,4 +1,10 @@
-"""Training runs for a paper: agents by name, as `scg train` makes them; what they earned, and how far their updates went."""
+"""Training runs for a paper: agents by name, as `scg train` makes them; what they earned, and how far their updates went.
+
+    <keep>/<agent>-<env>-<steps>-seed<seed>[-<option>=<value>…]      where `scg paper … --runs KEEP` keeps a run
+
+A finished run there is read in place of being trained again, an unfinished one is resumed, so an interrupted paper goes on
+where it was. Nothing says that another process is at work on a run: let it finish first.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,10 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +23,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agents import config_type
+from agents.agent import Config
 from agents.curves import on_common_steps
 from agents.presets import preset
-from agents.runs import RunConfig, RunDirectory, read_table
+from agents.runs import RunConfig, RunDirectory, RunError, read_table
 from agents.train import train
 from papers.report import Say
 
@@ -29,18 +37,33 @@ UNDECIDED = "undecided"
 CONTRARY = "not in so few steps"
 """The verdict where the difference is clear, and against the paper, in runs much shorter than its own."""
 CLEAR = 2.0  # standard errors of a difference that make it one
+LOOKING = ("evaluations", "eval_episodes", "checkpoints", "keep_checkpoints", "step_threads")
+"""Options of a run that change no step of it."""
+
+Look = Callable[[RunDirectory], Any]
+"""What else a paper wants to know of a finished run: a function of its files, importable by the processes that train."""
+
+
+def kept() -> Any:
+    """`--runs` among a paper's Settings. Where the runs are kept is no part of the results."""
+    told = "folder that keeps the training runs: finished ones are read, unfinished ones resumed; empty keeps none"
+    return field(default="", metadata={"help": told, "told": False})
 
 
 @dataclass(frozen=True)
 class Learned:
     """One run. `returns` are training episodes', means of the last twenty, at `steps`; `final` that of fresh episodes at
-    the end, the most probable actions taken; `kl` each update's, where the agent has one; `seconds` of CPU."""
+    the end, the most probable actions taken; `kl` each update's, where the agent has one; `seconds` of CPU, or of the clock
+    that the run's own metrics show where it was trained before; `evaluations` (step, mean return of fresh episodes) along
+    the run; `seen` what the paper's `look` found."""
 
     steps: list[float]
     returns: list[float]
     kl: list[float]
     final: float
     seconds: float
+    evaluations: list[tuple[float, float]] = field(default_factory=list)
+    seen: Any = None
 
     @property
     def along(self) -> float:
@@ -63,37 +86,95 @@ class Learned:
         }
 
 
-def learn(agent: str, env: str, steps: int, seed: int, episodes: int = 10, **options: Any) -> Learned:
-    """Train `agent` as `scg train` would, with its preset for `env`, changed by `options`; its files are not kept."""
+def learn(
+    agent: str,
+    env: str,
+    steps: int,
+    seed: int,
+    episodes: int = 10,
+    points: int = 1,
+    look: Look | None = None,
+    keep: str = "",
+    **options: Any,
+) -> Learned:
+    """Train `agent` as `scg train` would, with its preset for `env`, changed by `options`; evaluated on `episodes` and saved
+    at `points` evenly spaced steps. Its files are gone when this returns, unless they are in folder `keep`."""
     run, config = preset(agent, env, steps)
     settings = RunConfig(
-        **{**run, "env": env, "steps": steps, "seed": seed, "evaluations": 1, "eval_episodes": episodes, "checkpoints": 1},
+        **{**run, "env": env, "steps": steps, "seed": seed, "evaluations": points, "eval_episodes": episodes},
+        checkpoints=points,
+        keep_checkpoints=0 if points > 1 else 2,
         step_threads=1,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        directory = RunDirectory.create(agent, settings, config_type(agent)(**{**config, **options}), Path(folder) / "run")
-        began = time.process_time()
-        final = train(directory, quiet=True).mean
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / run_name(agent, env, steps, seed, options)
+        directory, seconds = finished(path, agent, settings, config_type(agent)(**{**config, **options}))
         rows = read_table(directory.path / "metrics.csv")
+        evaluations = [(row["step"], row["return"]) for row in read_table(directory.path / "evaluations.csv")]
+        seen = look(directory) if look else None
     return Learned(
         [row["step"] for row in rows],
         [row["return"] for row in rows],
         [row["kl"] for row in rows if "kl" in row],
-        final,
-        time.process_time() - began,
+        evaluations[-1][1],
+        rows[-1]["seconds"] if seconds is None else seconds,
+        evaluations,
+        seen,
     )
 
 
-def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say) -> dict[Key, Learned]:
-    """`learn(**run)` of each, in `workers` processes; the results do not depend on how many."""
+def run_name(agent: str, env: str, steps: int, seed: int, options: Mapping[str, Any]) -> str:
+    """`td3-Hopper-v5-50000-seed0-delay=1-twin=False`: what a paper's runs are called in the folder that keeps them."""
+    changed = [f"{key}={value}" for key, value in sorted(options.items())]
+    return "-".join([agent, env.replace("/", "-"), str(steps), f"seed{seed}", *changed])
+
+
+def finished(path: Path, agent: str, settings: RunConfig, config: Config) -> tuple[RunDirectory, float | None]:
+    """The run at `path`, trained to its end, and the seconds of CPU that this took; None if it had been before.
+
+    RunError if what is at `path` is another run.
+    """
+    began = time.process_time()
+    if not (path / "config.json").exists():
+        directory = RunDirectory.create(agent, settings, config, path)
+        train(directory, quiet=True)
+        return directory, time.process_time() - began
+    directory = RunDirectory.open(path)
+    _assert_same(directory, agent, settings, config)
+    if _ended(directory):
+        return directory, None
+    train(directory, resume=bool(directory.checkpoints.paths()), quiet=True)
+    return directory, time.process_time() - began
+
+
+def _ended(run: RunDirectory) -> bool:
+    """The curve is drawn after the last checkpoint; evaluations that reach the end tell it from one of a shorter run."""
+    file = run.path / "evaluations.csv"
+    rows = read_table(file) if file.exists() else []
+    return bool(rows) and rows[-1]["step"] >= run.run.steps and (run.path / "curve.png").exists()
+
+
+def _assert_same(run: RunDirectory, agent: str, settings: RunConfig, config: Config) -> None:
+    there = {"agent": run.name, **asdict(run.run), **asdict(run.agent)}
+    here = {"agent": agent, **asdict(settings), **asdict(config)}
+    for name in sorted({*there, *here} - {*LOOKING}):
+        if there.get(name) != here.get(name):
+            raise RunError(
+                f"run {run.path}: its {name} is {there.get(name)!r}, the paper's {here.get(name)!r}. "
+                "Move it away, or keep the paper's runs in another folder with --runs."
+            )
+
+
+def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say, keep: str = "") -> dict[Key, Learned]:
+    """`learn(**run)` of each, in `workers` processes; the results do not depend on how many, nor on `keep`."""
     found: dict[Key, Learned] = {}
     if workers == 1:
         for key, run in runs.items():
             say(f"{run['agent']}, {run['env']}, seed {run['seed']}", len(found) / (len(runs) + 1))
-            found[key] = learn(**run)
+            found[key] = learn(**run, keep=keep)
         return found
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(learn, **run): key for key, run in runs.items()}
+        waiting = {pool.submit(learn, **run, keep=keep): key for key, run in runs.items()}
         for done in as_completed(waiting):
             found[waiting[done]] = done.result()
             say(f"{len(found)} of {len(runs)} runs", len(found) / (len(runs) + 1))

@@ -9,7 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,12 @@ Say = Callable[[str, float], None]
 
 
 def collect(paper: str, settings: Any, jobs: Sequence[Job], say: Say) -> Results:
-    """Run the jobs `(title, job)` in order, one row each. `settings` is the dataclass that the run was given."""
+    """Run the jobs `(title, job)` in order, one row each. `settings` is the dataclass that the run was given; its fields
+    with `told` False in their metadata are left out of the results."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    results = Results(paper, f"scg paper {paper}", asdict(settings), versions)
+    told = {field.name for field in fields(settings) if field.metadata.get("told", True)}
+    chosen = {name: value for name, value in asdict(settings).items() if name in told}
+    results = Results(paper, f"scg paper {paper}", chosen, versions)
     for i, (title, job) in enumerate(jobs):
         say(title, i / (len(jobs) + 1))
         began = time.perf_counter()
