@@ -17,7 +17,7 @@ states of the replay buffer; here they are the current policy's, or (`states="st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -50,6 +50,23 @@ class Measured(NamedTuple):
     bias: float
     error: float
     states: int
+
+
+class Paths(NamedTuple):
+    """Each `[time, batch]`; where a state is not counted, estimate and truth are 0."""
+
+    estimate: Tensor
+    truth: Tensor
+    counted: Tensor
+
+    def measured(self) -> Measured:
+        estimate, truth, count = self.estimate.sum(), self.truth.sum(), self.counted.sum()
+        bias = (estimate - truth) / count
+        # Each environment's share of the bias: their sum is the ratio estimator's, so that paths weigh as their states do.
+        paths = self.counted.shape[1]
+        share = ((self.estimate - self.truth).sum(0) - bias * self.counted.sum(0)) / count * paths
+        error = share.std() / paths**0.5
+        return Measured(float(estimate / count), float(truth / count), float(bias), float(error), int(count))
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ def returns(block: Block, gamma: float, alpha: float = 0.0) -> tuple[Tensor, Ten
     return total, unseen
 
 
-def measure(
+def follow(
     policy: nn.Module,
     estimate: Estimate,
     vector: Environments,
@@ -96,8 +113,8 @@ def measure(
     how: Measurement,
     visit: int,
     alpha: float = 0.0,
-) -> Measured:
-    """Measure in `vector`, whose environments have no time limit, at the states of the first `visit` steps.
+) -> Paths:
+    """Walk in `vector`, whose environments have no time limit; the states of the first `visit` steps are looked at.
 
     RunError if no state can be counted: γ too close to 1 for episodes that do not end.
     """
@@ -115,14 +132,20 @@ def measure(
             f"overestimation: none of {counted.numel()} states is followed by a termination, or by steps enough to see its "
             f"return (γ = {gamma}). Raise --tolerance."
         )
-    values = torch.where(counted, estimate(block), 0.0).double()
-    truth = torch.where(counted, truth, 0.0).double()
-    count = counted.sum()
-    bias = (values - truth).sum() / count
-    # Each environment's share of the bias: their sum is the ratio estimator's, so that paths weigh as their states do.
-    share = ((values - truth).sum(0) - bias * counted.sum(0)) / count * len(counted[0])
-    error = share.std() / len(share) ** 0.5
-    return Measured(float(values.sum() / count), float(truth.sum() / count), float(bias), float(error), int(count))
+    return Paths(torch.where(counted, estimate(block), 0.0).double(), torch.where(counted, truth, 0.0).double(), counted)
+
+
+def measure(
+    policy: nn.Module,
+    estimate: Estimate,
+    vector: Environments,
+    gamma: float,
+    how: Measurement,
+    visit: int,
+    alpha: float = 0.0,
+) -> Measured:
+    """`follow`, and what its states say together."""
+    return follow(policy, estimate, vector, gamma, how, visit, alpha).measured()
 
 
 def critics_of(agent: Agent, space: gym.Space, generator: Generator, device: str = "cpu") -> Estimate:
@@ -154,9 +177,21 @@ def over_training(run: RunDirectory, how: Measurement, say: Callable[[str], None
 
     RunError for an agent without action values; CheckpointError if no checkpoint can be read.
     """
+    table, rows = Table(run.path / "overestimation.csv"), []
+    for step, paths in each_checkpoint(run, how, say):
+        measured = paths.measured()
+        table.write(step, measured._asdict())
+        rows.append({"step": step, **measured._asdict()})
+        say(f"step {step:>9,}   estimate {measured.estimate:9.2f}   truth {measured.truth:9.2f}   bias {measured.bias:+.2f}")
+    if not rows:
+        raise CheckpointError(f"run {run.path}: no checkpoint that can be read. Train it again.")
+    return rows
+
+
+def each_checkpoint(run: RunDirectory, how: Measurement, say: Callable[[str], None] = print) -> Iterator[tuple[int, Paths]]:
+    """The step of every checkpoint that can be read, and the paths of its policy."""
     options, config = run.run, run.agent
     gamma = getattr(config, "gamma", 1.0)
-    table, rows = Table(run.path / "overestimation.csv"), []
     with envs.make(options.env, how.envs, bins=options.action_bins, max_episode_steps=NO_LIMIT) as vector:
         agent = build(run, vector)
         if "q" not in agent.graph.nodes:
@@ -174,16 +209,7 @@ def over_training(run: RunDirectory, how: Measurement, say: Callable[[str], None
             alpha = temperature(agent, config)
             if alpha and not isinstance(agent.policy(_look(vector)), Distribution):
                 raise RunError(f"run {run.path}: {run.name}'s policy has no density, so its entropy cannot be measured.")
-            measured = measure(agent.policy, estimate, vector, gamma, how, visit, alpha)
-            step = state["counters"]["step"]
-            table.write(step, measured._asdict())
-            rows.append({"step": step, **measured._asdict()})
-            say(
-                f"step {step:>9,}   estimate {measured.estimate:9.2f}   truth {measured.truth:9.2f}   bias {measured.bias:+.2f}"
-            )
-    if not rows:
-        raise CheckpointError(f"run {run.path}: no checkpoint that can be read. Train it again.")
-    return rows
+            yield state["counters"]["step"], follow(agent.policy, estimate, vector, gamma, how, visit, alpha)
 
 
 def _look(vector: Environments) -> Tensor:
