@@ -4,8 +4,9 @@
 
 An entry counts as biased where |g(T)| exceeds Student's quantile at false_alarm / (entries · choices). Two guards for what
 a normal mean does not cover: entries of which one draw makes up most of the variance decide nothing; and what the
-reference itself may be off is taken from the bias first. An entry without any variance is biased where it differs at all:
-either it is, or these draws have not seen its variance.
+reference itself may be off is taken from the bias first. An entry that varies no more than rounding is held to its
+standard error without that correction; without any variance it is biased where it differs at all: either it is, or these
+draws have not seen its variance.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def bias(meter: Meter, reference: Reference, tail: float, confidence: float) -> 
     corrected = t + skewness * (t.square() / 3 + 1 / 6) / n**0.5 + skewness.square() * t**3 / (27 * n)
     dominated = moments.peak > DOMINANT * moments.squares
     # Both must exceed: the correction guards against skewness, and is not to find what the plain mean does not.
-    rejected = torch.where(still, beyond != 0, ~dominated & (torch.minimum(corrected.abs(), t.abs()) > critical))
+    rejected = torch.where(
+        still, beyond.abs() > critical * se, ~dominated & (torch.minimum(corrected.abs(), t.abs()) > critical)
+    )
     score = value.abs() / (critical * se + slack).clamp_min(1e-300)
     return Bias(value, quantile(1 - confidence, n) * se + slack, rejected, int(score.argmax()))

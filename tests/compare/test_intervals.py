@@ -139,3 +139,15 @@ def test_constant_draws_off_the_reference_are_biased_beyond_rounding_only():
     assert not bias(metered(draws), given(torch.tensor([0.25 + 1e-16])), 1e-3, 0.95).biased
     vague = Reference("exact", torch.tensor([0.2500001]), torch.tensor([1e-6]), torch.zeros(1))
     assert not bias(metered(draws), vague, 1e-3, 0.95).biased
+
+
+def test_entries_far_smaller_than_the_largest_are_held_to_their_own_standard_error():
+    """float32's rounding of an entry near 1 is as large as the standard errors of entries near 5e-4."""
+    torch.set_default_dtype(torch.float32)
+    draws = torch.cat([5e-4 * torch.randn(400, 2000), 1.0 + torch.randn(400, 1)], 1).double()
+    meter, truth = metered(draws), torch.zeros(2001, dtype=torch.float64)
+    truth[-1] = 1.0
+    assert meter.rounding > float(meter.moments.se[:-1].max())
+    assert not bias(meter, given(truth), 1e-3 / 2001, 0.95).biased
+    off = torch.where(torch.arange(2001) == 7, 8 * meter.rounding, 0.0)
+    assert bias(meter, given(truth + off), 1e-3 / 2001, 0.95).biased
