@@ -210,8 +210,22 @@ class Whole:
 
 
 def compile_whole(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`step`, gradient and in-place updates included, as one compiled function of fixed shapes."""
+    """`step`, gradient and in-place updates included, as one compiled function of its tensors' shapes.
+
+    Nothing that it was compiled for changes afterwards but the values of tensors and the shapes of its arguments; to look at
+    some hundred other objects again at every call would take a fifth of a small update's time.
+    """
     torch._dynamo.config.trace_autograd_ops = True
     # A code object of its own: the compiler's cache belongs to it, and so does the limit on how much is in there.
     step = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, step.__defaults__, step.__closure__)
-    return torch.compile(step, fullgraph=True, dynamic=False)
+    arguments = step.__code__.co_varnames[: step.__code__.co_argcount]
+
+    def worth_a_look(guards: Sequence[Any]) -> list[bool]:
+        return [g.guard_type in ("TENSOR_MATCH", "DICT_KEYS_MATCH") and g.name.split("[")[0] in arguments for g in guards]
+
+    options: dict[str, Any] = {
+        "cpp_wrapper": not torch.cuda.is_available(),
+        "guard_filter_fn": worth_a_look,
+        "fallback_random": True,
+    }
+    return torch.compile(step, fullgraph=True, dynamic=False, options=options)

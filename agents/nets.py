@@ -58,13 +58,12 @@ class MLP(nn.Module):
 
 def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
     """`MLP.forward` without tensors: for a handful of rows a step of acting costs 10 µs in place of 100."""
-    last = len(weights) - 1
-    for i, (weight, bias) in enumerate(weights):
-        x = x @ weight
-        x += bias
-        if i < last:
-            np.tanh(x, out=x)
-    return x
+    *hidden, (last, last_bias) = weights
+    for weight, bias in hidden:
+        x = np.dot(x, weight)  # half of what `@` costs on rows this few
+        np.add(x, bias, out=x)
+        np.tanh(x, out=x)
+    return np.dot(x, last) + last_bias
 
 
 # (obs [batch, …], noise [batch, …] or None for the most probable action) -> action [batch, …]

@@ -152,7 +152,7 @@ class Rollout:
         self._total += step.reward
         self._length += 1
         self._first = step.terminated | step.truncated
-        if not self._first.any():
+        if not np.count_nonzero(self._first):
             return []
         over = np.flatnonzero(self._first)
         ended = [Episode(float(self._total[i]), int(self._length[i])) for i in over]

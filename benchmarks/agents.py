@@ -6,7 +6,7 @@
 Each measurement is a process of its own, kept to as many cores as it may have threads: collecting, updating and, for ours,
 checking for NaN, without evaluation. Compilation and the first blocks are outside the clock and printed apart. In the first
 round every side is measured with each number of threads, and goes on with its better one; rounds alternate, so that a busy
-machine slows all.
+machine slows all. "Of simulator" is our rate over that of one environment of gymnasium's that is stepped and nothing else.
 """
 
 from __future__ import annotations
@@ -75,6 +75,22 @@ CASES: dict[str, Case] = {
     "td3": _off("td3"),
     "td3, bf16": _off("td3", bf16=True),
     "ddpg": _off("ddpg"),
+    "dqn": Case(
+        "dqn",
+        "CartPole-v1",
+        {"warmup": 1000, "horizon": 256, "updates": 128, "lr": 2.3e-3, "double": False, "compile": True},
+        warm=3000,
+        steps=20_480,
+        theirs={
+            "learning_starts": 1000,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "buffer_size": 100_000,
+            "policy_kwargs": {"net_arch": [256, 256]},
+        },
+    ),
 }
 
 PEER = """
@@ -132,7 +148,23 @@ def ours(name: str, threads: int) -> dict[str, float]:
         run(case.warm)
         middle = time.perf_counter()
         done = run(case.steps)
-        return {"rate": done / (time.perf_counter() - middle), "warm_up": middle - start}
+        return {"rate": done / (time.perf_counter() - middle), "warm_up": middle - start, "simulator": simulator(case.env)}
+
+
+def simulator(env_id: str, steps: int = 4000) -> float:
+    """Steps per second of one environment of gymnasium's under random actions, and nothing else."""
+    import gymnasium as gym
+
+    env = gym.make(env_id)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(steps)]
+    start = time.perf_counter()
+    for action in actions:
+        *_, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+    return steps / (time.perf_counter() - start)
 
 
 def measured(command: list[str], threads: int) -> dict[str, float] | str:
@@ -157,7 +189,7 @@ def row(name: str, python: str, repeats: int, choices: list[int], say: Any) -> d
     """Rates of all sides at their better number of threads."""
     sides = ["ours", *CASES[name].peers]
     rates: dict[tuple[str, int], list[float]] = {}
-    warm_up = 0.0
+    warm_up = simulated = 0.0
     for repeat in range(repeats):
         for side in sides:
             tried = choices if repeat == 0 else [_best(rates, side)]
@@ -168,7 +200,7 @@ def row(name: str, python: str, repeats: int, choices: list[int], say: Any) -> d
                     continue
                 rates.setdefault((side, threads), []).append(found["rate"])
                 if side == "ours":
-                    warm_up = max(warm_up, found["warm_up"])
+                    warm_up, simulated = max(warm_up, found["warm_up"]), max(simulated, found["simulator"])
         sides = [side for side in sides if any(key[0] == side for key in rates)]
     result: dict[str, Any] = {"case": name, "warm_up": round(warm_up, 1)}
     for side in sides:
@@ -176,6 +208,8 @@ def row(name: str, python: str, repeats: int, choices: list[int], say: Any) -> d
         result[side], result[f"{side}_threads"] = round(statistics.median(rates[side, threads]), 1), threads
         if side != "ours" and "ours" in result:
             result[f"ratio_{side}"] = round(result["ours"] / result[side], 2)
+    if "ours" in result:
+        result["of_simulator"] = round(result["ours"] / simulated, 3)
     return result
 
 
@@ -199,7 +233,16 @@ def main() -> None:
         return
     console = Console()
     table = Table(
-        "case", "ours, steps/s", "SB3", "×", "SBX", "×", "threads", "warm-up, s", title="environment steps per second"
+        "case",
+        "ours, steps/s",
+        "SB3",
+        "×",
+        "SBX",
+        "×",
+        "of simulator",
+        "threads",
+        "warm-up, s",
+        title="environment steps per second",
     )
     rows = []
     for name in CASES:
@@ -208,7 +251,7 @@ def main() -> None:
         found = row(name, wish.peer_python, wish.repeats, choices, console.print)
         rows.append(found)
         console.print(found)
-        shown = [str(found.get(key, "–")) for key in ("ours", "sb3", "ratio_sb3", "sbx", "ratio_sbx")]
+        shown = [str(found.get(key, "–")) for key in ("ours", "sb3", "ratio_sb3", "sbx", "ratio_sbx", "of_simulator")]
         threads = "/".join(str(found[key]) for key in ("ours_threads", "sb3_threads", "sbx_threads") if key in found)
         table.add_row(name, *shown, threads, str(found["warm_up"]))
     console.print(table)

@@ -15,6 +15,7 @@ import scg
 from agents import cli, config_type, descent, envs, train
 from agents.a2c import A2C
 from agents.agent import NotFinite, OptionError
+from agents.descent import compile_whole
 from agents.npg import NPG
 from agents.ppo import PPO, Beta
 from agents.presets import COMPILE_FROM, preset
@@ -241,3 +242,23 @@ def test_an_option_that_makes_no_sense_is_one_message(
 def test_recomputed_advantages_follow_the_critic() -> None:
     once, again = (updated(PPO(**SMALL, minibatch=8, epochs=4, recompute=flag), blocks=1)[0] for flag in (False, True))
     assert any((a != b).any() for a, b in zip(once.policy.parameters(), again.policy.parameters(), strict=True))
+
+
+def test_a_compiled_step_looks_at_the_shapes_and_types_of_its_arguments_and_at_nothing_else(monkeypatch):
+    """Other shapes are compiled anew; what else the step refers to is read once."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
+    weight, setting = torch.full((3,), 2.0), {"factor": 1.0}
+
+    def step(rows, index):
+        return setting["factor"] * (rows["x"][index] * weight).sum()
+
+    whole = compile_whole(step)
+    ones, index = torch.ones(4, 3), torch.arange(2)
+    assert float(whole({"x": ones}, index)) == 12.0
+    assert float(whole({"x": ones}, torch.arange(3))) == 18.0
+    assert whole({"x": ones.double()}, index).dtype is torch.float64
+    assert float(whole({"x": ones, "y": ones}, index)) == 12.0
+    weight.fill_(3.0)
+    setting["factor"] = 7.0
+    assert float(whole({"x": ones}, index)) == 18.0

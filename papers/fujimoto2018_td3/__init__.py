@@ -1,0 +1,1 @@
+"""Fujimoto, van Hoof & Meger (2018), "Addressing function approximation error in actor-critic methods"."""

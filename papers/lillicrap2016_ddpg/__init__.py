@@ -1,0 +1,1 @@
+"""Lillicrap et al. (2016), "Continuous control with deep reinforcement learning"."""
