@@ -42,8 +42,9 @@ class Critics:
 
     @property
     def correlation(self) -> float:
-        """Of estimates with returns, state by state."""
-        return float(np.corrcoef(np.array(self.pairs).T)[0, 1])
+        """Of estimates with returns, state by state; 0 where either is the same everywhere."""
+        estimate, truth = np.array(self.pairs).T
+        return float(np.corrcoef(estimate, truth)[0, 1]) if estimate.std() * truth.std() > 0 else 0.0
 
     @property
     def rms(self) -> float:

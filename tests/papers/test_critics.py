@@ -54,3 +54,9 @@ def test_estimates_that_are_off_by_a_constant():
     assert seen.overestimation == 5.0
     assert seen.correlation == pytest.approx(1.0)
     assert seen.rms == pytest.approx(5.0 / (sum(x**2 for x in (9, 12, 15, 18)) / 4) ** 0.5)
+
+
+def test_values_that_are_the_same_everywhere_correlate_with_nothing():
+    seen = judged(flat(0.0), bias=5.0).seen
+    constant = type(seen)(seen.along, [(1.0, 100.0), (2.0, 100.0)])
+    assert constant.correlation == 0.0
