@@ -42,13 +42,11 @@ bench: $(READY)  ## the surrogate against hand-written losses; every estimator o
 	$(BIN)/python -m benchmarks.surrogate
 	$(BIN)/python -m benchmarks.estimators --peers $(PEERS)
 
-papers: $(READY)  ## reproduce every paper
-	$(BIN)/scg paper schulman2015_scg
-	$(BIN)/scg paper mohamed2020_mcgrad
-	$(BIN)/scg paper tucker2017_rebar
-	$(BIN)/scg paper grathwohl2018_relax
-	$(BIN)/scg paper foerster2018_dice
-	$(BIN)/scg paper weber2019_credit
+papers: $(READY)  ## reproduce every paper; their training runs take hours
+	@for run in papers/*/run.py; do \
+	    echo "-- $$(basename $$(dirname $$run))"; \
+	    $(BIN)/scg paper $$(basename $$(dirname $$run)) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs pictures
