@@ -125,8 +125,7 @@ def off_policy(
     def update(block: Block, progress: float) -> Metrics:
         memory.add(block)
         means = Means()
-        for _ in range(config.updates):
-            drawn = memory.sample(config.batch, own, progress)
+        for drawn in memory.minibatches(config.updates, config.batch, own, progress):
             metrics, error = learner({name: value.to(config.device) for name, value in drawn.rows.items()})
             memory.learned(drawn.index, error)
             means.add(metrics)

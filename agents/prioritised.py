@@ -11,6 +11,7 @@ Schaul, Quan, Antonoglou & Silver (2016), "Prioritized experience replay".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ class PrioritisedReplay(Replay):
         chosen = self.rows(drawn)
         chosen["importance"] = torch.from_numpy(importance / importance.max()).to(chosen["reward"].dtype)
         return Drawn(chosen, drawn)
+
+    def minibatches(self, count: int, rows: int, generator: Generator, progress: float = 0.0) -> Iterator[Drawn]:
+        """One after the other: each changes the priorities that the next is drawn by."""
+        for _ in range(count):
+            yield self.sample(rows, generator, progress)
 
     def learned(self, index: Tensor, error: Tensor) -> None:
         priority = (np.abs(error.detach().cpu().numpy().astype(np.float64)) + EPSILON) ** self.alpha

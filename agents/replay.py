@@ -17,6 +17,7 @@ Lin (1992); Mnih et al. (2015). Truncation: Pardo et al. (2018).
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ class Replay:
         """A minibatch of `rows`: obs, action, reward, next_obs, discount."""
         index = torch.randint(len(self), (rows,), generator=generator)
         return Drawn(self.rows(index), index)
+
+    def minibatches(self, count: int, rows: int, generator: Generator, progress: float = 0.0) -> Iterator[Drawn]:
+        """`count` of them, drawn at once: a draw costs as much as a small update."""
+        drawn = self.sample(count * rows, generator, progress)
+        pieces = {name: value.split(rows) for name, value in drawn.rows.items()}
+        for i, index in enumerate(drawn.index.split(rows)):
+            yield Drawn({name: piece[i] for name, piece in pieces.items()}, index)
 
     def learned(self, index: Tensor, error: Tensor) -> None:
         """What the critics' errors were at drawn rows. Uniform sampling does not care."""

@@ -268,3 +268,26 @@ def test_uniform_actions_cover_the_box_and_look_at_nothing() -> None:
     assert noise.shape == (1000, 2, 3)
     assert -1 <= noise.min() < -0.99
     assert 0.99 < noise.max() <= 1
+
+
+# -- several minibatches -------------------------------------------------------------------------------------
+
+
+def test_uniform_minibatches_are_one_draw_in_pieces() -> None:
+    replay = Replay(50, Multistep(0.9, 2))
+    replay.add(made_up(20, 2, 0))
+    whole = replay.sample(24, Generator().manual_seed(0))
+    pieces = list(replay.minibatches(3, 8, Generator().manual_seed(0)))
+    assert [len(piece.index) for piece in pieces] == [8, 8, 8]
+    assert_same({name: torch.cat([piece.rows[name] for piece in pieces]) for name in whole.rows}, whole.rows)
+    assert torch.equal(torch.cat([piece.index for piece in pieces]), whole.index)
+
+
+def test_a_prioritised_minibatch_knows_what_the_one_before_it_taught() -> None:
+    """A row whose error is by far the largest is all that is drawn from then on."""
+    replay = PrioritisedReplay(50, Multistep())
+    replay.add(made_up(20, 2, 0))
+    drawn = replay.minibatches(2, 16, Generator().manual_seed(0))
+    assert len(set(next(drawn).index.tolist())) > 8
+    replay.learned(torch.tensor([7]), torch.tensor([1e12]))
+    assert set(next(drawn).index.tolist()) == {7}
