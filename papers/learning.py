@@ -182,8 +182,11 @@ def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say, kee
 
 
 def clearly_more(ones: Sequence[float], others: Sequence[float]) -> bool | str:
-    """Whether the mean of `ones` exceeds that of `others`, paired: CONTRARY if it is clearly less, UNDECIDED if neither."""
+    """Whether the mean of `ones` exceeds that of `others`, paired: CONTRARY if it is clearly less, UNDECIDED if neither.
+    One pair decides nothing."""
     gaps = [a - b for a, b in zip(ones, others, strict=True)]
+    if len(gaps) == 1:
+        return UNDECIDED
     mean, error = statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
     if abs(mean) <= CLEAR * error:
         return UNDECIDED

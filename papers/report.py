@@ -153,7 +153,9 @@ def with_error(mean: float, error: float) -> str:
 
 
 def over_seeds(values: Sequence[float]) -> str:
-    """Mean ± standard error."""
+    """Mean ± standard error, or the one number that there is."""
+    if len(values) == 1:
+        return f"{number(values[0], 0 if abs(values[0]) >= 100 else 2)} (one run)"
     return with_error(statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5)
 
 

@@ -51,6 +51,7 @@ def test_a_difference_is_one_beyond_two_standard_errors():
     assert clearly_more([1.0 + n for n in noise], [0.0] * 4) is True
     assert clearly_more([-1.0 + n for n in noise], [0.0] * 4) == CONTRARY
     assert clearly_more([0.8 + n for n in noise], [0.0] * 4) == UNDECIDED
+    assert clearly_more([100.0], [0.0]) == UNDECIDED  # one pair has no standard error
 
 
 # -- runs that are kept ----------------------------------------------------------------------------------------------
