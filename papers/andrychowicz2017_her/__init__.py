@@ -1,0 +1,1 @@
+"""Andrychowicz et al. (2017), "Hindsight experience replay"."""

@@ -1,0 +1,1 @@
+"""Haarnoja, Zhou, Abbeel & Levine (2018), "Soft actor-critic"."""
