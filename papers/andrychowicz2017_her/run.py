@@ -50,7 +50,7 @@ class Settings:
     steps: int = field(default=3000, metadata={"help": "environment steps of a run on up to 10 bits; beyond, as the square"})
     reach: int = field(default=2500, metadata={"help": "environment steps of a run on the point"})
     fetch: int = field(default=0, metadata={"help": "environment steps of a run on FetchReach-v4, 6000 say; 0 for none"})
-    seeds: int = field(default=2, metadata={"help": "runs of each kind"})
+    seeds: int = field(default=3, metadata={"help": "runs of each kind"})
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
     runs: str = kept()
