@@ -77,6 +77,10 @@ class DQN(OffPolicy):
     """share of the way that the target goes: 1 copies the critic"""
     target_every: int = 500
     """gradient steps between two steps of the target"""
+    lr_last: float = 1.0
+    """share of the learning rate that is left at the end of the run, where it falls linearly to"""
+    max_grad_norm: float = 10.0
+    """longer gradients are shortened to this"""
     epsilon: float = 1.0
     """probability of a random action at first"""
     epsilon_last: float = 0.05
@@ -86,18 +90,19 @@ class DQN(OffPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, at_least_one="target_every", unit="epsilon epsilon_last epsilon_share")
+        check_options(self, "target_every", "max_grad_norm", "epsilon epsilon_last epsilon_share lr_last")
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
         critic = QHeads(Encoder(obs_space), action_space, self.hidden, generator).to(self.device)
         target_critic = frozen(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
+        adam = self.adam(critic, max_norm=self.max_grad_norm)
         agent = off_policy(
             self,
             (obs_space, action_space),
             generator,
             dqn(critic, target_critic, self.double, self.huber),  # type: ignore[arg-type]
-            {"bellman": self.adam(critic)},
+            {"bellman": adam},
             [(target_critic, critic)],
             policy=critic,
             behaviour=EpsilonGreedy(critic, RandomChoice(action_space), epsilon),
@@ -107,6 +112,7 @@ class DQN(OffPolicy):
 
         def update(block: Block, progress: float) -> Metrics:
             epsilon.follow(progress)
+            adam.rate.fill_(self.lr * (1 - (1 - self.lr_last) * progress))
             return {**agent.update(block, progress), "epsilon": epsilon.value}
 
         return replace(agent, update=update)

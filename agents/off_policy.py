@@ -90,9 +90,9 @@ class OffPolicy:
             return PrioritisedReplay(self.replay, target, self.mapped, **priorities)
         return Replay(self.replay, target, self.mapped)
 
-    def adam(self, *modules: nn.Module, lr: float | None = None) -> Adam:
+    def adam(self, *modules: nn.Module, lr: float | None = None, max_norm: float = float("inf")) -> Adam:
         """Adam for the parameters of `modules`, with ε as published."""
-        optimiser = Adam([p for module in modules for p in module.parameters()], eps=1e-8)
+        optimiser = Adam([p for module in modules for p in module.parameters()], max_norm, eps=1e-8)
         optimiser.rate.fill_(self.lr if lr is None else lr)
         return optimiser
 

@@ -48,7 +48,10 @@ _AGENT: dict[str, dict[str, Options]] = {
         "off-policy-pg": {**_CARTPOLE, "horizon": 64, "lam": 0.9, "lr": 1e-3, "value_lr": 3e-3},
         "npg": {**_CARTPOLE, "horizon": 128},
         "trpo": {**_CARTPOLE, "horizon": 128},
-        "dqn": {"horizon": 256, "updates": 128, "lr": 5e-4, "target_every": 1, "tau": 0.01, "epsilon_last": 0.04, "epsilon_share": 0.16},
+        "dqn": {
+            **{"horizon": 256, "updates": 128, "lr": 1e-3, "lr_last": 0.0, "target_every": 1, "tau": 0.01},
+            **{"epsilon_last": 0.04, "epsilon_share": 0.16},
+        },
         "sac-discrete": {"lr": 1e-3, "tau": 0.05, "target_entropy_share": 0.5},
     },
 }

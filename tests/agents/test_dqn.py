@@ -269,3 +269,16 @@ def test_continuous_actions_are_learned_as_bins() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         DQN(**options)
+
+
+def test_the_learning_rate_falls_linearly_to_its_last_share() -> None:
+    """…and gradients are shortened before Adam's moments see them."""
+    with envs.make("CartPole-v1", 1) as vector:
+        config = DQN(warmup=64, horizon=8, batch=8, hidden=(8,), lr=1e-3, lr_last=0.2, max_grad_norm=1e-3)
+        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+        rollout = Rollout(vector, [0], Generator().manual_seed(0))
+        optimiser = agent.state["bellman_optimiser"]
+        for progress, rate in ((0.0, 1e-3), (0.5, 6e-4), (1.0, 2e-4)):
+            agent.update(agent.collect(rollout, 10**9), progress)
+            assert float(optimiser.rate) == pytest.approx(rate)
+        assert float(optimiser.power) < 1e-5
