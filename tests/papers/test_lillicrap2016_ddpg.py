@@ -35,7 +35,7 @@ def test_runs_like_the_papers_are_called_reproduced(tmp_path, monkeypatch):
         lambda o: {PENDULUM: 0.1, CART: 1.0, CHEETAH: 30.0}[o["env"]] + o["seed"],
         *EACH,
     )
-    assert len(rows) == 7 + 6 + 2 + 3 + 1
+    assert len(rows) == 7 + 5 + 2 + 3 + 1
     assert {row["verdict"] for row in rows.values()} == {REPRODUCED, "measured"}
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "targets.png").stat().st_size > 10_000
