@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from papers.figures import panels, save
+from papers.figures import panels
 from papers.haarnoja2018_sac import exact
 from papers.haarnoja2018_sac.runs import (
     BY_SCALE,
@@ -52,7 +52,9 @@ class Settings:
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     processes: int = field(default=40, metadata={"help": "random processes for the lemmas and the theorem"})
     draws: int = field(default=200, metadata={"help": "gradients of each estimator of the actor's"})
-    mujoco: str = field(default="", metadata={"help": f"long runs, several with commas, of {', '.join(LONG)}; empty for none"})
+    mujoco: str = field(
+        default="HalfCheetah", metadata={"help": f"long runs, several with commas, of {', '.join(LONG)}; empty for none"}
+    )
     mujoco_seeds: int = field(default=3, metadata={"help": "of each of them, where it has as many"})
     workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
     runs: str = kept()
@@ -260,7 +262,8 @@ def draw(lab: Lab, long: dict[str, Long], out: Path) -> None:
         axis.set_xlabel("environment steps", fontsize=8)
     for axis in axes.flat[len(long) :]:
         axis.set_visible(False)
-    save(figure, out / "mujoco.png", max(axes.flat[: len(long)], key=lambda axis: len(axis.lines)))
+    axes.flat[0].legend(fontsize=6, frameon=False)
+    figure.savefig(out / "mujoco.png", dpi=130, facecolor="white")
 
 
 if __name__ == "__main__":
