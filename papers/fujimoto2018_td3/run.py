@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     NONE: ("td3", {"delay": 1, "smoothing": 0.0, "twin": False}),
     DDPG: ("ddpg", {}),
 }
-WANTED = {CHEETAH: (TD3, DDPG), SWING: tuple(VARIANTS), HOPPER: tuple(VARIANTS), POLES: (TD3,)}
+WANTED = {CHEETAH: (TD3, DDPG), SWING: (TD3, DDPG), HOPPER: tuple(VARIANTS), POLES: (TD3,)}
 TABLE_1 = {  # of 1,000,000 steps, as the lecture notes print it; "DDPG" is what the paper calls "our DDPG"
     CHEETAH: {TD3: "9636.95 ± 859.07", DDPG: "8577.29"},
     HOPPER: {TD3: "3564.07 ± 114.74", DDPG: "1860.02"},
@@ -49,8 +49,8 @@ class Settings:
     hopper: int = field(default=50_000, metadata={"help": "environment steps of each run on Hopper-v5"})
     poles: int = field(default=50_000, metadata={"help": "environment steps of each run on InvertedDoublePendulum-v5"})
     cheetah_seeds: int = field(default=3, metadata={"help": "runs of TD3 and of DDPG on HalfCheetah-v5"})
-    swing_seeds: int = field(default=0, metadata={"help": "runs of each variant on Pendulum-v1; 0 leaves it out"})
-    hopper_seeds: int = field(default=0, metadata={"help": "the same on Hopper-v5; 0 leaves it out"})
+    swing_seeds: int = field(default=2, metadata={"help": "the same on Pendulum-v1; 0 leaves it out"})
+    hopper_seeds: int = field(default=0, metadata={"help": "runs of each variant on Hopper-v5; 0 leaves it out"})
     poles_seeds: int = field(default=1, metadata={"help": "runs of TD3 on InvertedDoublePendulum-v5; 0 leaves it out"})
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     draws: int = field(default=20_000, metadata={"help": "samples of the smoothed target"})
@@ -191,10 +191,8 @@ class Lab:
 
     def not_above(self, env: str, name: str) -> Claim:
         found = self.biases(env, name)
-        above = clearly_more(found, [0.0] * len(found))
-        verdict = CONTRARY if above is True else UNDECIDED if len(found) == 1 else True
         claim = f"Figure 1: with clipped double Q-learning estimates are not above the values, {env}"
-        return claim, "a curve", over_seeds(found), verdict, {"biases": found}
+        return claim, "a curve", over_seeds(found), clearly_more([0.0] * len(found), found), {"biases": found}
 
     def less(self, env: str, other: str) -> Claim:
         ours, others = self.biases(env, TD3), self.biases(env, other)
