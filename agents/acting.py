@@ -10,17 +10,33 @@ with the default generator's state swapped around the call.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Generator, Tensor, nn
 
 from agents.nets import is_fast
 from scg.randomness import randomness
 
 Act = Callable[[np.ndarray], np.ndarray]
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Inside, numpy's products stay on one thread: for the few rows of a step a second one costs more than it gives, and on a
+    busy machine ten times more. Torch's own threads are another setting."""
+    with _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def sampler(policy: nn.Module, generator: Generator, steps: int, batch: int) -> Act:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Generator, nn
 
 from agents import envs
+from agents.acting import one_blas_thread
 from agents.goal_space import GoalSpace
 from agents.rollout import Rollout
 
@@ -45,7 +46,7 @@ def evaluate(policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, 
     `at` (the training step) chooses among families of seeds.
     """
     generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
-    with envs.make(env_id, episodes, bins=bins) as vector:
+    with one_blas_thread(), envs.make(env_id, episodes, bins=bins) as vector:
         rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
         block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False)
         space = vector.obs_space

@@ -29,6 +29,7 @@ from torch.distributions import Distribution
 
 import scg
 from agents import checkpoint, envs
+from agents.acting import one_blas_thread
 from agents.agent import Agent
 from agents.checkpoint import CheckpointError
 from agents.envs import Environments
@@ -121,7 +122,8 @@ def follow(
     tail = math.ceil(math.log(how.tolerance) / math.log(gamma)) if 0 < gamma < 1 else 0
     generator = Generator().manual_seed(envs.seeds(how.seed, "overestimation-actions", 1)[0])
     rollout = Rollout(vector, envs.seeds(how.seed, "overestimation", vector.batch), generator)
-    block = rollout.collect(policy, visit + tail, log_prob=alpha > 0)
+    with one_blas_thread():
+        block = rollout.collect(policy, visit + tail, log_prob=alpha > 0)
     truth, unseen = returns(block, gamma, alpha)
     counted = unseen <= how.tolerance * (1 + 1e-3)  # γ^m in single precision
     counted[visit:] = False

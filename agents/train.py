@@ -25,6 +25,7 @@ from torch import Generator
 
 import scg.draw
 from agents import curves, envs
+from agents.acting import one_blas_thread
 from agents.agent import Agent, Means, Metrics, NotFinite
 from agents.envs import EnvironmentFault, Environments
 from agents.evaluation import Evaluation, evaluate
@@ -60,7 +61,7 @@ class Counters:
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
     torch.set_num_threads(run.run.threads)
-    with _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
         return _Training(run, environments, progress).run_to_end(resume)
 
 

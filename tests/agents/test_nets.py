@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from threadpoolctl import threadpool_info
 from torch import Generator
 from torch.distributions import Categorical, Independent
 
-from agents import nets, policies
+from agents import acting, nets, policies
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
@@ -69,3 +70,13 @@ def test_numpy_weights_follow_the_optimiser() -> None:
 def test_other_spaces_are_refused_by_name(obs: spaces.Space, action: spaces.Space, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         policies.policy(obs, action, [8])
+
+
+def test_numpy_keeps_to_one_thread_inside_and_gets_its_own_back() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"}
+
+    before = threads()
+    with acting.one_blas_thread():
+        assert threads() <= {1}
+    assert threads() == before
