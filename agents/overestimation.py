@@ -137,19 +137,6 @@ def follow(
     return Paths(torch.where(counted, estimate(block), 0.0).double(), torch.where(counted, truth, 0.0).double(), counted)
 
 
-def measure(
-    policy: nn.Module,
-    estimate: Estimate,
-    vector: Environments,
-    gamma: float,
-    how: Measurement,
-    visit: int,
-    alpha: float = 0.0,
-) -> Measured:
-    """`follow`, and what its states say together."""
-    return follow(policy, estimate, vector, gamma, how, visit, alpha).measured()
-
-
 def critics_of(agent: Agent, space: gym.Space, generator: Generator, device: str = "cpu") -> Estimate:
     """Node `q` of an off-policy agent's graph: the smallest of several critics; the mean over several heads' choices."""
 

@@ -87,13 +87,10 @@ class Replay:
             raise ValueError(f"replay: a block of {envs} environments, but the buffer was begun with {self.envs}.")
         skipped = max(0, steps - self.slots)  # would be overwritten by this very block
         slots = torch.arange(self.count + skipped, self.count + steps) % self.slots
-        if steps == 1:  # as after every step of one environment: a copy costs half of what an index does
-            slot = self.count % self.slots
-            for name, ring in self._data.items():
-                ring[slot].copy_(fields[name][0])
-        else:
-            for name, ring in self._data.items():
-                ring[slots] = fields[name][skipped:].to(ring.dtype)
+        # A single slot, as after every step, is written by its number: half of what an index of one costs.
+        where = slots if steps > 1 else self.count % self.slots
+        for name, ring in self._data.items():
+            ring[where] = fields[name][skipped:].to(ring.dtype)
         self.count += steps
         return slots
 

@@ -124,12 +124,13 @@ def ours(name: str, threads: int) -> dict[str, float]:
     from torch import Generator
 
     from agents import config_type, envs
+    from agents.acting import one_blas_thread
     from agents.rollout import Rollout
 
     torch.set_num_threads(threads)
     case = CASES[name]
     config = config_type(case.agent)(**case.ours)
-    with envs.make(case.env, case.envs, threads=threads) as vector:
+    with one_blas_thread(), envs.make(case.env, case.envs, threads=threads) as vector:
         agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
         rollout = Rollout(vector, list(range(case.envs)), Generator().manual_seed(0))
 

@@ -51,6 +51,22 @@ def kept() -> Any:
 
 
 @dataclass(frozen=True)
+class TrainingSettings:
+    """What the Settings of every paper that trains have; its own follow. ValueError for no worker, and for fewer `seeds`, where
+    a paper has them, than a standard error needs."""
+
+    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
+    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
+    runs: str = kept()
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: give at least 1")
+        if (seeds := getattr(self, "seeds", 2)) < 2:
+            raise ValueError(f"--seeds {seeds}: a standard error needs 2 seeds or more")
+
+
+@dataclass(frozen=True)
 class Learned:
     """One run. `returns` are training episodes', means of the last twenty, at `steps`; `final` that of fresh episodes at
     the end, the most probable actions taken; `kl` each update's, where the agent has one; `seconds` of CPU, or of the clock

@@ -37,7 +37,7 @@ from papers.andrychowicz2017_her.runs import (
     trained,
 )
 from papers.figures import panels
-from papers.learning import CONTRARY, UNDECIDED, Learned, clearly_more, kept
+from papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, clearly_more
 from papers.report import REFUTED, Claim, Job, Results, Say, collect, over_seeds
 
 SOLVED, FAILS = 0.95, 0.05
@@ -45,21 +45,15 @@ PRINTED = {True: 13, False: 50}  # bits up to which DQN solves the task without 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     bits: int = field(default=10, metadata={"help": "bits up to which DQN is run"})
     steps: int = field(default=3000, metadata={"help": "environment steps of a run on up to 10 bits; beyond, as the square"})
     reach: int = field(default=2500, metadata={"help": "environment steps of a run on the point"})
     fetch: int = field(default=0, metadata={"help": "environment steps of a run on FetchReach-v4, 6000 say; 0 for none"})
     seeds: int = field(default=3, metadata={"help": "runs of each kind"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
-    runs: str = kept()
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         if self.bits < COMPARED:
             raise ValueError(f"--bits {self.bits}: strategies are compared on {COMPARED}; give at least as many")
         if self.steps < 1000 or self.reach < 1500 or 0 < self.fetch < 1500:

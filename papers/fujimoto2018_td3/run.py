@@ -17,7 +17,7 @@ from typing import Any
 from papers.critics import critics, draw_along, seen
 from papers.figures import panels, save
 from papers.fujimoto2018_td3 import exact
-from papers.learning import CLEAR, CONTRARY, UNDECIDED, Learned, by_seed, clearly_more, curve, kept, learn_all
+from papers.learning import CLEAR, CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
 from papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
 
 CHEETAH, SWING, HOPPER, POLES = "HalfCheetah-v5", "Pendulum-v1", "Hopper-v5", "InvertedDoublePendulum-v5"
@@ -43,7 +43,7 @@ REACHED = 9337.47 - 14.96
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     swing: int = field(default=20_000, metadata={"help": "environment steps of each run on Pendulum-v1"})
     cheetah: int = field(default=100_000, metadata={"help": "environment steps of each run on HalfCheetah-v5"})
     hopper: int = field(default=50_000, metadata={"help": "environment steps of each run on Hopper-v5"})
@@ -52,14 +52,10 @@ class Settings:
     swing_seeds: int = field(default=2, metadata={"help": "the same on Pendulum-v1; 0 leaves it out"})
     hopper_seeds: int = field(default=0, metadata={"help": "runs of each variant on Hopper-v5; 0 leaves it out"})
     poles_seeds: int = field(default=1, metadata={"help": "runs of TD3 on InvertedDoublePendulum-v5; 0 leaves it out"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     draws: int = field(default=20_000, metadata={"help": "samples of the smoothed target"})
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
-    runs: str = kept()
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
+        super().__post_init__()
         if self.cheetah_seeds < 1:
             raise ValueError(f"--cheetah_seeds {self.cheetah_seeds}: give at least 1")
         for name in ("swing_seeds", "hopper_seeds", "poles_seeds"):

@@ -33,7 +33,7 @@ from papers.haarnoja2018_sac.runs import (
     long_runs,
     trained,
 )
-from papers.learning import CONTRARY, UNDECIDED, Learned, by_seed, clearly_more, curve, kept
+from papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve
 from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
 
 TABLE = {  # SAC's column of Fujimoto et al. (2018), 1,000,000 steps, as the lecture notes print it
@@ -46,24 +46,18 @@ TABLE = {  # SAC's column of Fujimoto et al. (2018), 1,000,000 steps, as the lec
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = field(default=6000, metadata={"help": f"environment steps of each run on {SWEPT}"})
     seeds: int = field(default=3, metadata={"help": f"runs of each variant on {SWEPT}"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     processes: int = field(default=40, metadata={"help": "random processes for the lemmas and the theorem"})
     draws: int = field(default=200, metadata={"help": "gradients of each estimator of the actor's"})
     mujoco: str = field(
         default="HalfCheetah", metadata={"help": f"long runs, several with commas, of {', '.join(LONG)}; empty for none"}
     )
     mujoco_seeds: int = field(default=3, metadata={"help": "of each of them, where it has as many"})
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
-    runs: str = kept()
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         if self.steps < 2000:
             raise ValueError(f"--steps {self.steps}: the first 1,000 are random; give 2000 or more")
         if self.processes < 10 or self.draws < 20:

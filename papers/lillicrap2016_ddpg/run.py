@@ -14,7 +14,7 @@ from typing import Any
 
 from papers.critics import critics, draw_pairs, seen
 from papers.figures import panels, save
-from papers.learning import Learned, by_seed, clearly_more, curve, kept, learn_all
+from papers.learning import Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
 from papers.lillicrap2016_ddpg import exact
 from papers.report import Claim, Job, Results, Say, collect, over_seeds
 
@@ -24,21 +24,15 @@ VARIANTS: dict[str, dict[str, Any]] = {TARGETS: {}, NONE: {"tau": 1.0}}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = field(default=20_000, metadata={"help": "environment steps of each run on the two pendulums"})
     cheetah: int = field(default=100_000, metadata={"help": "environment steps of each run on HalfCheetah-v5"})
     seeds: int = field(default=2, metadata={"help": "runs of each variant on Pendulum-v1"})
     cart_seeds: int = field(default=1, metadata={"help": "the same on InvertedPendulum-v5; 0 leaves it out"})
     cheetah_seeds: int = field(default=3, metadata={"help": "the same on HalfCheetah-v5; 0 leaves it out"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
-    runs: str = kept()
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         for name in ("cart_seeds", "cheetah_seeds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 0 or more")

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from papers.figures import panels, save
-from papers.learning import Learned, by_seed, clearly_more, cpu, curve, learn_all
+from papers.learning import Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
 from papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
 from papers.schulman2015_trpo.improvement import BOUND, NOTHING, REGION, Course, Setting, improve, judges
 from papers.tabular import Process, divergence, gradient
@@ -40,20 +40,14 @@ ALLOWED = dict(zip(SIZES, (0.01, 0.1), strict=True))
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = field(default=30_000, metadata={"help": "environment steps of each run on Hopper-v5; CartPole-v1: half of it"})
     seeds: int = field(default=3, metadata={"help": "runs of each agent on each environment"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
     processes: int = field(default=200, metadata={"help": "random processes for the identities and the bound"})
     iterations: int = field(default=25, metadata={"help": "iterations of exact policy improvement"})
 
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
-
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         if self.steps < 5120:
             raise ValueError(f"--steps {self.steps}: give 5120 or more, or CartPole-v1 has no two updates")
         if self.processes < 10 or self.iterations < 1:
@@ -221,7 +215,7 @@ class Lab:
                     "seed": seed,
                     **SIZES[size][name],
                 }
-        for (env, size, name, _), learned in learn_all(wanted, settings.workers, say).items():
+        for (env, size, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
             self.runs[env, size].setdefault(name, []).append(learned)
 
     def measured(self, env: str, size: str, name: str) -> Claim:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from papers.figures import panels
-from papers.learning import CONTRARY, Learned, clearly_more, learn_all
+from papers.learning import CONTRARY, Learned, TrainingSettings, clearly_more, learn_all
 from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
 from papers.schulman2016_gae.exact import EXACT, WRONG, Exact, Moments
 
@@ -25,18 +25,12 @@ ENVIRONMENT = "CartPole-v1"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = field(default=12_000, metadata={"help": "environment steps of each run on CartPole-v1"})
     seeds: int = field(default=3, metadata={"help": "runs of each (γ, λ)"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
-
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         if self.steps < 1024:
             raise ValueError(f"--steps {self.steps}: an update takes 1,024 steps; give that or more")
 
@@ -159,7 +153,7 @@ class Lab:
             for seed in range(settings.seed, settings.seed + settings.seeds):
                 run = {"agent": "trpo", "env": ENVIRONMENT, "steps": settings.steps, "seed": seed, "gamma": gamma, "lam": lam}
                 wanted[gamma, lam, seed] = {**run, "episodes": 1}  # what counts here is the return along the run
-        for (gamma, lam, _), learned in learn_all(wanted, settings.workers, say).items():
+        for (gamma, lam, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
             self.runs.setdefault((gamma, lam), []).append(learned)
 
     def measured(self, gamma: float) -> Claim:

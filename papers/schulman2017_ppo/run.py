@@ -20,7 +20,7 @@ from agents.evaluation import evaluate
 from agents.ppo import PPO
 from estimators import Clipped
 from papers.figures import panels, save
-from papers.learning import CONTRARY, Learned, by_seed, clearly_more, cpu, curve, learn_all
+from papers.learning import CONTRARY, Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
 from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
 from papers.tabular import Process, divergence, gradient, policy_gradient
 
@@ -37,18 +37,12 @@ TABLE_1 = {NEITHER: -0.39, CLIP: 0.82, ADAPTIVE: 0.74, FIXED: 0.71}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = field(default=40_000, metadata={"help": "environment steps of each run"})
     seeds: int = field(default=3, metadata={"help": "runs of each variant on each environment"})
-    seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
-
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give at least 1")
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: a standard error needs 2 seeds or more")
+        super().__post_init__()
         if self.steps < 8192:
             raise ValueError(f"--steps {self.steps}: HalfCheetah-v5's first episodes end after 8,000 steps; give 8192 or more")
 
@@ -163,7 +157,7 @@ class Lab:
                 for seed in seeds:
                     wanted[env, name, seed] = {"agent": agent, "env": env, "steps": settings.steps, "seed": seed, **options}
             self.fresh[env] = statistics.fmean(untrained(env, seed) for seed in seeds)
-        for (env, name, _), learned in learn_all(wanted, settings.workers, say).items():
+        for (env, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
             self.runs[env].setdefault(name, []).append(learned)
 
     def measured(self, env: str, name: str) -> Claim:

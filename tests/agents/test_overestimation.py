@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from agents import cli, config_type, envs
 from agents.checkpoint import Checkpoints
-from agents.overestimation import NO_LIMIT, Measurement, critics_of, measure, returns, temperature
+from agents.overestimation import NO_LIMIT, Measurement, critics_of, follow, returns, temperature
 from agents.overestimation_cli import overestimation
 from agents.rollout import Block
 from agents.runs import RunConfig, RunDirectory, RunError, read_table
@@ -68,7 +68,7 @@ def measured(ends: bool, wrong: float = 0.0, **how: Any) -> Any:
     values = true_values(ends)
     estimate = lambda block: values[block.obs[..., 0].long()] + wrong  # noqa: E731
     with envs.make("Cycle-v0", 4, max_episode_steps=NO_LIMIT, ends=ends) as vector:
-        return measure(Half(), estimate, vector, GAMMA, Measurement(envs=4, **how), visit=20)
+        return follow(Half(), estimate, vector, GAMMA, Measurement(envs=4, **how), visit=20).measured()
 
 
 @pytest.mark.parametrize("states", ["visited", "start"])
@@ -97,14 +97,14 @@ def test_states_without_a_known_return_are_not_counted(double: None) -> None:
     values = torch.flip(torch.arange(5.0).flip(0).cumsum(0), [0]) + 0.5 * torch.arange(5.0, 0, -1)
     estimate = lambda block: values[block.obs[..., 0].long()]  # noqa: E731
     with envs.make("Cycle-v0", 4, max_episode_steps=NO_LIMIT, ends=True) as vector:
-        whole = measure(Half(), estimate, vector, 1.0, Measurement(envs=4), visit=20)
+        whole = follow(Half(), estimate, vector, 1.0, Measurement(envs=4), visit=20).measured()
     assert abs(whole.bias) < 1e-12
     assert 4 < whole.states < 80  # the last episodes are still going on
     with envs.make("Cycle-v0", 4, ends=False) as vector:  # cut after 7 steps: 0.8⁷ = 0.21
-        cut = measure(Half(), estimate, vector, GAMMA, Measurement(envs=4, tolerance=0.5), visit=20)
+        cut = follow(Half(), estimate, vector, GAMMA, Measurement(envs=4, tolerance=0.5), visit=20).measured()
         assert 0 < cut.states < 80
         with pytest.raises(RunError, match=r"none of .* states is followed by a termination.*Raise --tolerance"):
-            measure(Half(), estimate, vector, GAMMA, Measurement(envs=4, tolerance=0.01), visit=20)
+            follow(Half(), estimate, vector, GAMMA, Measurement(envs=4, tolerance=0.01), visit=20)
 
 
 def test_returns_equal_a_plain_loop_with_terminations_truncations_and_entropy(double: None) -> None:
@@ -136,7 +136,7 @@ def test_the_standard_error_is_that_of_independent_paths(double: None) -> None:
     values, noise = true_values(False), torch.randn(200, generator=Generator().manual_seed(0))
     estimate = lambda block: values[block.obs[..., 0].long()] + noise  # noqa: E731
     with envs.make("Cycle-v0", 200, max_episode_steps=NO_LIMIT) as vector:
-        found = measure(Half(), estimate, vector, GAMMA, Measurement(envs=200, tolerance=1e-6), visit=20)
+        found = follow(Half(), estimate, vector, GAMMA, Measurement(envs=200, tolerance=1e-6), visit=20).measured()
     assert found.error == pytest.approx(float(noise.std()) / 200**0.5, rel=1e-3)
     assert found.bias == pytest.approx(float(noise.mean()), abs=1e-4)
 
@@ -172,7 +172,7 @@ def test_every_agent_with_action_values_can_be_measured(tmp_path: Path, name: st
     with envs.make(run.run.env, 2, max_episode_steps=NO_LIMIT) as vector:
         agent = build(run, vector)
         estimate = critics_of(agent, vector.action_space, Generator())
-        found = measure(agent.policy, estimate, vector, 0.5, Measurement(envs=2), 10, temperature(agent, config))
+        found = follow(agent.policy, estimate, vector, 0.5, Measurement(envs=2), 10, temperature(agent, config)).measured()
     assert found.states == 20
     assert np.isfinite(found).all()
     assert found.bias == pytest.approx(found.estimate - found.truth, rel=1e-4)
