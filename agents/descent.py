@@ -101,17 +101,36 @@ def parts_signal_to_noise(graph: scg.Graph, given: Rows, parameters: Sequence[Te
 
 
 class Adam(Optimiser):
-    """`rate · m̂ / (√v̂ + ε)`."""
+    """`rate · m̂ / (√v̂ + ε)`, where m̂ = m / (1 − 0.9^t) and v̂ = v / (1 − 0.999^t).
+
+    The two denominators are ready before their step: a compiler would take powers that it finds inside again for every few
+    elements of the parameters, which was two thirds of a compiled step's time.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:
+        super().__init__(parameters, max_norm, eps)
+        self._known = [torch.zeros_like(self.count), torch.zeros_like(self.count)]
+        self._get_ready()
+
+    def _get_ready(self) -> None:
+        t = self.count + 1.0
+        self._known[0].copy_(1 - MEMORY**t)
+        self._known[1].copy_((1 - 0.999**t).sqrt())
 
     def change(self, gradients: Tensors) -> Tensors:
         torch._foreach_mul_(self.squares, 0.999)
         torch._foreach_addcmul_(self.squares, gradients, gradients, 0.001)
         scale = torch._foreach_sqrt(self.squares)
-        torch._foreach_div_(scale, (1 - 0.999**self.count).sqrt())
+        torch._foreach_div_(scale, self._known[1])
         torch._foreach_add_(scale, self.eps)
         change = torch._foreach_div(self.means, scale)
-        torch._foreach_mul_(change, self.rate / (1 - MEMORY**self.count))
+        torch._foreach_mul_(change, self.rate / self._known[0])
+        self._get_ready()
         return change
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._get_ready()
 
 
 class RMSprop(Optimiser):

@@ -143,9 +143,7 @@ class Hindsight(Replay):
             reward = reward + torch.where(goes_on, power * more, 0.0)
             over = over | (goes_on & ended)
             power = torch.where(goes_on, power * gamma, power)
-        obs, next_obs = (
-            self._data[name].flatten(0, 1).index_select(0, at) for name, at in (("obs", index), ("next_obs", last))
-        )
+        obs, next_obs = (self._rows[name].index_select(0, at) for name, at in (("obs", index), ("next_obs", last)))
         obs[:, self.space.desired] = next_obs[:, self.space.desired] = goal
         return {"obs": obs, "next_obs": next_obs, "reward": reward, "discount": power * (~over).to(kind)}
 
@@ -159,7 +157,7 @@ class Hindsight(Replay):
 
     def _goals(self, index: Tensor, part: slice) -> Tensor:
         """The achieved or desired goals of the next observations at flat indices."""
-        return self._data["next_obs"].flatten(0, 1).index_select(0, index)[:, part]
+        return self._rows["next_obs"].index_select(0, index)[:, part]
 
     def _outcome(self, index: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         achieved = self._goals(index, self.space.achieved).numpy()

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+from agents.affine import affine, weights
 from agents.goal_space import GoalSpace
 from agents.normalise import ObsNormaliser
 
@@ -47,13 +48,14 @@ class MLP(nn.Module):
             nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = layer(x).tanh()
-        return self.layers[-1](x)
+        *hidden, last = weights(self.layers)
+        for weight, bias in hidden:
+            x = affine(x, weight, bias).tanh()
+        return affine(x, *last)
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """`(weightᵀ, bias)` of each layer as numpy views of the same memory: an optimiser's step shows in them."""
-        return [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in self.layers]  # type: ignore[operator,union-attr]
+        return [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in weights(self.layers)]
 
 
 def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:

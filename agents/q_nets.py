@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import relu
 
 import scg
+from agents.affine import affine, weights
 from agents.envs import EnvironmentFault
 from agents.nets import Encoder, NumpyActor
 from agents.squashed import SquashedNormal
@@ -47,20 +48,21 @@ class Rectified(nn.Module):
                 _uniform(parameter, n, generator, last_gain if layer is self.layers[-1] else 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = relu(layer(x))
-        return self.layers[-1](x)
+        *hidden, last = weights(self.layers)
+        for weight, bias in hidden:
+            x = relu(affine(x, weight, bias))
+        return affine(x, *last)
 
     def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
         """`forward` on arrays, on views of the same memory: an optimiser's step shows in it."""
-        weights = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in self.layers]  # type: ignore[operator,union-attr]
+        *hidden, last = [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in weights(self.layers)]
 
         def forward(x: np.ndarray) -> np.ndarray:
-            for weight, bias in weights[:-1]:
+            for weight, bias in hidden:
                 x = x @ weight
                 x += bias
                 np.maximum(x, 0.0, out=x)
-            return x @ weights[-1][0] + weights[-1][1]
+            return x @ last[0] + last[1]
 
         return forward
 
@@ -129,9 +131,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[count, rows, n] → [count, rows, m]`"""
-        if self.weight.shape[-1] == 1:  # a batched product with one column costs five times its arithmetic
-            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
 
 
 class QCritics(nn.Module):
@@ -156,10 +156,10 @@ class QCritics(nn.Module):
     def first(self, obs: Tensor, action: Tensor) -> Tensor:
         """The first critic alone, `[*batch]`: half the work of taking it from `forward`."""
         x = scg.cat([self.encoder(obs), action], -1)
-        for layer in self.layers[:-1]:
-            x = relu(linear(x, layer.weight[0].T, layer.bias[0, 0]))  # type: ignore[index,union-attr]
-        last = self.layers[-1]
-        return (x * last.weight[0, :, 0]).sum(-1) + last.bias[0, 0, 0]  # type: ignore[index,union-attr]
+        *hidden, last = [(layer.weight[0], layer.bias[0, 0]) for layer in self.layers]  # type: ignore[index,union-attr]
+        for weight, bias in hidden:
+            x = relu(affine(x, weight, bias))
+        return affine(x, *last).squeeze(-1)
 
 
 class Temperature(nn.Module):

@@ -61,7 +61,10 @@ class Replay:
         self.capacity, self.target, self.mapped = capacity, target or Multistep(), mapped
         self.count = 0  # slots ever written
         self.envs = self.slots = 0  # known with the first block
+        # One memory three times: [slots, envs, …], in numpy (a step is written in a tenth of a tensor's time), and [slots · envs, …].
         self._data: dict[str, Tensor] = {}
+        self._rings: dict[str, np.ndarray] = {}
+        self._rows: dict[str, Tensor] = {}
         self._files: list[tuple[int, int]] = []  # saved pieces [from, to) that the ring still needs
         self._oldest = 0  # the first slot that the last saved ring holds
 
@@ -86,13 +89,11 @@ class Replay:
         if envs != self.envs:
             raise ValueError(f"replay: a block of {envs} environments, but the buffer was begun with {self.envs}.")
         skipped = max(0, steps - self.slots)  # would be overwritten by this very block
-        slots = torch.arange(self.count + skipped, self.count + steps) % self.slots
-        # A single slot, as after every step, is written by its number: half of what an index of one costs.
-        where = slots if steps > 1 else self.count % self.slots
-        for name, ring in self._data.items():
-            ring[where] = fields[name][skipped:].to(ring.dtype)
+        slots = np.arange(self.count + skipped, self.count + steps) % self.slots
+        for name, ring in self._rings.items():
+            ring[slots] = fields[name].numpy()[skipped:]
         self.count += steps
-        return slots
+        return torch.from_numpy(slots)
 
     def _allocate(self, fields: dict[str, Tensor]) -> None:
         self.envs = fields["reward"].shape[1]
@@ -101,6 +102,8 @@ class Replay:
             like = fields[name]
             shape = (self.slots, *like.shape[1:])
             self._data[name] = _mapped(shape, like.dtype, self.mapped) if self.mapped else torch.zeros(shape, dtype=like.dtype)
+        self._rings = {name: ring.numpy() for name, ring in self._data.items()}
+        self._rows = {name: ring.flatten(0, 1) for name, ring in self._data.items()}
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -112,6 +115,9 @@ class Replay:
     def minibatches(self, count: int, rows: int, generator: Generator, progress: float = 0.0) -> Iterator[Drawn]:
         """`count` of them, drawn at once: a draw costs as much as a small update."""
         drawn = self.sample(count * rows, generator, progress)
+        if count == 1:
+            yield drawn
+            return
         pieces = {name: value.split(rows) for name, value in drawn.rows.items()}
         for i, index in enumerate(drawn.index.split(rows)):
             yield Drawn({name: piece[i] for name, piece in pieces.items()}, index)
@@ -121,7 +127,7 @@ class Replay:
 
     def rows(self, index: Tensor) -> Rows:
         """What a graph takes, at flat indices."""
-        data = {name: ring.flatten(0, 1) for name, ring in self._data.items()}
+        data = self._rows
         last, reward, power = index, data["reward"].index_select(0, index), self.target.gamma
         if self.target.steps > 1:
             last, reward, power = self._multistep(data, index, reward)
