@@ -1,4 +1,4 @@
-"""Learner: a gradient step on each objective of a graph, and a step of the targets, as one function of a minibatch.
+"""Learner: a gradient step on each objective of a graph, and a step of the targets, as one function of a minibatch or several.
 
     g_J = ∇ J(minibatch) for every objective J,   θ_J ← θ_J − rate · Adam(g_J),   θ̄ ← θ̄ + τ (θ − θ̄)
 
@@ -49,7 +49,7 @@ class Learner:
         self.generator, self.watched, self.compiled, self.bf16 = generator, tuple(watched), compiled, bf16
         self._slow: list[Tensor] = [p for target, _ in targets for p in target.parameters()]
         self._fast: list[Tensor] = [p for _, source in targets for p in source.parameters()]
-        self._steps: dict[bool, Step] = {}
+        self._steps: dict[tuple[bool, ...], Step] = {}
         self.count = 0
 
     def examine(self, rows: Rows) -> None:
@@ -59,16 +59,21 @@ class Learner:
             for cost in self.objectives:
                 trace.surrogate(cost)
 
-    def __call__(self, rows: Rows) -> tuple[Metrics, Tensor]:
-        """Learn from a minibatch; metrics, and the critics' mean absolute error at each row."""
-        due = self.count % self.delay == 0
+    def __call__(self, rows: Rows, minibatches: int = 1) -> tuple[list[Metrics], Tensor]:
+        """A step on each of so many `minibatches`, which lie end to end in `rows`; the metrics of each step, and the critics'
+        mean absolute error at each row."""
+        due = tuple((self.count + i) % self.delay == 0 for i in range(minibatches))
+        if minibatches > 1 and len(set(due)) > 1 and minibatches % self.delay:  # or it would be compiled for every pattern
+            found = [self(part) for part in _parts(rows, minibatches)]
+            return [metrics for several, _ in found for metrics in several], torch.cat([error for _, error in found])
         if due not in self._steps:
             step = self._step(due)
             self._steps[due] = compile_whole(step) if self.compiled else step
         with scg.randomness(self.generator), products(self.bf16):
             values, error = self._steps[due](_ordered(rows))
-        self.count += 1
-        return dict(zip(self._names(due), values.tolist(), strict=True)), error
+        self.count += minibatches
+        each = iter(values.tolist())
+        return [{name: next(each) for name in self._names(now)} for now in due], error
 
     def _costs(self, due: bool) -> list[str]:
         return list(self.objectives) if due else list(self.objectives)[:1]
@@ -77,7 +82,17 @@ class Learner:
         costs = self._costs(due)
         return [*costs, *self.watched, *[f"{cost}_grad_norm" for cost in costs]]
 
-    def _step(self, due: bool) -> Step:
+    def _step(self, due: Sequence[bool]) -> Step:
+        """One function that makes a step for each entry of `due`, which says where the slower objectives have theirs."""
+        one = {now: self._single(now) for now in set(due)}
+
+        def step(rows: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            found = [one[now](part) for now, part in zip(due, _parts(rows, len(due)), strict=True)]
+            return torch.cat([values for values, _ in found]), torch.cat([error for _, error in found])
+
+        return step if len(due) > 1 else one[due[0]]
+
+    def _single(self, due: bool) -> Step:
         costs, objectives, watched = self._costs(due), self.objectives, self.watched
         parameters = [p for cost in costs for p in objectives[cost].parameters]
         graph, slow, fast, tau = self.graph, self._slow, self._fast, self.tau
@@ -103,6 +118,12 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = state["count"]
         self.generator.set_state(state["generator"])
+
+
+def _parts(rows: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """`rows` in `count` equal parts."""
+    pieces = {name: value.split(len(value) // count) for name, value in rows.items()}
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
 
 
 def _ordered(rows: Rows) -> dict[str, Any]:

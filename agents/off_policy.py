@@ -16,7 +16,7 @@ import torch
 from torch import Generator, nn
 
 import scg
-from agents.agent import Agent, Means, Metrics, Stateful, check_options
+from agents.agent import Agent, Means, Metrics, OptionError, Stateful, check_options
 from agents.descent import Adam
 from agents.discrete import uniform
 from agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
@@ -37,6 +37,8 @@ class OffPolicy:
     """steps of every environment between updates"""
     updates: int = 1
     """gradient steps after each of them"""
+    together: int = 1
+    """gradient steps in one call of a compiled update, which takes so many times as long to compile; divides `updates`"""
     batch: int = 256
     """rows of a minibatch"""
     replay: int = 1_000_000
@@ -75,10 +77,12 @@ class OffPolicy:
     def __post_init__(self) -> None:
         check_options(
             self,
-            "warmup horizon updates batch replay n_step report",
+            "warmup horizon updates together batch replay n_step report",
             "lr priority_alpha her_k",
             "gamma tau priority_beta",
         )
+        if self.updates % self.together:
+            raise OptionError(f"--together {self.together} does not divide --updates {self.updates}.")
 
     def memory(self, space: gym.Space) -> Replay:
         target = Multistep(self.gamma, self.n_step)
@@ -125,10 +129,12 @@ def off_policy(
     def update(block: Block, progress: float) -> Metrics:
         memory.add(block)
         means = Means()
-        for drawn in memory.minibatches(config.updates, config.batch, own, progress):
-            metrics, error = learner({name: value.to(config.device) for name, value in drawn.rows.items()})
+        for drawn in memory.minibatches(config.updates, config.batch, own, progress, config.together):
+            rows = {name: value.to(config.device) for name, value in drawn.rows.items()}
+            metrics, error = learner(rows, len(drawn.index) // config.batch)
             memory.learned(drawn.index, error)
-            means.add(metrics)
+            for step in metrics:
+                means.add(step)
         return means.take()
 
     optimisers = {f"{cost}_optimiser": optimiser for cost, optimiser in objectives.items()}

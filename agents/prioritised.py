@@ -109,7 +109,9 @@ class PrioritisedReplay(Replay):
         chosen["importance"] = torch.from_numpy(importance / importance.max()).to(chosen["reward"].dtype)
         return Drawn(chosen, drawn)
 
-    def minibatches(self, count: int, rows: int, generator: Generator, progress: float = 0.0) -> Iterator[Drawn]:
+    def minibatches(
+        self, count: int, rows: int, generator: Generator, progress: float = 0.0, together: int = 1
+    ) -> Iterator[Drawn]:
         """One after the other: each changes the priorities that the next is drawn by."""
         for _ in range(count):
             yield self.sample(rows, generator, progress)

@@ -112,14 +112,16 @@ class Replay:
         index = torch.randint(len(self), (rows,), generator=generator)
         return Drawn(self.rows(index), index)
 
-    def minibatches(self, count: int, rows: int, generator: Generator, progress: float = 0.0) -> Iterator[Drawn]:
-        """`count` of them, drawn at once: a draw costs as much as a small update."""
+    def minibatches(
+        self, count: int, rows: int, generator: Generator, progress: float = 0.0, together: int = 1
+    ) -> Iterator[Drawn]:
+        """`count` of them, drawn at once, as a draw costs as much as a small update; `together` end to end."""
         drawn = self.sample(count * rows, generator, progress)
-        if count == 1:
+        if count == together:
             yield drawn
             return
-        pieces = {name: value.split(rows) for name, value in drawn.rows.items()}
-        for i, index in enumerate(drawn.index.split(rows)):
+        pieces = {name: value.split(together * rows) for name, value in drawn.rows.items()}
+        for i, index in enumerate(drawn.index.split(together * rows)):
             yield Drawn({name: piece[i] for name, piece in pieces.items()}, index)
 
     def learned(self, index: Tensor, error: Tensor) -> None:

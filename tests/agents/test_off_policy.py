@@ -158,7 +158,7 @@ def test_one_step_of_sac_is_the_one_written_by_hand(double: None) -> None:
     before = copy.deepcopy(nets)
     noise = Generator()
     noise.set_state(learner.generator.get_state())
-    metrics, error = learner(given)
+    (metrics,), error = learner(given)
 
     def draw(policy: SquashedPolicy, obs: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = policy.net(obs).chunk(2, -1)
@@ -206,13 +206,41 @@ def test_a_delayed_actor_and_the_targets_move_at_every_second_step() -> None:
     named = []
     for i in range(4):
         before = copy.deepcopy(nets)
-        named.append(set(learner(rows(seed=i))[0]))
+        named.append(set(learner(rows(seed=i))[0][0]))
         for name, steps in moved.items():
             pairs = zip(getattr(before, name).parameters(), getattr(nets, name).parameters(), strict=True)
             steps.append(any(not torch.equal(p, q) for p, q in pairs))
     assert moved["critics"] == [True] * 4
     assert moved["actor"] == moved["target_critics"] == moved["target_actor"] == [True, False, True, False]
     assert named[0] > named[1] == {"bellman", "bellman_grad_norm"}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("delay", [1, 2, 3, 8], ids=["every step", "every second", "a pattern that shifts", "rarely"])
+def test_steps_together_are_steps_one_by_one(delay: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compile_with(f, backend="aot_eager", **kwargs))
+    minibatches = [rows(seed=i) for i in range(8)]
+    found = []
+    for together in (1, 4):
+        nets, config = Nets(), TD3()
+        objectives = {"bellman": config.adam(nets.critics), "gain": config.adam(nets.actor)}
+        targets = [(nets.target_critics, nets.critics), (nets.target_actor, nets.actor)]
+        learner = Learner(nets.td3(), objectives, targets, Generator().manual_seed(0), delay=delay, compiled=compiled)
+        learner.examine(minibatches[0])
+        metrics, errors = [], []
+        for first in range(0, 8, together):
+            some = minibatches[first : first + together]
+            named, error = learner({name: torch.cat([x[name] for x in some]) for name in some[0]}, together)
+            metrics, errors = metrics + named, [*errors, error]
+        found.append((metrics, torch.cat(errors), [p for module in nets.modules().values() for p in module.parameters()]))
+    (apart, each_error, each), (joined, error, parameters) = found
+    assert [set(step) for step in joined] == [set(step) for step in apart]
+    for one, other in zip(apart, joined, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(error, each_error, rtol=1e-4, atol=1e-6)
+    for a, b in zip(each, parameters, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
 
 
 def test_td3_without_its_three_parts_is_ddpg() -> None:
@@ -304,6 +332,7 @@ def test_means_are_over_the_times_that_a_metric_was_there() -> None:
         (SAC, {"tau": 1.5}, "option tau is 1.5. Give a number between 0 and 1"),
         (TD3, {"delay": 0}, "option delay is 0"),
         (DDPG, {"forget": 2.0}, "option forget is 2.0"),
+        (SAC, {"updates": 6, "together": 4}, "--together 4 does not divide --updates 6"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(config: Any, options: dict[str, Any], says: str) -> None:

@@ -281,6 +281,9 @@ def test_uniform_minibatches_are_one_draw_in_pieces() -> None:
     assert [len(piece.index) for piece in pieces] == [8, 8, 8]
     assert_same({name: torch.cat([piece.rows[name] for piece in pieces]) for name in whole.rows}, whole.rows)
     assert torch.equal(torch.cat([piece.index for piece in pieces]), whole.index)
+    pairs = list(replay.minibatches(4, 6, Generator().manual_seed(0), together=2))
+    assert [len(pair.index) for pair in pairs] == [12, 12]
+    assert torch.equal(torch.cat([pair.index for pair in pairs]), whole.index)
 
 
 def test_a_prioritised_minibatch_knows_what_the_one_before_it_taught() -> None:
