@@ -5,7 +5,8 @@
                   off-policy: [256, 256], batch 256, τ 0.005, 10,000 random steps, lr 3e-4 (DDPG 1e-3, and SAC too as in
                   tianshou's benchmark: it learns faster than with the paper's 3e-4); SAC on Hopper at a fixed α of 0.2,
                   that benchmark's too
-    on Pendulum   1,000 random steps, lr 1e-3
+                  PPO on InvertedDoublePendulum: a Beta policy (Chou et al. 2017), which holds the first states that a Gaussian drops
+    on Pendulum   1,000 random steps, lr 1e-3 (NAF 3e-4)
     on reaching   γ 0.95, τ 0.05 (RL Zoo's for FetchReach), lr 1e-3; on bit-flip a quick target, γ 0.98 (the paper's)
     on CartPole   short blocks, lower λ and γ, observations and rewards as they are (RL Zoo): statistics of a few hundred
                   steps move under the policy, and with them PPO kept losing what it had learned
@@ -38,7 +39,8 @@ _RUN: dict[str, dict[str, Options]] = {
 _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {"sac": {"lr": 1e-3}},
     "Hopper-v5": {"sac": {"alpha": 0.2, "learn_alpha": False}},
-    "Pendulum-v1": dict.fromkeys((*OFF_POLICY, *DISCRETE), _PENDULUM),
+    "InvertedDoublePendulum-v5": {"ppo": {"policy": "beta"}},
+    "Pendulum-v1": {**dict.fromkeys((*OFF_POLICY, *DISCRETE), _PENDULUM), "naf": {**_PENDULUM, "lr": 3e-4}},
     **{env_id: dict.fromkeys(OFF_POLICY, _REACH) for env_id in ("FetchReach-v4", "PointReach-v0")},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
     "MultiGoal-v0": dict.fromkeys(OFF_POLICY, _MULTIGOAL),
