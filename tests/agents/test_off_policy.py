@@ -434,7 +434,7 @@ def test_each_trains_evaluates_and_plots_from_the_command_line(tmp_path: Path, c
     assert "needs continuous actions" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg", "sac-discrete"])
 def test_presets_are_options_that_exist(name: str) -> None:
     for env_id in ("HalfCheetah-v5", "Pendulum-v1", "MountainCarContinuous-v0"):
         run, options = preset(name, env_id, 1000)
