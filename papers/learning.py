@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from agents import config_type
 from agents.agent import Config
@@ -216,6 +217,7 @@ def curve(axis: Any, runs: Sequence[Learned], label: str, **style: Any) -> None:
         return
     points, values = on_common_steps([tuple(np.array(column) for column in zip(*run, strict=True)) for run in seen])  # type: ignore[misc]
     (line,) = axis.plot(points, values.mean(0), label=label, linewidth=1.2, **style)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.fill_between(points, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
 
 
