@@ -14,20 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from agents.products import product, rounded
+
 FEW = 4  # inputs or outputs that are not worth a matrix product
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     n, m = weight.shape[-2:]
     compiled = torch.compiler.is_compiling()
-    if weight.ndim == 2 and not compiled:
+    if weight.ndim == 2 and not (compiled or rounded()):
         return linear(x, weight.T, bias)
     if m == 1 or (compiled and m <= FEW):
         return (x.unsqueeze(-2) * weight.mT.unsqueeze(-3)).sum(-1) + bias
     if compiled and n <= FEW:
         return (x.unsqueeze(-1) * weight.unsqueeze(-3)).sum(-2) + bias
-    if compiled:
-        return x @ weight - (-bias)  # a sum would be recognised, and made the one kernel again
+    if compiled or rounded():
+        return product(x, weight) - (-bias)  # a sum would be recognised, and made the one kernel again
     return torch.baddbmm(bias, x, weight)
 
 

@@ -9,9 +9,7 @@ rounding is not: "same seed, same bits" holds for either, not between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch import Generator, Tensor, nn
 import scg
 from agents.agent import Metrics
 from agents.descent import Optimiser, compile_whole
+from agents.products import products
 from agents.replay import Rows
 
 Step = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
@@ -129,32 +128,3 @@ def _parts(rows: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
 def _ordered(rows: Rows) -> dict[str, Any]:
     """By name: a graph looks up what it has examined by its inputs in their order."""
     return dict(sorted(rows.items()))
-
-
-@contextmanager
-def products(bf16: bool) -> Iterator[None]:
-    """Inside, float32 matrix products go through oneDNN where that is allowed to change them, or changes nothing.
-
-    Torch gives them to oneDNN only in the setting that lets it round factors to bfloat16, which it makes use of where the
-    processor has units for that (AMX). Elsewhere it then computes in float32 as ever, and on AMD's processors at twice the
-    rate of the library that torch would have taken: `rounds_to_bfloat16` tries it out.
-    """
-    if not bf16 and rounds_to_bfloat16():
-        yield
-        return
-    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
-
-
-@cache
-def rounds_to_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16 when it is let: a product's error is then 2⁻⁹, not 2⁻²⁴ times its size."""
-    x = torch.linspace(1, 2, 256, dtype=torch.float64).expand(256, 256).contiguous()
-    with products(True):
-        found = x.float() @ x.float()
-    return bool(((found - x @ x).abs() > 1e-5 * (x @ x)).any())

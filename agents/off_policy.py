@@ -70,7 +70,7 @@ class OffPolicy:
     compile: bool = False
     """compile the whole update: 1.5 times the speed, after half a minute (a few seconds once it is cached)"""
     bf16: bool = False
-    """round the factors of matrix products to bfloat16"""
+    """matrix products of numbers rounded to bfloat16: faster on processors with instructions for them"""
     device: str = "cpu"
     """where updates run, "cuda" say; acting stays in numpy"""
 

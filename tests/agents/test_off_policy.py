@@ -14,11 +14,11 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import relu, softplus
 
-from agents import acting, cli, config_type, envs, learner, train
+from agents import acting, cli, config_type, envs, train
 from agents.agent import Means, OptionError
 from agents.ddpg import DDPG
 from agents.exploration import Noise
-from agents.learner import Learner, products, rounds_to_bfloat16
+from agents.learner import Learner
 from agents.nets import Encoder
 from agents.presets import COMPILE_OFF_POLICY_FROM, preset
 from agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, action_dim
@@ -273,31 +273,6 @@ def test_a_compiled_update_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> 
         results.append([p for module in nets.modules().values() for p in module.parameters()])
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("rounds", [False, True])
-def test_products_are_rounded_where_that_is_asked_for_and_nowhere_else(rounds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN is let to round only by `bf16`, or where it does not make use of it."""
-    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    monkeypatch.setattr(learner, "rounds_to_bfloat16", lambda: rounds)
-    with products(True):
-        assert setting.fp32_precision == "bf16"
-    with products(False):
-        assert setting.fp32_precision == (before if rounds else "bf16")
-    assert setting.fp32_precision == before
-
-
-def test_products_without_bf16_are_those_of_float32() -> None:
-    g = Generator().manual_seed(0)
-    x, y = torch.randn(256, 256, generator=g), torch.randn(256, 256, generator=g)
-    exact = x.double() @ y.double()
-    with products(False):
-        assert float((x @ y - exact).abs().max()) < 2e-4
-    rounded = x.bfloat16().double() @ y.bfloat16().double()
-    assert float((rounded - exact).abs().max()) > 2e-2  # what the bound above would have caught
-    with products(True):
-        assert (float((x @ y - exact).abs().max()) > 2e-3) == rounds_to_bfloat16()
 
 
 # -- collecting ------------------------------------------------------------------------------------------------
