@@ -383,11 +383,11 @@ def test_a_nan_stops_the_run_before_it_reaches_a_checkpoint(tmp_path: Path, monk
     run = new_run(tmp_path / "run", "sac")
     call, calls = Learner.__call__, iter(range(1000))
 
-    def poisoned(self: Learner, given: Any) -> Any:
+    def poisoned(self: Learner, *given: Any) -> Any:
         if next(calls) == 20:
             with torch.no_grad():
                 next(iter(self._slow)).fill_(float("nan"))
-        return call(self, given)
+        return call(self, *given)
 
     monkeypatch.setattr(Learner, "__call__", poisoned)
     with pytest.raises(TrainingStopped, match=r"one of the updates 18 to 21, after step 72: node 'target'(.|\n)*step-0+40\.pt"):
