@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from agents.products import product, rounded
 
-FEW = 4  # inputs or outputs that are not worth a matrix product
+FEW = 8  # inputs or outputs that are not worth a matrix product
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
