@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import EngFormatter
 
 from agents.overestimation import Measurement, Paths, each_checkpoint
 from agents.runs import RunDirectory, write_json
@@ -96,6 +97,7 @@ def draw_along(axis: Any, runs: Sequence[Learned], label: str, colour: str) -> N
         values = np.array([[row[column] for row in each.along] for each in found])
         named = {"label": label} if column == "estimate" else {}
         axis.plot(steps, values.mean(0), line, color=colour, linewidth=1.2, **named)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_pairs(axis: Any, runs: Sequence[Learned]) -> None:
