@@ -31,6 +31,7 @@ from agents.runs import RunConfig
 
 DOCS = Path(__file__).parents[1] / "docs" / "agents"
 ENVIRONMENTS = {"CartPole-v1": "CartPole-v1", "Pendulum-v1": "Pendulum-v1", "HalfCheetah-v5": "MuJoCo"}
+PARTICULAR = ("Hopper-v5", "InvertedDoublePendulum-v5")  # of MuJoCo, where an agent has settings for one alone
 ELSEWHERE = "elsewhere"
 FEW, MANY = 1, 10**9  # steps: short of every threshold of a preset, and beyond it
 
@@ -138,6 +139,7 @@ def _presets(name: str) -> str:
     """As a sentence and a table of the environments that have settings of their own."""
     general = _changes(name, "")
     found = [(shown, _changes(name, env)) for env, shown in ENVIRONMENTS.items()]
+    found += [(env, own) for env in PARTICULAR if (own := _changes(name, env)) != _changes(name, "HalfCheetah-v5")]
     kept = [row for row in (*((where, own) for where, own in found if own != general), (ELSEWHERE, general)) if row[1]]
     if not kept:
         return "There are none."

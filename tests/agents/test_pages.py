@@ -69,7 +69,9 @@ def test_an_option_keeps_its_bases_meaning_unless_it_has_its_own() -> None:
 
 def test_presets_are_written_as_they_are_typed() -> None:
     assert "| CartPole-v1 | `--no-normalise-obs`" in pages.page("ppo")
-    assert "| MuJoCo | `--envs 16`, `--compile` from 200,000 steps on |" in pages.page("a2c")
+    assert "| MuJoCo | `--envs 16`, `--horizon 16`, `--compile` from 200,000 steps on |" in pages.page("a2c")
+    assert "| Hopper-v5 | `--envs 1`, `--lr 0.001`, `--alpha 0.2`, `--no-learn-alpha`, `--compile` from" in pages.page("sac")
+    assert "Hopper-v5" not in pages.page("td3")
     assert "There are none." in pages.page("reinforce")
 
 
