@@ -20,6 +20,7 @@ FEW = 8  # inputs or outputs that are not worth a matrix product
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x · weight + bias`, its products as `agents.products` has them; sums written out are never rounded to bfloat16."""
     n, m = weight.shape[-2:]
     compiled = torch.compiler.is_compiling()
     if weight.ndim == 2 and not (compiled or rounded()):

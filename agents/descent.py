@@ -104,7 +104,7 @@ class Adam(Optimiser):
     """`rate · m̂ / (√v̂ + ε)`, where m̂ = m / (1 − 0.9^t) and v̂ = v / (1 − 0.999^t).
 
     The two denominators are ready before their step: a compiler would take powers that it finds inside again for every few
-    elements of the parameters, which was two thirds of a compiled step's time.
+    elements of the parameters, which was two thirds of what this function took there.
     """
 
     def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ CASES: dict[str, Case] = {
         },
     ),
 }
+
+CASES["dqn, 4 together"] = replace(CASES["dqn"], ours={**CASES["dqn"].ours, "together": 4}, peers=())
 
 PEER = """
 import json, os, sys, time
