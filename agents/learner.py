@@ -19,7 +19,7 @@ import scg
 from agents.agent import Metrics
 from agents.descent import Optimiser, compile_whole
 from agents.products import products
-from agents.replay import Rows
+from agents.replay import Rows, parts
 
 Step = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
 
@@ -63,7 +63,7 @@ class Learner:
         mean absolute error at each row."""
         due = tuple((self.count + i) % self.delay == 0 for i in range(minibatches))
         if minibatches > 1 and len(set(due)) > 1 and minibatches % self.delay:  # or it would be compiled for every pattern
-            found = [self(part) for part in _parts(rows, minibatches)]
+            found = [self(part) for part in parts(rows, minibatches)]
             return [metrics for several, _ in found for metrics in several], torch.cat([error for _, error in found])
         if due not in self._steps:
             step = self._step(due)
@@ -86,7 +86,7 @@ class Learner:
         one = {now: self._single(now) for now in set(due)}
 
         def step(rows: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            found = [one[now](part) for now, part in zip(due, _parts(rows, len(due)), strict=True)]
+            found = [one[now](part) for now, part in zip(due, parts(rows, len(due)), strict=True)]
             return torch.cat([values for values, _ in found]), torch.cat([error for _, error in found])
 
         return step if len(due) > 1 else one[due[0]]
@@ -117,12 +117,6 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = state["count"]
         self.generator.set_state(state["generator"])
-
-
-def _parts(rows: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """`rows` in `count` equal parts."""
-    pieces = {name: value.split(len(value) // count) for name, value in rows.items()}
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
 
 
 def _ordered(rows: Rows) -> dict[str, Any]:

@@ -117,12 +117,8 @@ class Replay:
     ) -> Iterator[Drawn]:
         """`count` of them, drawn at once, as a draw costs as much as a small update; `together` end to end."""
         drawn = self.sample(count * rows, generator, progress)
-        if count == together:
-            yield drawn
-            return
-        pieces = {name: value.split(together * rows) for name, value in drawn.rows.items()}
-        for i, index in enumerate(drawn.index.split(together * rows)):
-            yield Drawn({name: piece[i] for name, piece in pieces.items()}, index)
+        for part, index in zip(parts(drawn.rows, count // together), drawn.index.split(together * rows), strict=True):
+            yield Drawn(part, index)
 
     def learned(self, index: Tensor, error: Tensor) -> None:
         """What the critics' errors were at drawn rows. Uniform sampling does not care."""
@@ -193,6 +189,14 @@ class Replay:
         for path in directory.glob("from-*.pt"):
             if path not in known:
                 path.unlink()
+
+
+def parts(rows: Rows, count: int) -> list[Rows]:
+    """`rows` in `count` equal parts."""
+    if count == 1:
+        return [rows]
+    pieces = {name: value.split(len(value) // count) for name, value in rows.items()}
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
 
 
 def _piece(directory: Path, start: int) -> Path:
