@@ -12,7 +12,9 @@ Kingma & Ba (2015); ε = 1e-5 as in Huang et al. (2022), "The 37 implementation 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -47,7 +49,9 @@ class Optimiser:
         self.count.add_(1.0)
         shortened, length = tuple(gradients), norm
         if self.max_norm < float("inf"):
-            factor = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # NaN stays NaN
+            # min(1, max_norm / norm), by a function that compilers compute once, as they would not a division: they would
+            # divide again for every few elements of the parameters. NaN stays NaN.
+            factor = (math.log(max(self.max_norm, 1e-30)) - norm.log()).clamp(max=0.0).exp()
             shortened, length = torch._foreach_mul(list(gradients), factor), norm * factor
         torch._foreach_mul_(self.means, MEMORY)
         torch._foreach_add_(self.means, shortened, alpha=1 - MEMORY)
@@ -103,34 +107,32 @@ def parts_signal_to_noise(graph: scg.Graph, given: Rows, parameters: Sequence[Te
 class Adam(Optimiser):
     """`rate · m̂ / (√v̂ + ε)`, where m̂ = m / (1 − 0.9^t) and v̂ = v / (1 − 0.999^t).
 
-    The two denominators are ready before their step: a compiler would take powers that it finds inside again for every few
-    elements of the parameters, which was two thirds of what this function took there.
+    The two denominators are looked up: a compiler would take powers that it finds inside again for every few elements of
+    the parameters, which was two thirds of what this function took there.
     """
 
     def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:
         super().__init__(parameters, max_norm, eps)
-        self._known = [torch.zeros_like(self.count), torch.zeros_like(self.count)]
-        self._get_ready()
-
-    def _get_ready(self) -> None:
-        t = self.count + 1.0
-        self._known[0].copy_(1 - MEMORY**t)
-        self._known[1].copy_((1 - 0.999**t).sqrt())
+        self._corrections = corrections().to(self.rate)
 
     def change(self, gradients: Tensors) -> Tensors:
+        t = self.count.long().clamp(max=len(self._corrections) - 1)
+        mean, root = self._corrections.index_select(0, t.view(1)).view(2).unbind()
         torch._foreach_mul_(self.squares, 0.999)
         torch._foreach_addcmul_(self.squares, gradients, gradients, 0.001)
         scale = torch._foreach_sqrt(self.squares)
-        torch._foreach_div_(scale, self._known[1])
+        torch._foreach_mul_(scale, root)
         torch._foreach_add_(scale, self.eps)
         change = torch._foreach_div(self.means, scale)
-        torch._foreach_mul_(change, self.rate / self._known[0])
-        self._get_ready()
+        torch._foreach_mul_(change, self.rate * mean)
         return change
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._get_ready()
+
+@cache
+def corrections() -> Tensor:
+    """`[t, 2]`: 1 / (1 − 0.9^t) and 1 / √(1 − 0.999^t), until both are 1 in single precision."""
+    t = torch.arange(18_000, dtype=torch.float64)
+    return torch.stack([1 / (1 - MEMORY**t), (1 - 0.999**t).rsqrt()], -1)
 
 
 class RMSprop(Optimiser):
