@@ -3,11 +3,14 @@
     act for `horizon` steps → replay → `updates` × (draw a minibatch → one step on every objective)
 
 The first block is the warm-up: uniformly random actions, so that the first minibatch has something to draw from.
+
+With `overlap` a block is collected while the updates run that would have come before it: the policy acts as it was before
+them, which a copy remembers, and they do not know the block yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,11 +20,13 @@ from torch import Generator, nn
 
 import scg
 from agents.agent import Agent, Means, Metrics, OptionError, Stateful, check_options
+from agents.beside import Beside
 from agents.descent import Adam
 from agents.discrete import uniform
 from agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
 from agents.learner import Learner
 from agents.nets import Encoder, FastPolicy
+from agents.overlap import Ahead, Upcoming
 from agents.prioritised import PrioritisedReplay
 from agents.replay import Multistep, Replay, Rows
 from agents.rollout import Block, Rollout
@@ -39,6 +44,9 @@ class OffPolicy:
     """gradient steps after each of them"""
     together: int = 1
     """gradient steps in one call of a compiled update, which takes so many times as long to compile; divides `updates`"""
+    overlap: bool = False
+    """a second thread collects the next block while an update runs, and takes the actor's gradient while the critics' is taken:
+    with `--threads 1` two cores are busy"""
     batch: int = 256
     """rows of a minibatch"""
     replay: int = 1_000_000
@@ -117,25 +125,45 @@ def off_policy(
     """The agent around a graph: `policy` is what is evaluated, `behaviour` what collects after the warm-up."""
     memory, random = config.memory(spaces[0]), uniform(spaces[1])
     own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
-    learner = Learner(graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16)
+    beside = Beside() if config.overlap else None
+    learner = Learner(graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16, beside)
     learner.examine({k: v.to(config.device) for k, v in examples(spaces[0], random, own, config.prioritised).items()})
+    ahead = Ahead(behaviour, state) if config.overlap else None
 
-    def collect(rollout: Rollout, steps_left: int) -> Block:
+    def collect(rollout: Rollout, steps_left: int) -> Block | Upcoming:
         first = memory.count == 0
         steps = -(-config.warmup // rollout.envs.batch) if first else config.horizon
         steps = min(steps, -(-steps_left // rollout.envs.batch))
-        return rollout.collect(random if first else behaviour, steps, log_prob=False)
+        if first:
+            return rollout.collect(random, steps, log_prob=False)
+        if ahead is None:
+            return rollout.collect(behaviour, steps, log_prob=False)
+        return Upcoming(rollout, ahead.policy, steps)
 
-    def update(block: Block, progress: float) -> Metrics:
-        memory.add(block)
+    def learn(progress: float, begin: Callable[[], object] | None = None) -> Metrics:
         means = Means()
         for drawn in memory.minibatches(config.updates, config.batch, own, progress, config.together):
             rows = {name: value.to(config.device) for name, value in drawn.rows.items()}
-            metrics, error = learner(rows, len(drawn.index) // config.batch)
+            metrics, error = learner(rows, len(drawn.index) // config.batch, begin)
+            begin = None
             memory.learned(drawn.index, error)
             for step in metrics:
                 means.add(step)
         return means.take()
+
+    def update(experience: Block | Upcoming, progress: float) -> Metrics:
+        if isinstance(experience, Block):
+            memory.add(experience)
+            return learn(progress)
+        assert ahead is not None
+        assert beside is not None
+        ahead.remember()
+        try:
+            metrics = learn(progress, lambda: experience.begin(beside))
+        finally:
+            experience.wait()  # nobody may close the environments while they are stepped
+        memory.add(experience.block())
+        return metrics
 
     optimisers = {f"{cost}_optimiser": optimiser for cost, optimiser in objectives.items()}
     return Agent(graph, policy, collect, update, {**state, **optimisers, "learner": learner}, memory, config.report)

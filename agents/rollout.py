@@ -15,6 +15,7 @@ nothing follows. Both end the sum (Pardo et al. 2018, "Time limits in reinforcem
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
@@ -101,12 +102,17 @@ class Rollout:
         self._first = np.ones(envs.batch, bool)
         self._total, self._length = np.zeros(envs.batch), np.zeros(envs.batch, np.int64)
 
-    def collect(self, policy: nn.Module, steps: int, log_prob: bool = True) -> Block:
-        """`steps` steps of every environment: a block `[steps, batch]`. Episodes go on in the next block."""
+    def collect(self, policy: nn.Module, steps: int, log_prob: bool = True, pause: float = 0.0) -> Block:
+        """`steps` steps of every environment: a block `[steps, batch]`. Episodes go on in the next block.
+
+        With a `pause`, so many seconds at least between two steps: for the sake of another thread.
+        """
         record = _Record(steps, self.envs)
         act = sampler(policy, self.generator, steps, self.envs.batch)
         episodes: list[Episode] = []
         for t in range(steps):
+            if pause and t:
+                time.sleep(pause)
             episodes += self._step(record, t, act)
         return record.block(policy if log_prob else None, episodes)
 

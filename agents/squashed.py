@@ -21,6 +21,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
 
+from agents.beside import standard_normal
+
 
 class SquashedNormal(Distribution):
     """`loc` and `log_scale` `[*batch, dim]`; the last axis is the event. Differentiable any number of times."""
@@ -45,7 +47,7 @@ class SquashedNormal(Distribution):
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        noise = standard_normal(shape, self.loc)
         u = self.loc + self.log_scale.exp() * noise
         value = u.tanh()
         self._drawn = (value, u)

@@ -24,6 +24,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 import scg
 from agents.agent import Agent, check_options
+from agents.beside import standard_normal
 from agents.exploration import Noise, Noisy
 from agents.nets import Encoder
 from agents.off_policy import OffPolicy, off_policy
@@ -37,9 +38,7 @@ class _Noise(Normal):
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         with torch.no_grad():
-            return self.loc + self.scale * torch.randn(
-                self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
-            )
+            return self.loc + self.scale * standard_normal(self._extended_shape(sample_shape), self.loc)
 
 
 def td3(

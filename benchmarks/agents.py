@@ -93,7 +93,15 @@ CASES: dict[str, Case] = {
     ),
 }
 
-CASES["dqn, 4 together"] = replace(CASES["dqn"], ours={**CASES["dqn"].ours, "together": 4}, peers=())
+
+def _overlapped(name: str, **ours: Any) -> Case:
+    """The same with a second thread; the newest step is learned from one update later than the peers do."""
+    return replace(CASES[name], ours={**CASES[name].ours, "overlap": True, **ours}, peers=("sbx",))
+
+
+CASES |= {f"overlapped {name}": _overlapped(name) for name in ("sac", "sac, bf16", "td3", "td3, bf16", "ddpg")}
+CASES["dqn, 16 together"] = replace(CASES["dqn"], ours={**CASES["dqn"].ours, "together": 16}, peers=("sbx",))
+CASES["overlapped dqn, 16 together"] = _overlapped("dqn", together=16)
 
 PEER = """
 import json, os, sys, time
@@ -129,9 +137,9 @@ def ours(name: str, threads: int) -> dict[str, float]:
     from agents.acting import one_blas_thread
     from agents.rollout import Rollout
 
-    torch.set_num_threads(threads)
     case = CASES[name]
     config = config_type(case.agent)(**case.ours)
+    torch.set_num_threads(max(1, threads // 2) if getattr(config, "overlap", False) else threads)
     with one_blas_thread(), envs.make(case.env, case.envs, threads=threads) as vector:
         agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
         rollout = Rollout(vector, list(range(case.envs)), Generator().manual_seed(0))

@@ -38,6 +38,8 @@ CONFIGS = {
     "sac-score": SAC(**SMALL, actor="score", actor_samples=2, learn_alpha=False),
     "td3": TD3(**SMALL, prioritised=True, n_step=3),
     "ddpg": DDPG(**{**SMALL, "horizon": 4, "updates": 2}, process="ou"),
+    "ddpg-overlap": DDPG(**{**SMALL, "horizon": 4, "updates": 2, "overlap": True}, process="ou"),
+    "sac-overlap": SAC(**SMALL, overlap=True),
 }
 
 
