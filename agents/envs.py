@@ -19,12 +19,14 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from agents import mujoco_vector, robotics, snapshot
@@ -173,18 +175,30 @@ class _Serial(SyncVectorEnv):
         return self._observations, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), info
 
 
-def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
+def spec(env_id: str) -> EnvSpec:
+    """How `env_id` is registered; `module:name` imports the module first. EnvironmentFault where it is not."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise EnvironmentFault(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from error
     if not robotics.prepare(env_id):
         raise EnvironmentFault(f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'scg[robotics]'")
     try:
-        env = gym.make(env_id, **kwargs)
-    except gym.error.UnregisteredEnv as error:
-        near = _nearest(env_id)
+        return gym.spec(name)
+    except gym.error.Error as error:
+        near = _nearest(name)
         hint = f" Nearest: {', '.join(near)}." if near else " Install the package that registers it."
         raise EnvironmentFault(f"environment {env_id!r} is not registered with gymnasium.{hint}") from error
+
+
+def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
+    known = spec(env_id)
+    try:
+        env = gym.make(env_id, **kwargs)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        spec = gym.registry.get(env_id)
-        mujoco = spec is not None and "mujoco" in str(spec.entry_point)
+        mujoco = "mujoco" in str(known.entry_point)
         remedy = 'pip install "gymnasium[mujoco]"' if mujoco else "Install what the message names."
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
     try:
@@ -231,9 +245,8 @@ def seeds(seed: int, stream: str, count: int, *index: int) -> list[int]:
 
 def versions(env_id: str) -> dict[str, Any]:
     """What a result depends on besides code and seed: interpreter, libraries, and the environment's own settings."""
-    spec = gym.spec(env_id)
-    mujoco = None
-    if "mujoco" in str(spec.entry_point).lower():
+    known, mujoco = spec(env_id), None
+    if "mujoco" in str(known.entry_point).lower():
         import mujoco as simulator
 
         mujoco = simulator.__version__
@@ -245,10 +258,10 @@ def versions(env_id: str) -> dict[str, Any]:
         "gymnasium": gym.__version__,
         "mujoco": mujoco,
         "env": {
-            "id": spec.id,
-            "entry_point": str(spec.entry_point),
-            "kwargs": {name: repr(value) for name, value in spec.kwargs.items()},
-            "max_episode_steps": spec.max_episode_steps,
-            "reward_threshold": spec.reward_threshold,
+            "id": known.id,
+            "entry_point": str(known.entry_point),
+            "kwargs": {name: repr(value) for name, value in known.kwargs.items()},
+            "max_episode_steps": known.max_episode_steps,
+            "reward_threshold": known.reward_threshold,
         },
     }

@@ -204,3 +204,37 @@ def test_a_missing_robotics_package_is_an_error_with_its_remedy(monkeypatch: pyt
         EnvironmentFault, match=r"'FetchNothing-v9' is one of gymnasium-robotics'.*pip install 'scg\[robotics\]'"
     ):
         envs.make("FetchNothing-v9", 1)
+
+
+def test_a_package_is_registered_by_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's versions are written before its first environment is made."""
+
+    def prepare(env_id: str) -> bool:
+        gym.register("FetchLate-v0", "gymnasium.envs.classic_control.cartpole:CartPoleEnv", max_episode_steps=7)
+        return True
+
+    monkeypatch.setattr(robotics, "prepare", prepare)
+    try:
+        assert envs.versions("FetchLate-v0")["env"]["max_episode_steps"] == 7
+    finally:
+        gym.registry.pop("FetchLate-v0", None)
+    monkeypatch.undo()
+    monkeypatch.setattr(robotics, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="is one of gymnasium-robotics'"):
+        envs.versions("FetchNothing-v9")
+
+
+def test_a_module_before_the_name_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_environments.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv', max_episode_steps=5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert envs.versions("my_environments:Mine-v0")["env"]["id"] == "Mine-v0"
+        with envs.make("my_environments:Mine-v0", 1) as vector:
+            assert vector.batch == 1
+    finally:
+        gym.registry.pop("Mine-v0", None)
+    with pytest.raises(EnvironmentFault, match="'nowhere:Mine-v0': module 'nowhere' cannot be imported"):
+        envs.make("nowhere:Mine-v0", 1)
