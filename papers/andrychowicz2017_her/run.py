@@ -49,7 +49,7 @@ class Settings(TrainingSettings):
     bits: int = field(default=10, metadata={"help": "bits up to which DQN is run"})
     steps: int = field(default=3000, metadata={"help": "environment steps of a run on up to 10 bits; beyond, as the square"})
     reach: int = field(default=2500, metadata={"help": "environment steps of a run on the point"})
-    fetch: int = field(default=0, metadata={"help": "environment steps of a run on FetchReach-v4, 6000 say; 0 for none"})
+    fetch: int = field(default=0, metadata={"help": "environment steps of a run on FetchReach-v4, 12000 say; 0 for none"})
     seeds: int = field(default=3, metadata={"help": "runs of each kind"})
 
     def __post_init__(self) -> None:
