@@ -53,6 +53,7 @@ def standard_normal(shape: Sequence[int], like: Tensor) -> Tensor:
     """Independent N(0, 1) of `like`'s type and device, from the default generator, or as `given`."""
     if _source.recording:
         _source.asked.append((tuple(shape), like.dtype))
+        return torch.randn(tuple(shape), dtype=like.dtype).to(like.device)
     if _source.given is not None:
         return _source.given.pop(0)
     return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)

@@ -59,6 +59,11 @@ class Optimiser:
         torch._foreach_sub_(self.parameters, self.change(shortened))
         return norm
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [*self.parameters, *self.means, *self.squares, self.count, self.power]
+
     def signal_to_noise(self) -> float:
         """`|E g|² / tr Var g` of the last ten steps' gradients, each as it was applied; 0 before the second step."""
         t = float(self.count)
@@ -230,8 +235,11 @@ class Whole:
         return metrics
 
 
-def compile_whole(step: Callable[..., Any]) -> Callable[..., Any]:
+def compile_whole(step: Callable[..., Any], kept: Sequence[Tensor] | None = None) -> Callable[..., Any]:
     """`step`, gradient and in-place updates included, as one compiled function of its tensors' shapes.
+
+    On a GPU, `kept` asks for CUDA graphs: all that it writes and does not return, wherever it lies, lies there for good.
+    What such a call returns is overwritten by the next one.
 
     Nothing that it was compiled for changes afterwards but the values of tensors and the shapes of its arguments; to look at
     some hundred other objects again at every call would take a fifth of a small update's time.
@@ -249,4 +257,8 @@ def compile_whole(step: Callable[..., Any]) -> Callable[..., Any]:
         "guard_filter_fn": worth_a_look,
         "fallback_random": True,
     }
+    if kept is not None:
+        options["triton.cudagraphs"] = True
+        for tensor in kept:
+            torch._dynamo.mark_static_address(tensor)
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)

@@ -33,6 +33,7 @@ class Learner:
     targets   pairs (target, source) of modules
     delay     all objectives but the first, and the targets, have their step at every so many calls only
     watched   nodes whose means are metrics
+    graphs    compiled calls on a GPU are CUDA graphs
     beside    a second thread: compiled, the first objective's gradient is taken on this one and the others' there. A graph
               that draws other random numbers than `standard_normal`'s stays on one
     """
@@ -49,6 +50,7 @@ class Learner:
         compiled: bool = False,
         bf16: bool = False,
         beside: Beside | None = None,
+        graphs: bool = False,
     ) -> None:
         self.graph, self.objectives, self.tau, self.delay = graph, dict(objectives), tau, delay
         self.generator, self.watched, self.compiled, self.bf16 = generator, tuple(watched), compiled, bf16
@@ -56,6 +58,9 @@ class Learner:
         self._slow: list[Tensor] = [p for target, _ in targets for p in target.parameters()]
         self._fast: list[Tensor] = [p for _, source in targets for p in source.parameters()]
         self._steps: dict[tuple[bool, ...], Step] = {}
+        device = self.objectives[next(iter(self.objectives))].rate.device
+        self.cpu, self.graphs = device.type == "cpu", graphs
+        self.gives = not self.cpu  # noise: where the default generator is not this one's kind, and no checkpoint has it
         self.count = 0
 
     def examine(self, rows: Rows) -> None:
@@ -83,20 +88,24 @@ class Learner:
         return metrics, error
 
     def _step(self, due: Sequence[bool], rows: dict[str, Any]) -> Step:
-        several, cpu = len(self.objectives) > 1, self._fast[0].device.type == "cpu"
-        if self.beside is not None and self.compiled and list(due) == [True] and several and cpu:
+        apart = self.beside if self.compiled and self.cpu and len(self.objectives) > 1 and list(due) == [True] else None
+        kinds = None
+        if apart is not None or self.gives:
+            one: dict[str, Any] = parts(rows, len(due))[0]
             with torch.no_grad():
-                kinds = asked(lambda: self.graph.sample(**rows))
-            if kinds is not None:
-                return self._side_by_side(self.beside, kinds)
-        return self._whole(due)
+                kinds = asked(lambda: self.graph.sample(**one))
+        return self._whole(due, kinds) if apart is None or kinds is None else self._side_by_side(apart, kinds)
 
-    def _whole(self, due: Sequence[bool]) -> Step:
+    def _whole(self, due: Sequence[bool], kinds: Sequence[Kind] | None) -> Step:
         """A step for each entry of `due`, which says where the slower objectives have theirs, as one function."""
         one = {now: self._single(now) for now in set(due)}
+        n = len(kinds or ())
 
-        def step(rows: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            found = [one[now](part) for now, part in zip(due, parts(rows, len(due)), strict=True)]
+        def step(rows: dict[str, Any], noise: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+            found = [
+                one[now](part, None if noise is None else noise[n * i : n * i + n])
+                for i, (now, part) in enumerate(zip(due, parts(rows, len(due)), strict=True))
+            ]
             return torch.cat([values for values, _ in found]), torch.cat([error for _, error in found])
 
         run = self._compile(step if len(due) > 1 else one[due[0]])
@@ -104,19 +113,22 @@ class Learner:
 
         def call(rows: dict[str, Any], begin: Callable[[], object]) -> tuple[list[Metrics], Tensor]:
             begin()
+            device, noise = rows["reward"].device, None
+            if kinds is not None:
+                noise = [x.to(device) for _ in due for x in draws(kinds, self.generator)]
             with scg.randomness(self.generator):
-                values, error = run(rows)
+                values, error = run(rows, noise)
             each = iter(values.tolist())
-            return [{name: next(each) for name in of_step} for of_step in names], error
+            return [{name: next(each) for name in of_step} for of_step in names], error.clone() if self.graphs else error
 
         return call
 
-    def _single(self, due: bool) -> Callable[[dict[str, Any]], tuple[Tensor, Tensor]]:
+    def _single(self, due: bool) -> Callable[[dict[str, Any], list[Tensor] | None], tuple[Tensor, Tensor]]:
         costs = self._costs(due)
         gradient, descend = self._gradient(costs, self.watched), self._descend(costs, due)
 
-        def step(rows: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            gradients, means, error = gradient(rows, None)
+        def step(rows: dict[str, Any], noise: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+            gradients, means, error = gradient(rows, noise)
             return torch.cat([means, descend(gradients)]), error
 
         return step
@@ -185,7 +197,10 @@ class Learner:
         return descend
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return compile_whole(function) if self.compiled else function
+        if not self.compiled:
+            return function
+        kept = [*self._slow, *(tensor for optimiser in self.objectives.values() for tensor in optimiser.tensors)]
+        return compile_whole(function, kept if self.graphs else None)
 
     def _costs(self, due: bool) -> list[str]:
         return list(self.objectives) if due else list(self.objectives)[:1]

@@ -81,6 +81,8 @@ class OffPolicy:
     """matrix products of numbers rounded to bfloat16: faster on processors with instructions for them"""
     device: str = "cpu"
     """where updates run, "cuda" say; acting stays in numpy"""
+    cuda_graphs: bool = False
+    """compiled updates on a GPU are replayed as CUDA graphs"""
 
     def __post_init__(self) -> None:
         check_options(
@@ -89,6 +91,8 @@ class OffPolicy:
             "lr priority_alpha her_k",
             "gamma tau priority_beta",
         )
+        if self.cuda_graphs and not (self.compile and self.device.startswith("cuda")):
+            raise OptionError("--cuda-graphs needs --compile and --device cuda.")
         if self.updates % self.together:
             raise OptionError(f"--together {self.together} does not divide --updates {self.updates}.")
 
@@ -126,7 +130,9 @@ def off_policy(
     memory, random = config.memory(spaces[0]), uniform(spaces[1])
     own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
     beside = Beside() if config.overlap else None
-    learner = Learner(graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16, beside)
+    learner = Learner(
+        graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16, beside, config.cuda_graphs
+    )
     learner.examine({k: v.to(config.device) for k, v in examples(spaces[0], random, own, config.prioritised).items()})
     ahead = Ahead(behaviour, state) if config.overlap else None
 

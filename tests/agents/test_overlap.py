@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal
 
 import scg
 from agents import envs, train
-from agents.agent import Agent
+from agents.agent import Agent, OptionError
 from agents.beside import Beside, asked, draws, given, standard_normal
 from agents.ddpg import DDPG
 from agents.dqn import DQN
@@ -59,7 +59,8 @@ class Own(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loc = nn.Linear(OBS, 2)
+        with scg.randomness(Generator().manual_seed(0)):
+            self.loc = nn.Linear(OBS, 2)
 
     def forward(self, obs: Tensor) -> Independent:
         return Independent(Normal(self.loc(obs), 0.3), 1)
@@ -125,6 +126,45 @@ def test_other_steps_stay_on_one_thread(name: str, compiled: bool, together: int
     made.beside.start = None  # type: ignore[assignment, method-assign]  # a call would fail
     metrics, _ = made({name: torch.cat([x] * together) for name, x in minibatch(0).items()}, together)
     assert len(metrics) == together
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", ["sac", "td3", "sac, own draws"])
+def test_given_noise_is_what_the_generator_would_have_drawn(
+    name: str, compiled: bool, together: int, quick_compiler: None
+) -> None:
+    """As on a GPU, whose own generator no checkpoint has."""
+    (drawn, modules), (gave, others) = (learner(name, None, compiled) for _ in range(2))
+    gave.gives = True
+    for i in range(4):
+        rows = [minibatch(together * i + j) for j in range(together)]
+        joined = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        assert gave(joined, together)[0] == drawn(joined, together)[0]
+    for a, b in zip(modules, others, strict=True):
+        assert_same(a.state_dict(), b.state_dict())
+    assert torch.equal(gave.generator.get_state(), drawn.generator.get_state())
+
+
+def test_cuda_graphs_keep_what_a_step_changes_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it can be seen without a GPU: the compiler is asked for them, and told all that stays."""
+    asked_for, told = [], set()
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: (asked_for.append(kwargs["options"]), f)[1])
+    monkeypatch.setattr(torch._dynamo, "mark_static_address", lambda tensor: told.add(tensor.data_ptr()))
+    made, modules = learner("td3", None)
+    made.graphs = True
+    made(minibatch(0))
+    assert [options["triton.cudagraphs"] for options in asked_for] == [True]
+    addresses = {p.data_ptr() for module in modules for p in module.parameters()}
+    addresses |= {
+        t.data_ptr() for adam in made.objectives.values() for t in adam.state_dict().values() if isinstance(t, Tensor)
+    }
+    assert addresses <= told
+    made.graphs = False
+    made(minibatch(1))
+    assert "triton.cudagraphs" not in asked_for[-1]
+    with pytest.raises(OptionError, match="--cuda-graphs needs --compile and --device cuda"):
+        SAC(cuda_graphs=True, compile=True)
 
 
 def test_draws_that_nobody_can_give_are_noticed() -> None:
