@@ -18,8 +18,9 @@ from torch import Generator, Tensor, nn
 
 import scg
 from agents.agent import Metrics
-from agents.beside import Beside, Kind, asked, draws, given
+from agents.beside import Beside
 from agents.descent import Optimiser, compile_whole
+from agents.drawn import Kind, asked, draws, given
 from agents.products import products
 from agents.replay import Rows, parts
 

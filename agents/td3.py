@@ -24,7 +24,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 import scg
 from agents.agent import Agent, check_options
-from agents.beside import standard_normal
+from agents.drawn import standard_normal
 from agents.exploration import Noise, Noisy
 from agents.nets import Encoder
 from agents.off_policy import OffPolicy, off_policy

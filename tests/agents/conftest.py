@@ -53,3 +53,10 @@ def _as_agents_run() -> Iterator[None]:
 def double(_as_agents_run: None) -> None:
     """float64, for equalities."""
     torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's front half: what it traces, run by torch's own kernels, so that it takes no time."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))

@@ -219,9 +219,7 @@ def test_a_delayed_actor_and_the_targets_move_at_every_second_step() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("delay", [1, 2, 3, 8], ids=["every step", "every second", "a pattern that shifts", "rarely"])
-def test_steps_together_are_steps_one_by_one(delay: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compile_with(f, backend="aot_eager", **kwargs))
+def test_steps_together_are_steps_one_by_one(delay: int, compiled: bool, quick_compiler: None) -> None:
     minibatches = [rows(seed=i) for i in range(8)]
     found = []
     for together in (1, 4):
@@ -259,10 +257,8 @@ def test_td3_without_its_three_parts_is_ddpg() -> None:
     assert_same(*policies)
 
 
-def test_a_compiled_update_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_update_is_the_eager_one(quick_compiler: None) -> None:
     """Both of the functions that a delay makes."""
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
     results = []
     for whole in (False, True):
         nets, config = Nets(), SAC()

@@ -97,10 +97,8 @@ def test_all_objectives_together_give_each_its_own_gradient(name: str) -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_the_whole_update_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_update_can_be_compiled(quick_compiler: None) -> None:
     """In one piece, to the numbers of the eager one: with a backend that changes no kernel, so that it takes no time."""
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
     ends = []
     for whole in (False, True):
         agent, rows = built("soft-q")

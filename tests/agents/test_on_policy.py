@@ -76,10 +76,8 @@ def test_the_optimisers_are_torchs(ours: Any, theirs: Any, max_norm: float, doub
         (A2C(horizon=20, hidden=(8,)), 3),  # its first block is always eager
     ],
 )
-def test_a_compiled_update_is_the_eager_one(monkeypatch: pytest.MonkeyPatch, config: Any, blocks: int) -> None:
+def test_a_compiled_update_is_the_eager_one(quick_compiler: None, config: Any, blocks: int) -> None:
     """Parameters and statistics, normaliser included."""
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
     agents = [updated(replace(config, compile=whole), blocks=blocks)[0] for whole in (False, True)]
     one, other = ([v for part in ("policy", "value") for v in agent.state[part].state_dict().values()] for agent in agents)
     for a, b in zip(one, other, strict=True):
@@ -244,10 +242,8 @@ def test_recomputed_advantages_follow_the_critic() -> None:
     assert any((a != b).any() for a, b in zip(once.policy.parameters(), again.policy.parameters(), strict=True))
 
 
-def test_a_compiled_step_looks_at_the_shapes_and_types_of_its_arguments_and_at_nothing_else(monkeypatch):
+def test_a_compiled_step_looks_at_the_shapes_and_types_of_its_arguments_and_at_nothing_else(quick_compiler: None):
     """Other shapes are compiled anew; what else the step refers to is read once."""
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled(f, backend="aot_eager", **kwargs))
     weight, setting = torch.full((3,), 2.0), {"factor": 1.0}
 
     def step(rows, index):

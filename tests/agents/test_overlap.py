@@ -15,9 +15,10 @@ from torch.distributions import Independent, Normal
 import scg
 from agents import envs, train
 from agents.agent import Agent, OptionError
-from agents.beside import Beside, asked, draws, given, standard_normal
+from agents.beside import Beside
 from agents.ddpg import DDPG
 from agents.dqn import DQN
+from agents.drawn import asked, draws, given, standard_normal
 from agents.envs import EnvironmentFault
 from agents.learner import Learner
 from agents.nets import Encoder
@@ -34,13 +35,6 @@ from tests.agents.test_train_loop import assert_same
 
 SMALL: dict[str, Any] = {"warmup": 40, "batch": 16, "replay": 200, "hidden": (8,), "overlap": True}
 OBS = 3
-
-
-@pytest.fixture
-def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler's front half: what it traces, run by torch's own kernels."""
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compile_with(f, backend="aot_eager", **kwargs))
 
 
 def minibatch(seed: int, count: int = 16) -> dict[str, Tensor]:
