@@ -1,6 +1,8 @@
 # Everything runs in an environment of its own, made on first use from the pinned set.
 PYTHON ?= python3
 VENV ?= .venv
+# Test processes. Each keeps to one thread, so one a core.
+WORKERS ?= auto
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -25,7 +27,7 @@ demo: $(READY)  ## draw a graph, check its gradient, train an agent
 	@echo "Its learning curve: runs/demo/curve.png"
 
 test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-long: $(READY)  ## the same laws on longer, random examples
 	$(BIN)/python -m pytest --hypothesis-profile=long

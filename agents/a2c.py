@@ -21,14 +21,14 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, world
-from agents.agent import Agent, Metrics, check_options
-from agents.descent import Optimiser, RMSprop, Rows, Whole
-from agents.rollout import Block, Rollout
-from agents.trust import distribution
-from estimators import ScoreFunction
 from scg import detach
+from scg.agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, world
+from scg.agents.agent import Agent, Metrics, check_options
+from scg.agents.descent import Optimiser, RMSprop, Rows, Whole
+from scg.agents.rollout import Block, Rollout
+from scg.agents.trust import distribution
 from scg.credit import Credit
+from scg.estimators import ScoreFunction
 from scg.trace import Trace
 
 

@@ -31,12 +31,12 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor, multiprocessing
 
-from agents import envs
-from agents.a2c import A2C
-from agents.actor_critic import ActorCritic
-from agents.agent import Agent, Means, Metrics, NotFinite, check_options
-from agents.descent import Optimiser, RMSprop
-from agents.rollout import Episode, Rollout
+from scg.agents import envs
+from scg.agents.a2c import A2C
+from scg.agents.actor_critic import ActorCritic
+from scg.agents.agent import Agent, Means, Metrics, NotFinite, check_options
+from scg.agents.descent import Optimiser, RMSprop
+from scg.agents.rollout import Episode, Rollout
 
 PATIENCE = 120.0  # seconds without a word from any worker, after which something is wrong
 

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Generator, Tensor, nn
 
-from agents.nets import is_fast
+from scg.agents.nets import is_fast
 from scg.randomness import randomness
 
 Act = Callable[[np.ndarray], np.ndarray]

@@ -17,14 +17,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents import nets
-from agents.agent import Stateful, check_options
-from agents.descent import Rows
-from agents.normalise import RewardScale
-from agents.policies import Kind, policy
-from agents.rollout import Block, Rollout
-from estimators.credit import GAE
 from scg import prev
+from scg.agents import nets
+from scg.agents.agent import Stateful, check_options
+from scg.agents.descent import Rows
+from scg.agents.normalise import RewardScale
+from scg.agents.policies import Kind, policy
+from scg.agents.rollout import Block, Rollout
+from scg.estimators.credit import GAE
 
 Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from agents.products import product, rounded
+from scg.agents.products import product, rounded
 
 FEW = 8  # inputs or outputs that are not worth a matrix product
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x · weight + bias`, its products as `agents.products` has them; sums written out are never rounded to bfloat16."""
+    """`x · weight + bias`, its products as `scg.agents.products` has them; sums written out are never rounded to bfloat16."""
     n, m = weight.shape[-2:]
     compiled = torch.compiler.is_compiling()
     if weight.ndim == 2 and not (compiled or rounded()):

@@ -18,8 +18,8 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import scg
-from agents.replay import Replay
-from agents.rollout import Experience, Rollout
+from scg.agents.replay import Replay
+from scg.agents.rollout import Experience, Rollout
 
 Metrics = dict[str, float]
 

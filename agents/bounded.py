@@ -26,8 +26,8 @@ from torch import Generator, Size, Tensor, nn
 from torch.distributions import Beta, Distribution, Normal, constraints, kl_divergence, register_kl
 from torch.nn.functional import softplus
 
-from agents.nets import MLP, SMALL, Encoder, NumpyActor, float_type, forward_numpy
-from agents.squashed import SquashedNormal, log_slope
+from scg.agents.nets import MLP, SMALL, Encoder, NumpyActor, float_type, forward_numpy
+from scg.agents.squashed import SquashedNormal, log_slope
 
 LOG_SCALES = (-5.0, 2.0)  # a log-scale is clamped to this: outside, gradients explode or vanish
 

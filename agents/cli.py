@@ -21,12 +21,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from agents import AGENTS, checkpoint, config_type
-from agents.agent import Agent, OptionError
-from agents.checkpoint import CheckpointError
-from agents.envs import EnvironmentFault, make
-from agents.presets import preset
-from agents.runs import RunConfig, RunDirectory, RunError
+from scg.agents import AGENTS, checkpoint, config_type
+from scg.agents.agent import Agent, OptionError
+from scg.agents.checkpoint import CheckpointError
+from scg.agents.envs import EnvironmentFault, make
+from scg.agents.presets import preset
+from scg.agents.runs import RunConfig, RunDirectory, RunError
 from scg.errors import nearest
 
 Command = Callable[[list[str]], int]
@@ -37,8 +37,8 @@ def _reported(command: Command) -> Command:
 
     @wraps(command)
     def run(argv: list[str]) -> int:
-        from agents.train import TrainingStopped
-        from agents.video import VideoError
+        from scg.agents.train import TrainingStopped
+        from scg.agents.video import VideoError
 
         try:
             return command(argv)
@@ -91,7 +91,7 @@ def train(argv: list[str]) -> int:
         if code:
             return code
     if len(paths) > 1:
-        from agents import curves
+        from scg.agents import curves
 
         curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
         curves.plot(paths, curve)
@@ -139,7 +139,7 @@ class Evaluate:
 @_reported
 def evaluate(argv: list[str]) -> int:
     """Evaluate a trained run on fresh episodes."""
-    from agents.evaluation import evaluate as evaluate_policy
+    from scg.agents.evaluation import evaluate as evaluate_policy
 
     wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
     run, agent, path = _trained(wish.run, wish.best)
@@ -159,7 +159,7 @@ class Video:
     run: Positional[Path]
     """run directory"""
     out: Path = Path("policy.gif")
-    """GIF, or MP4 (which needs the extra scg[video]), by its ending"""
+    """GIF, or MP4 (which needs the extra torch-scg[video]), by its ending"""
     episodes: int = 1
     """episodes, one after the other"""
     seed: int | None = None
@@ -177,7 +177,7 @@ class Video:
 @_reported
 def video(argv: list[str]) -> int:
     """Film a trained policy, without a display."""
-    from agents import video
+    from scg.agents import video
 
     wish = tyro.cli(Video, prog="scg video", args=argv)
     run, agent, path = _trained(wish.run, wish.best)
@@ -201,7 +201,7 @@ class Plot:
 @_reported
 def plot(argv: list[str]) -> int:
     """Draw learning curves: mean over seeds with a bootstrap interval."""
-    from agents import curves
+    from scg.agents import curves
 
     wish = tyro.cli(Plot, prog="scg plot", args=argv)
     curves.plot(wish.runs, wish.out, wish.statistic)
@@ -211,7 +211,7 @@ def plot(argv: list[str]) -> int:
 
 def _trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
     """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
-    from agents.train import build
+    from scg.agents.train import build
 
     run = RunDirectory.open(path)
     if best:
@@ -225,7 +225,7 @@ def _trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
 
 
 def _train(run: RunDirectory, resume: bool) -> int:
-    from agents.train import train as train_run
+    from scg.agents.train import train as train_run
 
     try:
         evaluation = train_run(run, resume)

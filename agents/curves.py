@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import trim_mean
 
-from agents.runs import RunDirectory, RunError, read_table
+from scg.agents.runs import RunDirectory, RunError, read_table
 
 Statistic = Literal["mean", "iqm"]
 

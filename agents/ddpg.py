@@ -18,12 +18,12 @@ import gymnasium as gym
 from torch import Generator, nn
 
 import scg
-from agents.agent import Agent, check_options
-from agents.exploration import Noise, Noisy
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
-from agents.td3 import td3
+from scg.agents.agent import Agent, check_options
+from scg.agents.exploration import Noise, Noisy
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.agents.td3 import td3
 
 
 def ddpg(actor: DeterministicPolicy, critic: QCritics, target_actor: nn.Module, target_critic: nn.Module) -> scg.Graph:

@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 import scg
-from agents.agent import NotFinite
+from scg.agents.agent import NotFinite
 
 Tensors = tuple[Tensor, ...]
 Rows = dict[str, Tensor]  # a recording whose every (time, batch) pair is a row: [1, rows, …]

@@ -19,11 +19,11 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents.envs import EnvironmentFault
-from agents.exploration import Uniform
-from agents.multi_discrete import NEVER
-from agents.nets import Encoder, NumpyActor
-from agents.q_nets import Rectified, action_dim
+from scg.agents.envs import EnvironmentFault
+from scg.agents.exploration import Uniform
+from scg.agents.multi_discrete import NEVER
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.q_nets import Rectified, action_dim
 
 
 def choices(space: gym.Space) -> tuple[int, ...]:

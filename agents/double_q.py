@@ -23,13 +23,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents.agent import Agent, check_options
-from agents.exploration import Noise, Noisy
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
-from agents.td3 import td3
 from scg import detach
+from scg.agents.agent import Agent, check_options
+from scg.agents.exploration import Noise, Noisy
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.agents.td3 import td3
 
 
 class Actors(nn.Module):

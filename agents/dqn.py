@@ -23,13 +23,13 @@ from torch import Generator, Tensor
 from torch.nn.functional import huber_loss
 
 import scg
-from agents.agent import Agent, Metrics, check_options
-from agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import frozen
-from agents.rollout import Block
 from scg import detach
+from scg.agents.agent import Agent, Metrics, check_options
+from scg.agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import frozen
+from scg.agents.rollout import Block
 
 
 def dqn(critic: QHeads, target_critic: QHeads, double: bool = True, huber: bool = True) -> scg.Graph:

@@ -29,13 +29,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from agents import mujoco_vector, robotics, snapshot
-from agents.goal_space import flattened
+from scg.agents import mujoco_vector, robotics, snapshot
+from scg.agents.goal_space import flattened
 
-gym.register("MultiGoal-v0", entry_point="agents.multigoal:MultiGoal", max_episode_steps=30)
-gym.register("PointReach-v0", entry_point="agents.goals:PointReach", max_episode_steps=50)
+gym.register("MultiGoal-v0", entry_point="scg.agents.multigoal:MultiGoal", max_episode_steps=30)
+gym.register("PointReach-v0", entry_point="scg.agents.goals:PointReach", max_episode_steps=50)
 for _bits in (4, 6, 8, 10, 15, 20, 30, 40, 50):
-    gym.register(f"BitFlip{_bits}-v0", entry_point="agents.goals:BitFlip", kwargs={"bits": _bits}, max_episode_steps=_bits)
+    gym.register(f"BitFlip{_bits}-v0", entry_point="scg.agents.goals:BitFlip", kwargs={"bits": _bits}, max_episode_steps=_bits)
 
 
 class EnvironmentFault(ValueError):
@@ -184,7 +184,9 @@ def spec(env_id: str) -> EnvSpec:
         except ImportError as error:
             raise EnvironmentFault(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from error
     if not robotics.prepare(env_id):
-        raise EnvironmentFault(f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'scg[robotics]'")
+        raise EnvironmentFault(
+            f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'torch-scg[robotics]'"
+        )
     try:
         return gym.spec(name)
     except gym.error.Error as error:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Generator, nn
 
-from agents import envs
-from agents.acting import one_blas_thread
-from agents.goal_space import GoalSpace
-from agents.rollout import Rollout
+from scg.agents import envs
+from scg.agents.acting import one_blas_thread
+from scg.agents.goal_space import GoalSpace
+from scg.agents.rollout import Rollout
 
 
 class Evaluation(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from agents.nets import FastPolicy, NumpyActor, float_type
+from scg.agents.nets import FastPolicy, NumpyActor, float_type
 
 
 class Uniform(nn.Module):

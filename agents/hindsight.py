@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from agents.envs import EnvironmentFault
-from agents.goal_space import GoalFunction, GoalSpace
-from agents.prioritised import PrioritisedReplay
-from agents.replay import Drawn, Multistep, Replay, Rows
-from agents.rollout import Block
+from scg.agents.envs import EnvironmentFault
+from scg.agents.goal_space import GoalFunction, GoalSpace
+from scg.agents.prioritised import PrioritisedReplay
+from scg.agents.replay import Drawn, Multistep, Replay, Rows
+from scg.agents.rollout import Block
 
 Strategy = Literal["final", "future", "episode", "random"]
 

@@ -17,12 +17,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents.agent import Metrics
-from agents.beside import Beside
-from agents.descent import Optimiser, compile_whole
-from agents.drawn import Kind, asked, draws, given
-from agents.products import products
-from agents.replay import Rows, parts
+from scg.agents.agent import Metrics
+from scg.agents.beside import Beside
+from scg.agents.descent import Optimiser, compile_whole
+from scg.agents.drawn import Kind, asked, draws, given
+from scg.agents.products import products
+from scg.agents.replay import Rows, parts
 
 Gradients = list[Tensor]
 Step = Callable[[dict[str, Any], Callable[[], object]], tuple[list[Metrics], Tensor]]

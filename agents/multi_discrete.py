@@ -4,7 +4,7 @@
 
 Sizes may differ: logits are laid out `[*batch, d, largest]`, and what lies beyond a dimension's own size has no probability.
 Quantised continuous actions are the same policy over an environment whose action space is cut into bins
-(`agents.envs.make(…, bins=K)`): every dimension takes one of K evenly spaced values. Tang & Agrawal (2020),
+(`scg.agents.envs.make(…, bins=K)`): every dimension takes one of K evenly spaced values. Tang & Agrawal (2020),
 "Discretizing continuous action space for on-policy optimization".
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent
 
-from agents.nets import MLP, SMALL, Encoder, NumpyActor, forward_numpy
+from scg.agents.nets import MLP, SMALL, Encoder, NumpyActor, forward_numpy
 
 NEVER = -1e9  # a logit whose probability is zero in every float type, and whose gradient is zero and not NaN
 

@@ -25,9 +25,9 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents import envs
-from agents.acting import sampler
-from agents.rollout import Rollout
+from scg.agents import envs
+from scg.agents.acting import sampler
+from scg.agents.rollout import Rollout
 
 GOALS = np.array([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0], [0.0, -5.0]])
 NEAR = 1.0  # a goal is reached within this distance

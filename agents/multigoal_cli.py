@@ -15,9 +15,9 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from agents import multigoal as world
-from agents.cli import _reported, _trained
-from agents.runs import RunError
+from scg.agents import multigoal as world
+from scg.agents.cli import _reported, _trained
+from scg.agents.runs import RunError
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents.agent import Agent, check_options
-from agents.exploration import Noise, Noisy
-from agents.nets import Encoder, NumpyActor
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import Rectified, action_dim, frozen
 from scg import detach
+from scg.agents.agent import Agent, check_options
+from scg.agents.exploration import Noise, Noisy
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import Rectified, action_dim, frozen
 
 LOG_DIAGONAL = 3.0  # the logarithms of L's diagonal are squashed to ± this
 

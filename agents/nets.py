@@ -23,9 +23,9 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
-from agents.affine import affine, weights
-from agents.goal_space import GoalSpace
-from agents.normalise import ObsNormaliser
+from scg.agents.affine import affine, weights
+from scg.agents.goal_space import GoalSpace
+from scg.agents.normalise import ObsNormaliser
 
 SMALL = 0.01  # gain of a policy's last layer
 

@@ -18,12 +18,12 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from agents.a2c import a2c
-from agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted
-from agents.agent import Agent, Metrics, NotFinite, check_options, explained_variance
-from agents.descent import Adam, Descent, Shuffle, parts_signal_to_noise
-from agents.rollout import Block
-from agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
+from scg.agents.a2c import a2c
+from scg.agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted
+from scg.agents.agent import Agent, Metrics, NotFinite, check_options, explained_variance
+from scg.agents.descent import Adam, Descent, Shuffle, parts_signal_to_noise
+from scg.agents.rollout import Block
+from scg.agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
 from scg.trace import Trace
 
 

@@ -19,17 +19,17 @@ import torch
 from torch import Generator, nn
 
 import scg
-from agents.agent import Agent, Means, Metrics, OptionError, Stateful, check_options
-from agents.beside import Beside
-from agents.descent import Adam
-from agents.discrete import uniform
-from agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
-from agents.learner import Learner
-from agents.nets import Encoder, FastPolicy
-from agents.overlap import Ahead, Upcoming
-from agents.prioritised import PrioritisedReplay
-from agents.replay import Multistep, Replay, Rows
-from agents.rollout import Block, Rollout
+from scg.agents.agent import Agent, Means, Metrics, OptionError, Stateful, check_options
+from scg.agents.beside import Beside
+from scg.agents.descent import Adam
+from scg.agents.discrete import uniform
+from scg.agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
+from scg.agents.learner import Learner
+from scg.agents.nets import Encoder, FastPolicy
+from scg.agents.overlap import Ahead, Upcoming
+from scg.agents.prioritised import PrioritisedReplay
+from scg.agents.replay import Multistep, Replay, Rows
+from scg.agents.rollout import Block, Rollout
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from agents.a2c import a2c
-from agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, predicted, standardised
-from agents.agent import Agent, Metrics, check_options, explained_variance
-from agents.descent import Adam, Descent, Rows, Shuffle
-from agents.rollout import Block, Rollout
-from estimators.credit import GAE, EarlierRatios, VTrace
+from scg.agents.a2c import a2c
+from scg.agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, predicted, standardised
+from scg.agents.agent import Agent, Metrics, check_options, explained_variance
+from scg.agents.descent import Adam, Descent, Rows, Shuffle
+from scg.agents.rollout import Block, Rollout
 from scg.credit import Credit
+from scg.estimators.credit import GAE, EarlierRatios, VTrace
 
 NEVER = math.inf  # a truncation level that no ratio reaches
 

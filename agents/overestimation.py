@@ -28,14 +28,14 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents import checkpoint, envs
-from agents.acting import one_blas_thread
-from agents.agent import Agent
-from agents.checkpoint import CheckpointError
-from agents.envs import Environments
-from agents.rollout import Block, Rollout, discounted_cost
-from agents.runs import RunDirectory, RunError, Table
-from agents.train import build
+from scg.agents import checkpoint, envs
+from scg.agents.acting import one_blas_thread
+from scg.agents.agent import Agent
+from scg.agents.checkpoint import CheckpointError
+from scg.agents.envs import Environments
+from scg.agents.rollout import Block, Rollout, discounted_cost
+from scg.agents.runs import RunDirectory, RunError, Table
+from scg.agents.train import build
 
 States = Literal["visited", "start"]
 Estimate = Callable[[Block], Tensor]  # block [time, batch, …] → Q(obs, action) [time, batch]

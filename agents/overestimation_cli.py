@@ -19,10 +19,10 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from agents.cli import _reported
-from agents.curves import bootstrap_interval, on_common_steps
-from agents.overestimation import Measurement, over_training
-from agents.runs import RunDirectory, RunError
+from scg.agents.cli import _reported
+from scg.agents.curves import bootstrap_interval, on_common_steps
+from scg.agents.overestimation import Measurement, over_training
+from scg.agents.runs import RunDirectory, RunError
 
 Curve = list[dict[str, float]]
 

@@ -16,9 +16,9 @@ from concurrent.futures import Future, wait
 import torch
 from torch import nn
 
-from agents.agent import Stateful
-from agents.beside import Beside
-from agents.rollout import Block, Episode, Rollout
+from scg.agents.agent import Stateful
+from scg.agents.beside import Beside
+from scg.agents.rollout import Block, Episode, Rollout
 
 PAUSE = 1e-6  # seconds; sleeping at all takes some 60 µs. A thread that never sleeps keeps Python's lock from one that waits.
 

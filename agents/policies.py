@@ -14,10 +14,10 @@ import gymnasium as gym
 from gymnasium import spaces
 from torch import Generator, nn
 
-from agents.bounded import BetaPolicy, SquashedPolicy, StateGaussianPolicy
-from agents.multi_discrete import MultiCategoricalPolicy
-from agents.nets import CategoricalPolicy, Encoder, GaussianPolicy
-from agents.normalise import ObsNormaliser
+from scg.agents.bounded import BetaPolicy, SquashedPolicy, StateGaussianPolicy
+from scg.agents.multi_discrete import MultiCategoricalPolicy
+from scg.agents.nets import CategoricalPolicy, Encoder, GaussianPolicy
+from scg.agents.normalise import ObsNormaliser
 
 Kind = Literal["gaussian", "state-gaussian", "squashed", "beta"]
 

@@ -22,13 +22,13 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 import scg
-from agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted, world
-from agents.agent import Agent, Metrics, check_options, explained_variance
-from agents.descent import Adam, Descent, Shuffle
-from agents.rollout import Block
-from estimators import Clipped, ScoreFunction
-from estimators.credit import GAE
 from scg import detach
+from scg.agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted, world
+from scg.agents.agent import Agent, Metrics, check_options, explained_variance
+from scg.agents.descent import Adam, Descent, Shuffle
+from scg.agents.rollout import Block
+from scg.estimators import Clipped, ScoreFunction
+from scg.estimators.credit import GAE
 
 
 def ppo(

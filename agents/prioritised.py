@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from agents.replay import Drawn, Multistep, Replay
-from agents.rollout import Block
+from scg.agents.replay import Drawn, Multistep, Replay
+from scg.agents.rollout import Block
 
 EPSILON = 1e-6  # no row's priority is zero
 

@@ -24,10 +24,10 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
 import scg
-from agents.affine import affine, weights
-from agents.envs import EnvironmentFault
-from agents.nets import Encoder, NumpyActor
-from agents.squashed import SquashedNormal
+from scg.agents.affine import affine, weights
+from scg.agents.envs import EnvironmentFault
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.squashed import SquashedNormal
 
 LOG_SCALES = (-20.0, 2.0)  # a policy's log-scale is clamped to these
 
@@ -94,7 +94,7 @@ class SquashedPolicy(nn.Module):
 
 
 class DeterministicPolicy(nn.Module):
-    """`a = tanh(net(obs))`. Its noise, when it explores, is not its own: see `agents.exploration`."""
+    """`a = tanh(net(obs))`. Its noise, when it explores, is not its own: see `scg.agents.exploration`."""
 
     def __init__(
         self,

@@ -26,12 +26,12 @@ from torch.distributions import Distribution
 from torch.optim import Adam
 
 import scg
-from agents import nets, policies
-from agents.agent import Agent, Metrics, descend, explained_variance, set_rate
-from agents.descent import parts_signal_to_noise
-from agents.rollout import Block, Rollout
-from estimators.baselines import MovingAverage, scores, squared_norm
 from scg import ScoreFunction, detach, prev
+from scg.agents import nets, policies
+from scg.agents.agent import Agent, Metrics, descend, explained_variance, set_rate
+from scg.agents.descent import parts_signal_to_noise
+from scg.agents.rollout import Block, Rollout
+from scg.estimators.baselines import MovingAverage, scores, squared_norm
 
 MEMORY = 0.9  # of the running levels: about ten blocks
 

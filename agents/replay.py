@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from agents import checkpoint
-from agents.checkpoint import CheckpointError
-from agents.rollout import Block
+from scg.agents import checkpoint
+from scg.agents.checkpoint import CheckpointError
+from scg.agents.rollout import Block
 
 Rows = dict[str, Tensor]
 

@@ -26,10 +26,10 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents.acting import Act, mode, sampler
-from agents.envs import EnvironmentFault, Environments
-from agents.nets import float_type
 from scg import scan
+from scg.agents.acting import Act, mode, sampler
+from scg.agents.envs import EnvironmentFault, Environments
+from scg.agents.nets import float_type
 
 
 class Episode(NamedTuple):

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agents import config_type, envs
-from agents.agent import Config
-from agents.checkpoint import Checkpoints
+from scg.agents import config_type, envs
+from scg.agents.agent import Config
+from scg.agents.checkpoint import Checkpoints
 from scg.errors import nearest
 
 

@@ -21,12 +21,12 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents.agent import Agent, check_options
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import QCritics, SquashedPolicy, Temperature, action_dim, frozen
-from estimators import LeaveOneOut, NoGradient, Pathwise
 from scg import Estimator, detach, dist
+from scg.agents.agent import Agent, check_options
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import QCritics, SquashedPolicy, Temperature, action_dim, frozen
+from scg.estimators import LeaveOneOut, NoGradient, Pathwise
 
 
 def sac(

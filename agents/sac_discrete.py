@@ -25,14 +25,14 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
 import scg
-from agents.agent import Agent, check_options
-from agents.discrete import choices
-from agents.envs import EnvironmentFault
-from agents.nets import CategoricalPolicy, Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import Rectified, Temperature, frozen
-from estimators import Enumeration, LeaveOneOut
 from scg import Estimator, detach, dist
+from scg.agents.agent import Agent, check_options
+from scg.agents.discrete import choices
+from scg.agents.envs import EnvironmentFault
+from scg.agents.nets import CategoricalPolicy, Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import Rectified, Temperature, frozen
+from scg.estimators import Enumeration, LeaveOneOut
 
 
 class DiscreteCritics(nn.Module):

@@ -6,7 +6,7 @@
     (obs, action) → q = Q(obs, action) → ⟨Σ (q − target)² / 2⟩                   trains the critics, target detached
     ⟨α log π(new_action) − min Q(obs, new_action)⟩                              trains the actor, through the critics
 
-V̄ follows V slowly. Rewards scaled by c are a temperature 1/c. The later form, without V, is `agents.sac`.
+V̄ follows V slowly. Rewards scaled by c are a temperature 1/c. The later form, without V, is `scg.agents.sac`.
 
 Haarnoja, Zhou, Abbeel & Levine (2018), "Soft actor-critic: off-policy maximum entropy deep reinforcement learning with a
 stochastic actor".
@@ -22,12 +22,12 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents.agent import Agent, check_options
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import QCritics, Rectified, SquashedPolicy, action_dim, frozen
-from estimators import Pathwise
 from scg import Estimator, detach, dist
+from scg.agents.agent import Agent, check_options
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import QCritics, Rectified, SquashedPolicy, action_dim, frozen
+from scg.estimators import Pathwise
 
 
 class StateValue(nn.Module):

@@ -21,8 +21,8 @@ _KNOWN = (
     "gymnasium.envs.toy_text.",
     "gymnasium.envs.mujoco.",
     "gymnasium_robotics.envs.fetch.",
-    "agents.goals",
-    "agents.multigoal",
+    "scg.agents.goals",
+    "scg.agents.multigoal",
 )
 _WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals")
 _SCALARS = (bool, int, float, str, type(None))

@@ -33,13 +33,13 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
 
 import scg
-from agents.agent import Agent, OptionError, check_options
-from agents.nets import Encoder, NumpyActor
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import QCritics, Rectified, action_dim, frozen
-from agents.squashed import log_slope
-from estimators import NoGradient
 from scg import detach
+from scg.agents.agent import Agent, OptionError, check_options
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import QCritics, Rectified, action_dim, frozen
+from scg.agents.squashed import log_slope
+from scg.estimators import NoGradient
 
 
 class Sampler(nn.Module):

@@ -21,7 +21,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
 
-from agents.drawn import standard_normal
+from scg.agents.drawn import standard_normal
 
 
 class SquashedNormal(Distribution):

@@ -25,13 +25,13 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from agents.agent import Agent, OptionError
-from agents.nets import Encoder, NumpyActor
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import QCritics, Rectified, action_dim, frozen
-from agents.squashed import SquashedNormal
-from estimators import NoGradient, Pathwise
 from scg import Estimator, detach
+from scg.agents.agent import Agent, OptionError
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import QCritics, Rectified, action_dim, frozen
+from scg.agents.squashed import SquashedNormal
+from scg.estimators import NoGradient, Pathwise
 
 
 class SteadyPolicy(nn.Module):

@@ -23,14 +23,14 @@ from torch import Generator, Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 import scg
-from agents.agent import Agent, check_options
-from agents.drawn import standard_normal
-from agents.exploration import Noise, Noisy
-from agents.nets import Encoder
-from agents.off_policy import OffPolicy, off_policy
-from agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
-from estimators import NoGradient
 from scg import detach
+from scg.agents.agent import Agent, check_options
+from scg.agents.drawn import standard_normal
+from scg.agents.exploration import Noise, Noisy
+from scg.agents.nets import Encoder
+from scg.agents.off_policy import OffPolicy, off_policy
+from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.estimators import NoGradient
 
 
 class _Noise(Normal):

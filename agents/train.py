@@ -6,7 +6,7 @@
 
 Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
 is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
-pieces beside it) and the environments' states (`agents.snapshot` says which can be saved; others restart their episodes,
+pieces beside it) and the environments' states (`scg.agents.snapshot` says which can be saved; others restart their episodes,
 and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
 before it stays.
 """
@@ -24,14 +24,14 @@ import torch
 from torch import Generator
 
 import scg.draw
-from agents import curves, envs
-from agents.acting import one_blas_thread
-from agents.agent import Agent, Means, Metrics, NotFinite
-from agents.envs import EnvironmentFault, Environments
-from agents.evaluation import Evaluation, evaluate
-from agents.progress import Progress
-from agents.rollout import Episode, Rollout
-from agents.runs import RunDirectory, Table
+from scg.agents import curves, envs
+from scg.agents.acting import one_blas_thread
+from scg.agents.agent import Agent, Means, Metrics, NotFinite
+from scg.agents.envs import EnvironmentFault, Environments
+from scg.agents.evaluation import Evaluation, evaluate
+from scg.agents.progress import Progress
+from scg.agents.rollout import Episode, Rollout
+from scg.agents.runs import RunDirectory, Table
 
 RECENT = 20  # episodes in the running mean of the return
 

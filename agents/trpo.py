@@ -17,9 +17,9 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from agents.agent import Agent, Metrics
-from agents.npg import Natural
-from agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
+from scg.agents.agent import Agent, Metrics
+from scg.agents.npg import Natural
+from scg.agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
 from scg.errors import GraphError
 from scg.trace import Trace
 

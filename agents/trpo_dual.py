@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.agent import OptionError, check_options
-from agents.ppo import PPO, Beta
+from scg.agents.agent import OptionError, check_options
+from scg.agents.ppo import PPO, Beta
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     obs ─most probable action→ step → picture → one frame of GIF or MP4, whenever 1/fps of simulated time has passed
 
 MuJoCo draws with EGL where no other way is chosen (`MUJOCO_GL`). GIFs need nothing else; MP4 and the pictures of classic
-control need the packages of the extra `scg[video]`.
+control need the packages of the extra `torch-scg[video]`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from gymnasium.error import DependencyNotInstalled
 from PIL import Image
 from torch import nn
 
-from agents import envs
-from agents.acting import mode
+from scg.agents import envs
+from scg.agents.acting import mode
 
-EXTRA = 'pip install "scg[video]"'
+EXTRA = 'pip install "torch-scg[video]"'
 
 
 class VideoError(ValueError):

@@ -133,9 +133,9 @@ def ours(name: str, threads: int) -> dict[str, float]:
     import torch
     from torch import Generator
 
-    from agents import config_type, envs
-    from agents.acting import one_blas_thread
-    from agents.rollout import Rollout
+    from scg.agents import config_type, envs
+    from scg.agents.acting import one_blas_thread
+    from scg.agents.rollout import Rollout
 
     case = CASES[name]
     config = config_type(case.agent)(**case.ours)

@@ -7,7 +7,7 @@ Each side runs in a process of its own, all on one core and one thread, and they
 times is that of a round, and its median and quartiles are shown. The variance is the trace over the encoder's
 parameters, from independent draws; `share` is how much of the true gradient the mean has (1 for an unbiased one);
 work-normalised is variance × seconds, what equal computing time would leave of the variance.
-Peers: `pip install 'scg[peers]'`, here or in an environment that --peers names. Exit code 1 if an estimator is slower than a
+Peers: `pip install 'torch-scg[peers]'`, here or in an environment that --peers names. Exit code 1 if an estimator is slower than a
 peer that has it, or if a peer's best work-normalised variance is better than ours, among those whose mean is right.
 """
 

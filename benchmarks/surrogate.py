@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 import scg
-from estimators import LeaveOneOut, Pathwise, ScoreFunction
+from scg.estimators import LeaveOneOut, Pathwise, ScoreFunction
 
 
 @dataclass

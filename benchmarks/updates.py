@@ -4,7 +4,7 @@
 
 By hand: parameters in lists, twin critics as one batched product, losses written out, Adam and the targets on lists of tensors,
 all of it under one `torch.compile`. The graph's side is the learner of the agent, called as in training. Both multiply alike
-(`agents.products`). They alternate in one process; printed are the median times and the median of the ratios of
+(`scg.agents.products`). They alternate in one process; printed are the median times and the median of the ratios of
 neighbours, by hand over ours: above 1 the graph is faster. One thread, or `--threads`.
 """
 
@@ -21,12 +21,12 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import linear, relu, softplus
 
-from agents.learner import Learner
-from agents.nets import Encoder
-from agents.products import products
-from agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
-from agents.sac import SAC, sac
-from agents.td3 import TD3, td3
+from scg.agents.learner import Learner
+from scg.agents.nets import Encoder
+from scg.agents.products import products
+from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
+from scg.agents.sac import SAC, sac
+from scg.agents.td3 import TD3, td3
 
 OBS, DIM, ROWS, HIDDEN = 17, 6, 256, (256, 256)
 TAU, RATE = 0.005, 1e-3

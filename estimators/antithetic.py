@@ -19,9 +19,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution, TransformedDistribution
 
-from estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 from scg.distributions import kind, log_density, moving_support
 from scg.estimator import Branches, Estimator, Pathwise
+from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 
 _AROUND_LOC = (D.Normal, D.Laplace, D.Cauchy, D.StudentT, D.MultivariateNormal, D.LowRankMultivariateNormal)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 from torch.nn.functional import logsigmoid
 
-from estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from estimators.black_box_call import Call, Shapes
 from scg.errors import GraphError
+from scg.estimators.black_box_call import Call, Shapes
 
 Pullback = Callable[[Tensor], list[Tensor]]  # ∂c/∂y → ∂c/∂x of every differentiated argument
 

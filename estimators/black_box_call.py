@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from estimators.black_box import BlackBox
+    from scg.estimators.black_box import BlackBox
 
 PLAIN = (type(None), bool, int, float, str)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.distributions import Distribution
 
-from estimators.catalogue import ENTRIES
 from scg.estimator import Estimator
+from scg.estimators.catalogue import ENTRIES
 
 
 def candidates(distribution: Distribution) -> list[Estimator]:

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from estimators.arms import debiased, rare_events
-from estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.arms import debiased, rare_events
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
 
 
 @dataclass(frozen=True)

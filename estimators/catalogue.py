@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.distributions import Distribution, Independent
 
-import estimators
+from scg import estimators
 from scg.estimator import Estimator
 from scg.testing.kinds import KINDS
 

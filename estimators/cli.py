@@ -16,8 +16,8 @@ from dataclasses import fields
 from rich.console import Console
 from rich.table import Table
 
-from estimators.catalogue import BOXES, ENTRIES, KINDS, BoxRow, Row, accepted, as_markdown, catalogue
 from scg.errors import nearest
+from scg.estimators.catalogue import BOXES, ENTRIES, KINDS, BoxRow, Row, accepted, as_markdown, catalogue
 
 WIDE = 140  # columns that the whole table needs to be read
 

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 from scg.distributions import kind
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
+from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-import estimators
 import scg
-from estimators.catalogue import ENTRIES
+from scg import estimators
 from scg.auto import Auto
 from scg.check_cli import _attribute, _inputs, _split
 from scg.comparison.files import IMAGES
 from scg.draw_cli import TargetError, graph_of, module
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
+from scg.estimators.catalogue import ENTRIES
 from scg.graph import Graph
 
 

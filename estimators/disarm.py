@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
-from estimators.componentwise import bound_sum, only, unbound, zero
-from estimators.inverse_cdf import open_uniform
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.inverse_cdf import open_uniform
 
 
 @dataclass(frozen=True)

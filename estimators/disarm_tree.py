@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from estimators.componentwise import bound_sum, only, unbound, zero
-from estimators.inverse_cdf import open_uniform
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.inverse_cdf import open_uniform
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from estimators.componentwise import zero
-from estimators.leave_one_out import leave_one_out
-from estimators.muprop import numeric, over_event
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import zero
+from scg.estimators.leave_one_out import leave_one_out
+from scg.estimators.muprop import numeric, over_event
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from estimators.multi_sample import at_least, negative_bound, negative_jackknife, without_each
 from scg.distributions import FirstOrder
 from scg.errors import GraphError, nearest
 from scg.estimator import Pathwise
+from scg.estimators.multi_sample import at_least, negative_bound, negative_jackknife, without_each
 from scg.graph import Graph
 from scg.node import Edge, edges_of
 

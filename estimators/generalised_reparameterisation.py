@@ -27,9 +27,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from estimators.componentwise import bound_sum, only, unbound, zero
 from scg.distributions import density_order, log_density
 from scg.estimator import Branches, Estimator, at_least, draw
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from torch.distributions import Distribution
 
-from estimators.relaxation import positive, relaxable, relaxation
 from scg.estimator import Branches, Pathwise, at_least
+from scg.estimators.relaxation import positive, relaxable, relaxation
 
 
 @dataclass(frozen=True)

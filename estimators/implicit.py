@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, VonMises
 
-from estimators.componentwise import unbound, zero
 from scg.distributions import kind, log_density, parameters
 from scg.estimator import Branches, Pathwise, at_least, draw
+from scg.estimators.componentwise import unbound, zero
 
 
 @dataclass(frozen=True)

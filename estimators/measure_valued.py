@@ -35,9 +35,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
 from scg.distributions import kind
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
 
 
 @dataclass(frozen=True)

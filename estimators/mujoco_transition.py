@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from estimators.black_box import BlackBox, Pullback
-from estimators.black_box_call import Call
+from scg.estimators.black_box import BlackBox, Pullback
+from scg.estimators.black_box_call import Call
 
 Array = NDArray[np.float64]
 

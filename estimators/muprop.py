@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Binomial, Categorical, Distribution, Geometric, OneHotCategorical, Poisson
 
-from estimators.componentwise import only, unbound, zero
-from estimators.leave_one_out import leave_one_out
-from estimators.relaxation import relaxable
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import only, unbound, zero
+from scg.estimators.leave_one_out import leave_one_out
+from scg.estimators.relaxation import relaxable
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from estimators.baselines import MovingAverage
 from scg.distributions import moving_support
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, ScoreFunction, at_least
+from scg.estimators.baselines import MovingAverage
 from scg.trace import Trace
 
 

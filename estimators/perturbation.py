@@ -30,8 +30,8 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
 
 _KINDS = (D.Bernoulli, D.Binomial, D.Geometric, D.Poisson, D.Categorical)
 

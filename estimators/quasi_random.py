@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.quasirandom import SobolEngine
 
-from estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 from scg.distributions import kind, log_density, moving_support
 from scg.estimator import Branches, Estimator, Pathwise, at_least
+from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
 
 BITS = SobolEngine.MAXBIT
 

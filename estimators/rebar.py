@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from estimators.relaxation import positive, relaxable, relaxation
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.relaxation import positive, relaxable, relaxation
 
 
 @dataclass(frozen=True)

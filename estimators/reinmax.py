@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from estimators.componentwise import zero
-from estimators.relaxation import Bits, Categories
-from estimators.straight_through import StraightThroughGumbel
+from scg.estimators.componentwise import zero
+from scg.estimators.relaxation import Bits, Categories
+from scg.estimators.straight_through import StraightThroughGumbel
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from estimators.componentwise import bound_sum, only, unbound, zero
-from estimators.inverse_cdf import open_uniform
 from scg.distributions import density_order
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.inverse_cdf import open_uniform
 
 
 @dataclass(frozen=True)

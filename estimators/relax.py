@@ -39,10 +39,10 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from estimators.componentwise import only, unbound, zero
-from estimators.relaxation import relaxation
 from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import only, unbound, zero
+from scg.estimators.relaxation import relaxation
 
 
 class LAX(Estimator, nn.Module):

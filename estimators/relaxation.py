@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import logsigmoid, one_hot
 
-from estimators.componentwise import only, unbound
-from estimators.inverse_cdf import open_uniform
+from scg.estimators.componentwise import only, unbound
+from scg.estimators.inverse_cdf import open_uniform
 
 
 def towards(temperature: float | Tensor) -> float | Tensor:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.black_box import BlackBox, Pullback, finite_slopes, positive_step, step_at
-from estimators.black_box_call import Call
+from scg.estimators.black_box import BlackBox, Pullback, finite_slopes, positive_step, step_at
+from scg.estimators.black_box_call import Call
 
 
 class SPSA(BlackBox):

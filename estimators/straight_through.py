@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from estimators.gumbel_softmax import Relaxed
-from estimators.relaxation import Bits, Categories, relaxation
 from scg.estimator import Branches
+from scg.estimators.gumbel_softmax import Relaxed
+from scg.estimators.relaxation import Bits, Categories, relaxation
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from estimators.componentwise import support_size
-from estimators.enumeration import support
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import support_size
+from scg.estimators.enumeration import support
 
 
 @dataclass(frozen=True)

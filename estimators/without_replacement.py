@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from estimators.componentwise import support_size, unbound
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.componentwise import support_size, unbound
 
 MOST = 10  # the unordered set sums over the 2^k subsets of its sample
 

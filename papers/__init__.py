@@ -35,4 +35,4 @@ def as_markdown() -> str:
 
 def load(name: str) -> ModuleType:
     """A paper's run.py."""
-    return importlib.import_module(f"papers.{name}.run")
+    return importlib.import_module(f"scg.papers.{name}.run")

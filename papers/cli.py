@@ -17,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-import papers
-from agents.runs import RunError
-from papers.report import show
+from scg import papers
+from scg.agents.runs import RunError
 from scg.errors import nearest
+from scg.papers.report import show
 
 
 def paper(argv: list[str]) -> int:

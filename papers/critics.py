@@ -1,9 +1,9 @@
 """What trained critics say of their own policy, against the returns that follow: along a run, and state by state.
 
-    along    step, estimate, truth, bias, error of every checkpoint      `agents.overestimation`, whose measure it is
+    along    step, estimate, truth, bias, error of every checkpoint      `scg.agents.overestimation`, whose measure it is
     pairs    (estimate, return) of states on the last policy's paths
 
-A look at a run (`papers.learning.Look`). What was seen lies in the run's `critics.json`, and is read while the checkpoints
+A look at a run (`scg.papers.learning.Look`). What was seen lies in the run's `critics.json`, and is read while the checkpoints
 are the same.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from matplotlib.ticker import EngFormatter
 
-from agents.overestimation import Measurement, Paths, each_checkpoint
-from agents.runs import RunDirectory, write_json
-from papers.learning import Learned
+from scg.agents.overestimation import Measurement, Paths, each_checkpoint
+from scg.agents.runs import RunDirectory, write_json
+from scg.papers.learning import Learned
 
 HOW = Measurement()
 PAIRS = 400

@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
-from agents import config_type
-from agents.agent import Config
-from agents.curves import on_common_steps
-from agents.presets import preset
-from agents.runs import RunConfig, RunDirectory, RunError, read_table
-from agents.train import train
-from papers.report import Say
+from scg.agents import config_type
+from scg.agents.agent import Config
+from scg.agents.curves import on_common_steps
+from scg.agents.presets import preset
+from scg.agents.runs import RunConfig, RunDirectory, RunError, read_table
+from scg.agents.train import train
+from scg.papers.report import Say
 
 Key = TypeVar("Key", bound=Hashable)
 

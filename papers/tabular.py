@@ -20,8 +20,8 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Categorical
 
-from estimators import ScoreFunction
 from scg import Graph, Trace, prev
+from scg.estimators import ScoreFunction
 
 
 @dataclass(frozen=True)

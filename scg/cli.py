@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {name:15} {SUMMARY.get(name, '')}")
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
-        print(f"scg {version('scg')}")
+        print(f"scg {version('torch-scg')}")
         return 0
     if argv[0] not in available:
         print(f"scg: no command {argv[0]!r}.{nearest(argv[0], available)} Known: {', '.join(available)}", file=sys.stderr)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = available[argv[0]].load()
     except ModuleNotFoundError as error:
-        print(f"scg {argv[0]}: {error}. Install what it needs: pip install 'scg[agents]'", file=sys.stderr)
+        print(f"scg {argv[0]}: {error}. Install what it needs: pip install 'torch-scg[agents]'", file=sys.stderr)
         return 2
     try:
         return int(command(argv[1:]) or 0)

@@ -41,7 +41,7 @@ def test_files_that_it_names_exist():
 
 
 def test_its_table_of_papers_is_their_results():
-    import papers
+    from scg import papers
 
     shown = re.search(r"<!-- papers -->\n(.*?)\n?<!-- /papers -->", TEXT, flags=re.S)
     assert shown is not None
@@ -49,7 +49,7 @@ def test_its_table_of_papers_is_their_results():
 
 
 def test_its_table_of_estimators_is_the_catalogue():
-    from estimators.catalogue import as_markdown
+    from scg.estimators.catalogue import as_markdown
 
     shown = re.search(r"<!-- estimators -->\n(.*?)\n<!-- /estimators -->", TEXT, flags=re.S)
     assert shown is not None

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.distributions import Bernoulli, Independent
 
-import estimators as e
 import scg
 from benchmarks.vae import BATCH, Control, Unavailable, Work
-from estimators.baselines import MovingAverage
+from scg import estimators as e
 from scg.errors import GraphError
+from scg.estimators.baselines import MovingAverage
 
 ESTIMATORS: dict[str, Callable[[], scg.Estimator]] = {
     "score function": lambda: e.ScoreFunction(samples=4),

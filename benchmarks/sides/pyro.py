@@ -1,4 +1,4 @@
-"""Pyro 1.9.2 (Bingham et al. 2019): `TraceGraph_ELBO`, and its relaxed samples; an optional extra, `pip install 'scg[peers]'`.
+"""Pyro 1.9.2 (Bingham et al. 2019): `TraceGraph_ELBO`, and its relaxed samples; an optional extra, `pip install 'torch-scg[peers]'`.
 
 Pyro's objective is an ELBO and leaves E[∇ log q] = 0 out of the gradient, so its variance is a little lower than that
 of the same estimator on the cost as it stands. Its relaxed guide has a relaxed density, so that its objective there is another

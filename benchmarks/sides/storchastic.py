@@ -1,4 +1,4 @@
-"""Storchastic 0.3.7 (van Krieken et al. 2021): its own methods on the same work, an optional extra, `pip install 'scg[peers]'`."""
+"""Storchastic 0.3.7 (van Krieken et al. 2021): its own methods on the same work, an optional extra, `pip install 'torch-scg[peers]'`."""
 
 from __future__ import annotations
 

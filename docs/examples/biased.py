@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Pathwise
+from scg.estimators import Pathwise
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import LeaveOneOut, Pathwise
+from scg.estimators import LeaveOneOut, Pathwise
 
 graph = scg.Graph()
 

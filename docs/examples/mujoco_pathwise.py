@@ -9,8 +9,8 @@ import gymnasium
 import torch
 
 import scg
-from estimators import MujocoTransition
 from scg import prev
+from scg.estimators import MujocoTransition
 
 STEPS, TILT = 25, 0.15
 

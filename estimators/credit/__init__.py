@@ -13,20 +13,20 @@
 `evaluate(credit, trace, node)` is any credit on any trace: λ-return targets for a critic, say.
 """
 
-from estimators.credit.batch_leave_one_out import BatchLeaveOneOut
-from estimators.credit.conditioning import Conditioning, valid_conditioning_sets
-from estimators.credit.lambda_return import GAE, LambdaReturn
-from estimators.credit.leading_discount import LeadingDiscount
-from estimators.credit.loaded_dice import LoadedDice
-from estimators.credit.monte_carlo import MonteCarlo
-from estimators.credit.n_step import NStep
-from estimators.credit.on_trace import cost_to_go, evaluate
-from estimators.credit.q_critic import QCritic
-from estimators.credit.ratios import EarlierRatios
-from estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup
-from estimators.credit.self_normalised import SelfNormalisedRatios
-from estimators.credit.v_trace import VTrace, VTraceTarget
-from estimators.credit.vimco import VIMCO
+from scg.estimators.credit.batch_leave_one_out import BatchLeaveOneOut
+from scg.estimators.credit.conditioning import Conditioning, valid_conditioning_sets
+from scg.estimators.credit.lambda_return import GAE, LambdaReturn
+from scg.estimators.credit.leading_discount import LeadingDiscount
+from scg.estimators.credit.loaded_dice import LoadedDice
+from scg.estimators.credit.monte_carlo import MonteCarlo
+from scg.estimators.credit.n_step import NStep
+from scg.estimators.credit.on_trace import cost_to_go, evaluate
+from scg.estimators.credit.q_critic import QCritic
+from scg.estimators.credit.ratios import EarlierRatios
+from scg.estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup
+from scg.estimators.credit.self_normalised import SelfNormalisedRatios
+from scg.estimators.credit.v_trace import VTrace, VTraceTarget
+from scg.estimators.credit.vimco import VIMCO
 
 __all__ = [
     "GAE", "VIMCO", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "LoadedDice", "MonteCarlo", "NStep",

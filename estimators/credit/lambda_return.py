@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from estimators.credit.bootstrap import Bootstrapped, in_unit
 from scg.credit import Downstream
+from scg.estimators.credit.bootstrap import Bootstrapped, in_unit
 from scg.scan import affine
 
 

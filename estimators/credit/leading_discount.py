@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.credit.bootstrap import in_unit
-from estimators.credit.wrapped import Wrapped
 from scg.credit import Downstream
+from scg.estimators.credit.bootstrap import in_unit
+from scg.estimators.credit.wrapped import Wrapped
 from scg.scan import starts
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from estimators.credit.wrapped import Wrapped
 from scg.credit import Downstream
+from scg.estimators.credit.wrapped import Wrapped
 
 
 @dataclass(frozen=True)

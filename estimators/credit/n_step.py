@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.credit.bootstrap import Bootstrapped, ahead
 from scg.credit import Downstream
+from scg.estimators.credit.bootstrap import Bootstrapped, ahead
 
 
 @dataclass(frozen=True)

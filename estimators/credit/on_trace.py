@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from estimators.credit.monte_carlo import MonteCarlo
 from scg.credit import Credit
 from scg.downstream import View
 from scg.errors import GraphError, nearest
+from scg.estimators.credit.monte_carlo import MonteCarlo
 from scg.trace import Trace
 
 

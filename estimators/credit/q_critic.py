@@ -25,8 +25,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from estimators.credit.bootstrap import read
 from scg.credit import Credit, Downstream
+from scg.estimators.credit.bootstrap import read
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.credit.wrapped import Wrapped
 from scg.credit import Downstream
+from scg.estimators.credit.wrapped import Wrapped
 from scg.scan import INFINITE, starts, window_product
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from estimators.credit.ratios import ratio
-from estimators.credit.wrapped import Wrapped
 from scg.credit import Downstream
 from scg.errors import GraphError
+from scg.estimators.credit.ratios import ratio
+from scg.estimators.credit.wrapped import Wrapped
 from scg.scan import INFINITE, starts, window_product
 
 

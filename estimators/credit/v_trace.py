@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from estimators.credit.bootstrap import Bootstrapped, ahead, in_unit
-from estimators.credit.ratios import ratio
 from scg.credit import Downstream
+from scg.estimators.credit.bootstrap import Bootstrapped, ahead, in_unit
+from scg.estimators.credit.ratios import ratio
 from scg.scan import affine
 
 

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from estimators.multi_sample import at_least, without_each
 from scg.credit import Credit, Downstream
 from scg.errors import GraphError
+from scg.estimators.multi_sample import at_least, without_each
 
 
 @dataclass(frozen=True)

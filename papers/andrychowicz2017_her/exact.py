@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from agents import envs
-from agents.discrete import uniform
-from agents.hindsight import Hindsight, Strategy
-from agents.replay import Multistep
-from agents.rollout import Rollout
-from papers.report import Claim
+from scg.agents import envs
+from scg.agents.discrete import uniform
+from scg.agents.hindsight import Hindsight, Strategy
+from scg.agents.replay import Multistep
+from scg.agents.rollout import Rollout
+from scg.papers.report import Claim
 
 GAMMA = 0.98
 

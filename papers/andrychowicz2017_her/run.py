@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from papers.andrychowicz2017_her import exact
-from papers.andrychowicz2017_her.runs import (
+from scg.papers.andrychowicz2017_her import exact
+from scg.papers.andrychowicz2017_her.runs import (
     ARM,
     BITS,
     COMPARED,
@@ -36,9 +36,9 @@ from papers.andrychowicz2017_her.runs import (
     success,
     trained,
 )
-from papers.figures import panels
-from papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, clearly_more
-from papers.report import REFUTED, Claim, Job, Results, Say, collect, over_seeds
+from scg.papers.figures import panels
+from scg.papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, clearly_more
+from scg.papers.report import REFUTED, Claim, Job, Results, Say, collect, over_seeds
 
 SOLVED, FAILS = 0.95, 0.05
 PRINTED = {True: 13, False: 50}  # bits up to which DQN solves the task without and with HER, the paper says
@@ -279,6 +279,6 @@ def succeeded(axis: Any, runs: list[Learned], label: str, **style: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["andrychowicz2017_her", *sys.argv[1:]]))

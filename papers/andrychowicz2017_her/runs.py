@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Generator
 
-from agents import envs
-from agents.goal_space import GoalSpace
-from agents.runs import RunDirectory, read_table
-from agents.train import build
-from papers.andrychowicz2017_her import variants  # registers
-from papers.learning import Learned, learn_all
-from papers.report import Say
+from scg.agents import envs
+from scg.agents.goal_space import GoalSpace
+from scg.agents.runs import RunDirectory, read_table
+from scg.agents.train import build
+from scg.papers.andrychowicz2017_her import variants  # registers
+from scg.papers.learning import Learned, learn_all
+from scg.papers.report import Say
 
 assert variants
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
-from estimators import ARM, ARMS, DisARM, LeaveOneOut, ScoreFunction
-from papers.dong2020_disarm import joint, pictures, vae
-from papers.report import REFUTED, Claim, Results, Say, collect, number, with_error
-from papers.toy import exact
 from scg import Estimator, Graph
+from scg.estimators import ARM, ARMS, DisARM, LeaveOneOut, ScoreFunction
+from scg.papers.dong2020_disarm import joint, pictures, vae
+from scg.papers.report import REFUTED, Claim, Results, Say, collect, number, with_error
+from scg.papers.toy import exact
 
 FAR = 4.0
 UNDECIDED = "undecided"
@@ -277,6 +277,6 @@ def mean(values: Tensor) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["dong2020_disarm", *sys.argv[1:]]))

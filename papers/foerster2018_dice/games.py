@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from estimators import ScoreFunction
 from scg import Graph, Trace, prev
+from scg.estimators import ScoreFunction
 
 PAYOFF = torch.tensor([-1.0, -3.0, 0.0, -2.0], dtype=torch.float64)  # of CC, CD, DC, DD to the first
 DISCOUNT, STEPS = 0.96, 150

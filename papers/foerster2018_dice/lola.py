@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from papers.foerster2018_dice.games import DISCOUNT, dilemma, discounts, expected_return, play, replay
+from scg.papers.foerster2018_dice.games import DISCOUNT, dilemma, discounts, expected_return, play, replay
 
 BETA = 0.1
 REMEMBERED = 0.7  # how much of its levels a baseline keeps at each update

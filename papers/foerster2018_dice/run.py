@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from estimators import ScoreFunction
-from papers.figures import panels, save
-from papers.foerster2018_dice.games import dilemma, expected_return, play, replay, state_values, traced
-from papers.foerster2018_dice.lola import Curves, learn
-from papers.report import Claim, Results, Say, collect, number, with_error
 from scg import Graph
+from scg.estimators import ScoreFunction
+from scg.papers.figures import panels, save
+from scg.papers.foerster2018_dice.games import dilemma, expected_return, play, replay, state_values, traced
+from scg.papers.foerster2018_dice.lola import Curves, learn
+from scg.papers.report import Claim, Results, Say, collect, number, with_error
 
 FAR = 5.0
 GROUPS = 32
@@ -326,6 +326,6 @@ def draw(found: dict[str, object], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["foerster2018_dice", *sys.argv[1:]]))

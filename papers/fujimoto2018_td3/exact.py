@@ -11,12 +11,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents.q_nets import frozen
-from agents.td3 import td3
-from papers.figures import panels, save
-from papers.fujimoto2018_td3.noisy import CLIPPED, DOUBLE, KINDS, SINGLE, Errors, fixed_point, learned, stacked, uniform_maximum
-from papers.report import Claim, Estimate, number
-from papers.tabular import Process
+from scg.agents.q_nets import frozen
+from scg.agents.td3 import td3
+from scg.papers.figures import panels, save
+from scg.papers.fujimoto2018_td3.noisy import (
+    CLIPPED,
+    DOUBLE,
+    KINDS,
+    SINGLE,
+    Errors,
+    fixed_point,
+    learned,
+    stacked,
+    uniform_maximum,
+)
+from scg.papers.report import Claim, Estimate, number
+from scg.papers.tabular import Process
 
 RIGHT = 1e-9
 SMOOTHING, CLIP = 0.2, 0.5

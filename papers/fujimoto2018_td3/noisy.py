@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from papers.tabular import Process
+from scg.papers.tabular import Process
 
 SINGLE, DOUBLE, CLIPPED = "single", "double", "clipped"
 KINDS = (SINGLE, DOUBLE, CLIPPED)

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from papers.critics import critics, draw_along, seen
-from papers.figures import panels, save
-from papers.fujimoto2018_td3 import exact
-from papers.learning import CLEAR, CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
-from papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
+from scg.papers.critics import critics, draw_along, seen
+from scg.papers.figures import panels, save
+from scg.papers.fujimoto2018_td3 import exact
+from scg.papers.learning import CLEAR, CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
+from scg.papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
 
 CHEETAH, SWING, HOPPER, POLES = "HalfCheetah-v5", "Pendulum-v1", "Hopper-v5", "InvertedDoublePendulum-v5"
 TD3, DDPG, NONE = "TD3", "DDPG", "none of the three parts"
@@ -248,6 +248,6 @@ def gap(ones: Sequence[float], others: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["fujimoto2018_td3", *sys.argv[1:]]))

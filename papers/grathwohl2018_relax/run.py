@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from papers.figures import panels, save
-from papers.report import FAILED, REFUTED, REPRODUCED, Claim, Job, Results, Say, collect, number, over_seeds
-from papers.toy import descent, exact
-from papers.toy.descent import Descents, descend, toy
-from papers.toy.learned import EachRELAX
-from papers.toy.pictures import draw
+from scg.papers.figures import panels, save
+from scg.papers.report import FAILED, REFUTED, REPRODUCED, Claim, Job, Results, Say, collect, number, over_seeds
+from scg.papers.toy import descent, exact
+from scg.papers.toy.descent import Descents, descend, toy
+from scg.papers.toy.learned import EachRELAX
+from scg.papers.toy.pictures import draw
 from scg.testing import check_unbiased
 
 TARGETS = [0.45, 0.499]
@@ -206,6 +206,6 @@ def plot(rebar: Learned, relax: Learned, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["grathwohl2018_relax", *sys.argv[1:]]))

@@ -15,10 +15,10 @@ import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from estimators.baselines import optimal_gradient, optimal_level
-from papers.figures import panels, save
-from papers.greensmith2004_baselines import whole
-from papers.greensmith2004_baselines.samples import (
+from scg.estimators.baselines import optimal_gradient, optimal_level
+from scg.papers.figures import panels, save
+from scg.papers.greensmith2004_baselines import whole
+from scg.papers.greensmith2004_baselines.samples import (
     BEST,
     BEST_OF_STATE,
     EACH,
@@ -28,8 +28,8 @@ from papers.greensmith2004_baselines.samples import (
     VALUE,
     Samples,
 )
-from papers.report import Claim, Job, Results, Say, collect, number, with_error
-from papers.tabular import Process, drawn_paths, every_path
+from scg.papers.report import Claim, Job, Results, Say, collect, number, with_error
+from scg.papers.tabular import Process, drawn_paths, every_path
 
 RIGHT = 1e-10
 FAR = 4.5  # standard errors: over the run's 50 sampled moments, by chance once in 3,000 runs; a bias of 7 is found with 0.99
@@ -321,6 +321,6 @@ def draw(lab: Lab, ascents: dict[str, Tensor], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["greensmith2004_baselines", *sys.argv[1:]]))

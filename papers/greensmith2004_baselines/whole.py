@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from papers.greensmith2004_baselines.samples import BEST_OF_STATE, MEAN, NONE, VALUE
-from papers.tabular import Paths, Process, drawn_paths, each_gradient, episodes, one_hot
+from scg.papers.greensmith2004_baselines.samples import BEST_OF_STATE, MEAN, NONE, VALUE
+from scg.papers.tabular import Paths, Process, drawn_paths, each_gradient, episodes, one_hot
 
 JOINT = "optimal of whole episodes"
 LEARNING = (NONE, MEAN, VALUE, BEST_OF_STATE)

@@ -1,4 +1,4 @@
-"""The actor's gradient by several estimators of one graph, `agents.sac`, and the density that all of them rest on.
+"""The actor's gradient by several estimators of one graph, `scg.agents.sac`, and the density that all of them rest on.
 
     J(θ) = E_s E_{a ~ π(·|s)} [α log π(a|s) − min Q(s, a)]
 
@@ -23,14 +23,14 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 import scg
-from agents import envs
-from agents.agent import Agent
-from agents.q_nets import Temperature
-from agents.rollout import Rollout
-from agents.sac import SAC, sac
-from agents.squashed import SquashedNormal, log_slope
-from estimators import LeaveOneOut, Pathwise, ScoreFunction
+from scg.agents import envs
+from scg.agents.agent import Agent
+from scg.agents.q_nets import Temperature
+from scg.agents.rollout import Rollout
+from scg.agents.sac import SAC, sac
+from scg.agents.squashed import SquashedNormal, log_slope
 from scg.comparison.result import Comparison
+from scg.estimators import LeaveOneOut, Pathwise, ScoreFunction
 
 ALPHA = 0.25
 PATHWISE, PATHWISE_8, SCORE, OTHERS_8 = "pathwise", "pathwise, 8 actions", "likelihood ratio", "leave-one-out, 8 actions"

@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor
 
-from papers.haarnoja2018_sac import actor
-from papers.haarnoja2018_sac.soft import (
+from scg.papers.haarnoja2018_sac import actor
+from scg.papers.haarnoja2018_sac.soft import (
     Backup,
     entropy,
     excess,
@@ -21,8 +21,8 @@ from papers.haarnoja2018_sac.soft import (
     random_policy,
     soft_action_value,
 )
-from papers.report import Claim
-from papers.tabular import Process
+from scg.papers.report import Claim
+from scg.papers.tabular import Process
 
 RIGHT = 1e-9
 
@@ -68,9 +68,7 @@ def evaluation(count: int) -> Claim:
         f"({count} processes); a backup leaves at most {max(shrinks):.4f} γ of it; without the entropy the values lie "
         f"{statistics.median(without):.2f} away (median)"
     )
-    claim = (
-        "Lemma 1, equations 2 and 3: repeated soft backups (the target of `agents.sac_discrete`) converge to the soft Q of π"
-    )
+    claim = "Lemma 1, equations 2 and 3: repeated soft backups (the target of `scg.agents.sac_discrete`) converge to the soft Q of π"
     right = max(gaps) < RIGHT and max(shrinks) < 1 + RIGHT and min(without) > RIGHT
     return claim, "converges", text, right, {"gap": max(gaps), "shrinks": max(shrinks), "without entropy": without}
 

@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from papers.figures import panels
-from papers.haarnoja2018_sac import exact
-from papers.haarnoja2018_sac.runs import (
+from scg.papers.figures import panels
+from scg.papers.haarnoja2018_sac import exact
+from scg.papers.haarnoja2018_sac.runs import (
     BY_SCALE,
     DDPG,
     FIRST,
@@ -33,8 +33,8 @@ from papers.haarnoja2018_sac.runs import (
     long_runs,
     trained,
 )
-from papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve
-from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
+from scg.papers.learning import CONTRARY, UNDECIDED, Learned, TrainingSettings, by_seed, clearly_more, curve
+from scg.papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
 
 TABLE = {  # SAC's column of Fujimoto et al. (2018), 1,000,000 steps, as the lecture notes print it
     "HalfCheetah-v5": 2347.19,
@@ -261,6 +261,6 @@ def draw(lab: Lab, long: dict[str, Long], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["haarnoja2018_sac", *sys.argv[1:]]))

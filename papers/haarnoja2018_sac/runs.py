@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents import envs
-from agents.agent import Agent
-from agents.evaluation import evaluate
-from agents.runs import RunDirectory, read_table
-from agents.train import build
-from papers.learning import Learned, learn_all
-from papers.report import Say
+from scg.agents import envs
+from scg.agents.agent import Agent
+from scg.agents.evaluation import evaluate
+from scg.agents.runs import RunDirectory, read_table
+from scg.agents.train import build
+from scg.papers.learning import Learned, learn_all
+from scg.papers.report import Say
 
 SWEPT = "Pendulum-v1"
 TWIN, FIRST, FIXED = "SAC, α learned", "SAC as first published", "SAC, α = 0.2"

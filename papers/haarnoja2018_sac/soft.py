@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
-from agents.q_nets import Temperature
-from agents.sac_discrete import sac_discrete
-from papers.tabular import Process, one_hot
+from scg.agents.q_nets import Temperature
+from scg.agents.sac_discrete import sac_discrete
+from scg.papers.tabular import Process, one_hot
 
 
 def entropy(pi: Tensor) -> Tensor:

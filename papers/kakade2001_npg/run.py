@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from papers.figures import panels
-from papers.kakade2001_npg.average import AverageProcess, Flow, Policy, Regulator, change, flow, loops, scores, two_states
-from papers.report import Claim, Job, Results, Say, collect, number
+from scg.papers.figures import panels
+from scg.papers.kakade2001_npg.average import AverageProcess, Flow, Policy, Regulator, change, flow, loops, scores, two_states
+from scg.papers.report import Claim, Job, Results, Say, collect, number
 
 RIGHT = 1e-8
 NATURAL, PLAIN = "natural gradient", "gradient"
@@ -284,6 +284,6 @@ def draw(flows: dict[str, dict[str, Flow]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["kakade2001_npg", *sys.argv[1:]]))

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from agents.ddpg import ddpg
-from agents.q_nets import frozen
-from papers.figures import panels, save
-from papers.lillicrap2016_ddpg.regulator import LQR, Actor, Critic, largest_rate, normal_grid, points, radius, regression
-from papers.report import Claim
+from scg.agents.ddpg import ddpg
+from scg.agents.q_nets import frozen
+from scg.papers.figures import panels, save
+from scg.papers.lillicrap2016_ddpg.regulator import LQR, Actor, Critic, largest_rate, normal_grid, points, radius, regression
+from scg.papers.report import Claim
 
 RIGHT = 1e-10
 PROBLEMS = 50

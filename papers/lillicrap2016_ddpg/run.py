@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from papers.critics import critics, draw_pairs, seen
-from papers.figures import panels, save
-from papers.learning import Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
-from papers.lillicrap2016_ddpg import exact
-from papers.report import Claim, Job, Results, Say, collect, over_seeds
+from scg.papers.critics import critics, draw_pairs, seen
+from scg.papers.figures import panels, save
+from scg.papers.learning import Learned, TrainingSettings, by_seed, clearly_more, curve, learn_all
+from scg.papers.lillicrap2016_ddpg import exact
+from scg.papers.report import Claim, Job, Results, Say, collect, over_seeds
 
 PENDULUM, CART, CHEETAH = "Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5"
 TARGETS, NONE = "target networks, τ = 0.005", "no target networks, τ = 1"
@@ -156,6 +156,6 @@ class Lab:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["lillicrap2016_ddpg", *sys.argv[1:]]))

@@ -11,8 +11,8 @@ import torch
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from papers.figures import panels, save
-from papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Array, spaced
+from scg.papers.figures import panels, save
+from scg.papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Array, spaced
 
 NOTHING = 1e-12
 COLOURS = dict(zip(ESTIMATORS, ("#d62728", "#ff9896", "#1f77b4", "#98df8a", "#2ca02c"), strict=True))

@@ -20,12 +20,12 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from estimators import ARM, DisARM, LeaveOneOut, MeasureValued, Pathwise, ScoreFunction
-from papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Array, Family, spaced
-from papers.mohamed2020_mcgrad.pictures import draw_bits, draw_families
-from papers.report import Claim, Job, Results, Say, collect, number
-from papers.toy import exact
 from scg import Estimator, Graph
+from scg.estimators import ARM, DisARM, LeaveOneOut, MeasureValued, Pathwise, ScoreFunction
+from scg.papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Array, Family, spaced
+from scg.papers.mohamed2020_mcgrad.pictures import draw_bits, draw_families
+from scg.papers.report import Claim, Job, Results, Say, collect, number
+from scg.papers.toy import exact
 
 FAR = 5.0
 BASELINED = "score function, b = E[f]"
@@ -328,6 +328,6 @@ def one_bit(lab: Lab) -> Claim:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["mohamed2020_mcgrad", *sys.argv[1:]]))

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from scg import Estimator, Graph
+from scg.estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 
 THETA, X0 = 0.4, 0.3
 Draw = Mapping[str, Tensor]

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from estimators import ScoreFunction
-from papers.report import Claim, Estimate, Job, Results, Say, collect, number, with_error
-from papers.schulman2015_scg import graphs
-from papers.schulman2015_scg.graphs import THETA, X0, Case
 from scg import Graph, Trace
 from scg.draw import render
+from scg.estimators import ScoreFunction
+from scg.papers.report import Claim, Estimate, Job, Results, Say, collect, number, with_error
+from scg.papers.schulman2015_scg import graphs
+from scg.papers.schulman2015_scg.graphs import THETA, X0, Case
 from scg.testing import check_unbiased
 
 FAR = 4.0
@@ -227,6 +227,6 @@ def pictured(case: Case, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["schulman2015_scg", *sys.argv[1:]]))

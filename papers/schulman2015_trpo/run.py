@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from papers.figures import panels, save
-from papers.learning import Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
-from papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
-from papers.schulman2015_trpo.improvement import BOUND, NOTHING, REGION, Course, Setting, improve, judges
-from papers.tabular import Process, divergence, gradient
+from scg.papers.figures import panels, save
+from scg.papers.learning import Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
+from scg.papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
+from scg.papers.schulman2015_trpo.improvement import BOUND, NOTHING, REGION, Course, Setting, improve, judges
+from scg.papers.tabular import Process, divergence, gradient
 
 RIGHT = 1e-9
 DELTA = 0.01
@@ -291,6 +291,6 @@ def draw_improvement(courses: dict[str, list[Course]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["schulman2015_trpo", *sys.argv[1:]]))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from estimators.credit import GAE
-from papers.tabular import Process, each_gradient, episodes, every_path, gradient, replay
+from scg.estimators.credit import GAE
+from scg.papers.tabular import Process, each_gradient, episodes, every_path, gradient, replay
 
 STATES, HORIZON = 5, 7
 EXACT, WRONG = "exact critic", "critic with errors"

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from papers.figures import panels
-from papers.learning import CONTRARY, Learned, TrainingSettings, clearly_more, learn_all
-from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
-from papers.schulman2016_gae.exact import EXACT, WRONG, Exact, Moments
+from scg.papers.figures import panels
+from scg.papers.learning import CONTRARY, Learned, TrainingSettings, clearly_more, learn_all
+from scg.papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
+from scg.papers.schulman2016_gae.exact import EXACT, WRONG, Exact, Moments
 
 RIGHT, BIASED = 1e-10, 1e-6  # what counts as equal, and what as a bias
 GAMMAS, LAMBDAS = (0.5, 0.8, 0.9, 0.97, 1.0), (0.0, 0.3, 0.6, 0.8, 0.9, 0.97, 1.0)
@@ -212,6 +212,6 @@ def draw(cells: Cells, lab: Lab, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["schulman2016_gae", *sys.argv[1:]]))

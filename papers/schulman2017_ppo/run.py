@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from agents import envs
-from agents.evaluation import evaluate
-from agents.ppo import PPO
-from estimators import Clipped
-from papers.figures import panels, save
-from papers.learning import CONTRARY, Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
-from papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
-from papers.tabular import Process, divergence, gradient, policy_gradient
+from scg.agents import envs
+from scg.agents.evaluation import evaluate
+from scg.agents.ppo import PPO
+from scg.estimators import Clipped
+from scg.papers.figures import panels, save
+from scg.papers.learning import CONTRARY, Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
+from scg.papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
+from scg.papers.tabular import Process, divergence, gradient, policy_gradient
 
 EPSILON = 0.2
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5")
@@ -237,6 +237,6 @@ def draw(lab: Lab, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["schulman2017_ppo", *sys.argv[1:]]))

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from estimators import DisARM, GumbelSoftmax, LeaveOneOut, MuProp, ScoreFunction
-from estimators.baselines import MovingAverage
-from papers.report import over_seeds
-from papers.toy import exact
-from papers.toy.learned import EachREBAR, EachRELAX
 from scg import Estimator, Graph
+from scg.estimators import DisARM, GumbelSoftmax, LeaveOneOut, MuProp, ScoreFunction
+from scg.estimators.baselines import MovingAverage
+from scg.papers.report import over_seeds
+from scg.papers.toy import exact
+from scg.papers.toy.learned import EachREBAR, EachRELAX
 
 RATE = 0.01
 Variance = Callable[[Tensor, Tensor], Tensor]

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from estimators import RELAX, LearnedREBAR
-from papers.toy.exact import Control, mean_field, relaxed_cost
+from scg.estimators import RELAX, LearnedREBAR
+from scg.papers.toy.exact import Control, mean_field, relaxed_cost
 
 
 class EachREBAR(LearnedREBAR):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from papers.figures import panels, save
-from papers.toy.descent import Curves
+from scg.papers.figures import panels, save
+from scg.papers.toy.descent import Curves
 
 NOTHING = 1e-12
 

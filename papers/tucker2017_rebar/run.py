@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from papers.report import FAILED, REFUTED, Claim, Job, Results, Say, collect, number, over_seeds
-from papers.toy import descent, exact
-from papers.toy.descent import Contender, Descents, Settings, concrete, toy
-from papers.toy.learned import EachREBAR
-from papers.toy.pictures import draw
+from scg.papers.report import FAILED, REFUTED, Claim, Job, Results, Say, collect, number, over_seeds
+from scg.papers.toy import descent, exact
+from scg.papers.toy.descent import Contender, Descents, Settings, concrete, toy
+from scg.papers.toy.learned import EachREBAR
+from scg.papers.toy.pictures import draw
 from scg.testing import check_unbiased
 
 TARGETS = [0.45, 0.49, 0.499]
@@ -224,6 +224,6 @@ def harder(lab: Descents) -> Claim:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["tucker2017_rebar", *sys.argv[1:]]))

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from estimators import Pathwise, ScoreFunction
-from estimators.credit import QCritic
 from scg import Graph, detach
+from scg.estimators import Pathwise, ScoreFunction
+from scg.estimators.credit import QCritic
 
 THETA = torch.tensor([0.4, -0.3, 0.8], dtype=torch.float64)
 SCALE = 0.7

@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from estimators.credit import QCritic, valid_conditioning_sets
-from papers.report import Claim, Results, Say, collect, number
-from papers.weber2019_credit.graphs import (
+from scg import Graph, GraphError
+from scg.draw import render
+from scg.estimators.credit import QCritic, valid_conditioning_sets
+from scg.papers.report import Claim, Results, Say, collect, number
+from scg.papers.weber2019_credit.graphs import (
     NODES,
     POINTS,
     THETA,
@@ -34,8 +36,6 @@ from papers.weber2019_credit.graphs import (
     outcomes,
     value,
 )
-from scg import Graph, GraphError
-from scg.draw import render
 
 RIGHT = 1e-9
 
@@ -242,6 +242,6 @@ def wrong_sets(lab: Lab) -> Claim:
 
 
 if __name__ == "__main__":
-    from papers.cli import paper
+    from scg.papers.cli import paper
 
     sys.exit(paper(["weber2019_credit", *sys.argv[1:]]))

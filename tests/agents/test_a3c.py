@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Generator
 
-from agents import a3c, envs, train
-from agents.a2c import A2C
-from agents.a3c import A3C, Common, Report, apprentice
-from agents.actor_critic import ActorCritic
-from agents.agent import NotFinite
-from agents.descent import RMSprop
-from agents.rollout import Rollout
-from agents.runs import RunConfig, RunDirectory, read_table
-from agents.train import TrainingStopped
+from scg.agents import a3c, envs, train
+from scg.agents.a2c import A2C
+from scg.agents.a3c import A3C, Common, Report, apprentice
+from scg.agents.actor_critic import ActorCritic
+from scg.agents.agent import NotFinite
+from scg.agents.descent import RMSprop
+from scg.agents.rollout import Rollout
+from scg.agents.runs import RunConfig, RunDirectory, read_table
+from scg.agents.train import TrainingStopped
 
 SMALL: dict[str, Any] = {"horizon": 8, "hidden": (8,), "lr": 1e-2}
 

@@ -13,11 +13,11 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 import scg
-from agents.a2c import a2c
-from agents.actor_critic import advantages, standardised
-from agents.ppo import ppo
-from estimators import Clipped
-from estimators.credit import GAE
+from scg.agents.a2c import a2c
+from scg.agents.actor_critic import advantages, standardised
+from scg.agents.ppo import ppo
+from scg.estimators import Clipped
+from scg.estimators.credit import GAE
 from tests.agents.processes import ACTIONS, END, HORIZON, STATES, Process, gradient_of
 
 pytestmark = pytest.mark.usefixtures("double")

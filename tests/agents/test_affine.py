@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from agents.affine import FEW, affine
-from agents.descent import compile_whole
+from scg.agents.affine import FEW, affine
+from scg.agents.descent import compile_whole
 
 SIZES = {"wide": (9, 11), "few inputs": (FEW, 9), "few outputs": (9, FEW - 1), "one output": (9, 1)}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import cli
-from agents.reinforce import Reinforce
-from agents.runs import RunConfig, RunDirectory
+from scg.agents import cli
+from scg.agents.reinforce import Reinforce
+from scg.agents.runs import RunConfig, RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,6 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agents.train.train", interrupt)
+    monkeypatch.setattr("scg.agents.train.train", interrupt)
     assert cli.train(["reinforce", "--out", str(tmp_path / "run")]) == 130
     assert f"scg train --resume {tmp_path / 'run'}" in capsys.readouterr().err

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents import checkpoint
-from agents.checkpoint import CheckpointError, Checkpoints
+from scg.agents import checkpoint
+from scg.agents.checkpoint import CheckpointError, Checkpoints
 
 STATE = {"counters": {"step": 7, "big": 2**100, "recent": [1.0]}, "weights": torch.arange(1000.0)}
 

@@ -10,15 +10,15 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from agents import acting, envs
-from agents.agent import OptionError
-from agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice, choices, uniform
-from agents.dqn import DQN, dqn
-from agents.envs import EnvironmentFault
-from agents.exploration import Uniform
-from agents.nets import Encoder
-from agents.q_nets import frozen
-from agents.rollout import Rollout
+from scg.agents import acting, envs
+from scg.agents.agent import OptionError
+from scg.agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice, choices, uniform
+from scg.agents.dqn import DQN, dqn
+from scg.agents.envs import EnvironmentFault
+from scg.agents.exploration import Uniform
+from scg.agents.nets import Encoder
+from scg.agents.q_nets import frozen
+from scg.agents.rollout import Rollout
 from tests.agents.processes import ACTIONS, END, STATES, Process
 
 GAMMA = 0.8

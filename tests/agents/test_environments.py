@@ -11,9 +11,9 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from agents import envs, policies, snapshot
-from agents.envs import EnvironmentFault, Environments
-from agents.rollout import Block, Rollout
+from scg.agents import envs, policies, snapshot
+from scg.agents.envs import EnvironmentFault, Environments
+from scg.agents.rollout import Block, Rollout
 
 MODES = list(AutoresetMode)
 

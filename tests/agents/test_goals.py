@@ -15,14 +15,14 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from torch import Generator
 
-from agents import cli, config_type, envs, robotics
-from agents.envs import EnvironmentFault
-from agents.evaluation import evaluate
-from agents.goal_space import PARTS, GoalSpace
-from agents.goals import BitFlip, PointReach
-from agents.nets import Encoder
-from agents.runs import RunConfig, RunDirectory, read_table
-from agents.train import train
+from scg.agents import cli, config_type, envs, robotics
+from scg.agents.envs import EnvironmentFault
+from scg.agents.evaluation import evaluate
+from scg.agents.goal_space import PARTS, GoalSpace
+from scg.agents.goals import BitFlip, PointReach
+from scg.agents.nets import Encoder
+from scg.agents.runs import RunConfig, RunDirectory, read_table
+from scg.agents.train import train
 from tests.agents.test_off_policy import whole_state
 from tests.agents.test_train_loop import assert_same
 
@@ -152,7 +152,7 @@ def test_a_killed_run_with_hindsight_resumes_to_the_same_bits(tmp_path: Path, mo
     config = config_type("dqn")(her="episode", n_step=2, warmup=10, horizon=1, batch=8, hidden=(8,), replay=30, report=1)
     whole, killed = (RunDirectory.create("dqn", options, config, tmp_path / name) for name in ("whole", "killed"))
     train(whole, quiet=True)
-    from agents.train import _Training
+    from scg.agents.train import _Training
 
     update, calls = _Training._update, iter(range(1000))
 

@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from agents import checkpoint, config_type, envs
-from agents.agent import OptionError
-from agents.discrete import RandomChoice
-from agents.envs import EnvironmentFault
-from agents.exploration import Uniform
-from agents.goal_space import GoalSpace
-from agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
-from agents.presets import preset
-from agents.prioritised import EPSILON
-from agents.replay import Multistep
-from agents.rollout import Block, Rollout
-from agents.runs import RunConfig, RunDirectory
-from agents.train import train
+from scg.agents import checkpoint, config_type, envs
+from scg.agents.agent import OptionError
+from scg.agents.discrete import RandomChoice
+from scg.agents.envs import EnvironmentFault
+from scg.agents.exploration import Uniform
+from scg.agents.goal_space import GoalSpace
+from scg.agents.hindsight import Hindsight, PrioritisedHindsight, Strategy
+from scg.agents.presets import preset
+from scg.agents.prioritised import EPSILON
+from scg.agents.replay import Multistep
+from scg.agents.rollout import Block, Rollout
+from scg.agents.runs import RunConfig, RunDirectory
+from scg.agents.train import train
 from tests.agents.test_train_loop import assert_same
 
 STRATEGIES = get_args(Strategy)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from papers.tabular import Process, divergence, each_gradient, episodes, every_path, gradient, policy_gradient
+from scg.papers.tabular import Process, divergence, each_gradient, episodes, every_path, gradient, policy_gradient
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from agents import cli
-from agents.runs import RunDirectory, read_table
+from scg.agents import cli
+from scg.agents.runs import RunDirectory, read_table
 from tests.agents.test_train_loop import assert_same, last_state
 
 LONG = settings.default.max_examples > 100  # the long profile

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import scg
-from agents import trust
-from agents.a2c import a2c
-from agents.actor_critic import advantages
-from agents.reinforce import reinforce
-from agents.rollout import discounted_cost
-from agents.trpo import line_search
-from estimators.baselines import MovingAverage
-from estimators.credit import GAE
+from scg.agents import trust
+from scg.agents.a2c import a2c
+from scg.agents.actor_critic import advantages
+from scg.agents.reinforce import reinforce
+from scg.agents.rollout import discounted_cost
+from scg.agents.trpo import line_search
+from scg.estimators.baselines import MovingAverage
+from scg.estimators.credit import GAE
 from scg.testing import check_unbiased
 from tests.agents.lqr import LQR, Critic, Noise, Policy, close, even, expected_gradient, hermite
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import scg
-from agents.ddpg import ddpg
-from agents.q_nets import Temperature, frozen
-from agents.sac import sac
-from agents.svg import svg
 from scg import Pathwise, ScoreFunction
+from scg.agents.ddpg import ddpg
+from scg.agents.q_nets import Temperature, frozen
+from scg.agents.sac import sac
+from scg.agents.svg import svg
 from tests.agents.lqr import LQR, Noise, Policy, Quadratic, close
 
 pytestmark = pytest.mark.usefixtures("double")

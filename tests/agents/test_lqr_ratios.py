@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.a2c import a2c
-from agents.actor_critic import advantages
-from agents.off_policy_gradient import OffPolicyGradient
-from agents.ppo import ppo
-from estimators import Clipped
-from estimators.credit import GAE
+from scg.agents.a2c import a2c
+from scg.agents.actor_critic import advantages
+from scg.agents.off_policy_gradient import OffPolicyGradient
+from scg.agents.ppo import ppo
+from scg.estimators import Clipped
+from scg.estimators.credit import GAE
 from tests.agents.lqr import LQR, Critic, Noise, Policy, close, expected_gradient, hermite
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import envs, policies
-from agents.envs import _Serial
-from agents.mujoco_vector import _FAMILIES, MujocoVector, family
-from agents.rollout import Rollout
+from scg.agents import envs, policies
+from scg.agents.envs import _Serial
+from scg.agents.mujoco_vector import _FAMILIES, MujocoVector, family
+from scg.agents.rollout import Rollout
 
 STEPS = {
     "HalfCheetah-v5": 60,

@@ -11,10 +11,10 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor, nn
 
-from agents import cli, multigoal, snapshot
-from agents.multigoal_cli import multigoal as command
-from agents.nets import Encoder, NumpyActor
-from agents.q_nets import QCritics
+from scg.agents import cli, multigoal, snapshot
+from scg.agents.multigoal_cli import multigoal as command
+from scg.agents.nets import Encoder, NumpyActor
+from scg.agents.q_nets import QCritics
 
 
 class Heads(nn.Module):

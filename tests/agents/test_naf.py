@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from agents import acting
-from agents.agent import OptionError
-from agents.naf import LOG_DIAGONAL, NAF, Parabola, naf
-from agents.nets import Encoder
-from agents.q_nets import frozen
+from scg.agents import acting
+from scg.agents.agent import OptionError
+from scg.agents.naf import LOG_DIAGONAL, NAF, Parabola, naf
+from scg.agents.nets import Encoder
+from scg.agents.q_nets import frozen
 from tests.agents.test_nets import BOX
 from tests.agents.test_off_policy_graphs import Gain, Regulator
 from tests.agents.test_squashed import hermite

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info
 from torch import Generator
 from torch.distributions import Categorical, Independent
 
-from agents import acting, nets, policies
+from scg.agents import acting, nets, policies
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 

@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Generator
 
-from agents import checkpoint, nets, policies
-from agents.normalise import LIMIT, Moments, ObsNormaliser, RewardScale
+from scg.agents import checkpoint, nets, policies
+from scg.agents.normalise import LIMIT, Moments, ObsNormaliser, RewardScale
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])

@@ -14,19 +14,19 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import relu, softplus
 
-from agents import acting, cli, config_type, envs, train
-from agents.agent import Means, OptionError
-from agents.ddpg import DDPG
-from agents.exploration import Noise
-from agents.learner import Learner
-from agents.nets import Encoder
-from agents.presets import COMPILE_OFF_POLICY_FROM, preset
-from agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, action_dim
-from agents.rollout import Rollout
-from agents.runs import RunConfig, RunDirectory, read_table
-from agents.sac import SAC
-from agents.td3 import TD3
-from agents.train import TrainingStopped
+from scg.agents import acting, cli, config_type, envs, train
+from scg.agents.agent import Means, OptionError
+from scg.agents.ddpg import DDPG
+from scg.agents.exploration import Noise
+from scg.agents.learner import Learner
+from scg.agents.nets import Encoder
+from scg.agents.presets import COMPILE_OFF_POLICY_FROM, preset
+from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, action_dim
+from scg.agents.rollout import Rollout
+from scg.agents.runs import RunConfig, RunDirectory, read_table
+from scg.agents.sac import SAC
+from scg.agents.td3 import TD3
+from scg.agents.train import TrainingStopped
 from tests.agents.test_nets import BOX
 from tests.agents.test_off_policy_graphs import DIM, Nets, rows
 from tests.agents.test_train_loop import Killed, assert_same, last_state

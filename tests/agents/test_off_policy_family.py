@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from agents import AGENTS, acting, cli, config_type, envs, train
-from agents.agent import Agent
-from agents.discrete import uniform
-from agents.double_q import DoubleQ
-from agents.dqn import DQN
-from agents.learner import Learner
-from agents.naf import NAF
-from agents.off_policy import examples
-from agents.presets import preset
-from agents.rollout import Rollout
-from agents.runs import RunConfig, RunDirectory
-from agents.sac_discrete import DiscreteSAC
-from agents.sac_v1 import SACv1
-from agents.soft_q import SoftQ
-from agents.svg import SVG
+from scg.agents import AGENTS, acting, cli, config_type, envs, train
+from scg.agents.agent import Agent
+from scg.agents.discrete import uniform
+from scg.agents.double_q import DoubleQ
+from scg.agents.dqn import DQN
+from scg.agents.learner import Learner
+from scg.agents.naf import NAF
+from scg.agents.off_policy import examples
+from scg.agents.presets import preset
+from scg.agents.rollout import Rollout
+from scg.agents.runs import RunConfig, RunDirectory
+from scg.agents.sac_discrete import DiscreteSAC
+from scg.agents.sac_v1 import SACv1
+from scg.agents.soft_q import SoftQ
+from scg.agents.svg import SVG
 from tests.agents.test_off_policy import LEARNING, Matching
 from tests.agents.test_train_loop import Killed, assert_same, last_state
 

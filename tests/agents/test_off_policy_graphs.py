@@ -9,14 +9,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from agents.ddpg import ddpg
-from agents.nets import Encoder
-from agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
-from agents.sac import sac
-from agents.squashed import SquashedNormal
-from agents.td3 import td3
-from estimators import LeaveOneOut
 from scg import Pathwise, ScoreFunction
+from scg.agents.ddpg import ddpg
+from scg.agents.nets import Encoder
+from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
+from scg.agents.sac import sac
+from scg.agents.squashed import SquashedNormal
+from scg.agents.td3 import td3
+from scg.estimators import LeaveOneOut
 from tests.agents.processes import ACTIONS, END, STATES, Process, gradient_of
 from tests.agents.test_nets import BOX
 from tests.agents.test_squashed import at_noise, hermite, legendre

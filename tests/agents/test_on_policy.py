@@ -12,18 +12,18 @@ import torch
 from torch import Generator
 
 import scg
-from agents import cli, config_type, descent, envs, train
-from agents.a2c import A2C
-from agents.agent import NotFinite, OptionError
-from agents.descent import compile_whole
-from agents.npg import NPG
-from agents.ppo import PPO, Beta
-from agents.presets import COMPILE_FROM, preset
-from agents.rollout import Rollout
-from agents.runs import RunConfig, RunDirectory
-from agents.trpo import TRPO
-from agents.trpo_dual import Dual, TRPODual
 from scg import GraphError
+from scg.agents import cli, config_type, descent, envs, train
+from scg.agents.a2c import A2C
+from scg.agents.agent import NotFinite, OptionError
+from scg.agents.descent import compile_whole
+from scg.agents.npg import NPG
+from scg.agents.ppo import PPO, Beta
+from scg.agents.presets import COMPILE_FROM, preset
+from scg.agents.rollout import Rollout
+from scg.agents.runs import RunConfig, RunDirectory
+from scg.agents.trpo import TRPO
+from scg.agents.trpo_dual import Dual, TRPODual
 from tests.agents.test_train_loop import Killed, assert_same, last_state
 
 SMALL: dict[str, Any] = {"horizon": 16, "hidden": (8,)}

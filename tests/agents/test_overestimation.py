@@ -12,13 +12,13 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents import cli, config_type, envs
-from agents.checkpoint import Checkpoints
-from agents.overestimation import NO_LIMIT, Measurement, critics_of, follow, returns, temperature
-from agents.overestimation_cli import overestimation
-from agents.rollout import Block
-from agents.runs import RunConfig, RunDirectory, RunError, read_table
-from agents.train import build
+from scg.agents import cli, config_type, envs
+from scg.agents.checkpoint import Checkpoints
+from scg.agents.overestimation import NO_LIMIT, Measurement, critics_of, follow, returns, temperature
+from scg.agents.overestimation_cli import overestimation
+from scg.agents.rollout import Block
+from scg.agents.runs import RunConfig, RunDirectory, RunError, read_table
+from scg.agents.train import build
 
 GAMMA = 0.8
 

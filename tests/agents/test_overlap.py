@@ -13,24 +13,24 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Independent, Normal
 
 import scg
-from agents import envs, train
-from agents.agent import Agent, OptionError
-from agents.beside import Beside
-from agents.ddpg import DDPG
-from agents.dqn import DQN
-from agents.drawn import asked, draws, given, standard_normal
-from agents.envs import EnvironmentFault
-from agents.learner import Learner
-from agents.nets import Encoder
-from agents.overlap import Ahead, Upcoming
-from agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
-from agents.rollout import Block, Rollout
-from agents.runs import RunConfig, RunDirectory
-from agents.sac import SAC, sac
-from agents.soft_q import SoftQ
-from agents.squashed import SquashedNormal
-from agents.td3 import TD3, td3
-from agents.train import TrainingStopped
+from scg.agents import envs, train
+from scg.agents.agent import Agent, OptionError
+from scg.agents.beside import Beside
+from scg.agents.ddpg import DDPG
+from scg.agents.dqn import DQN
+from scg.agents.drawn import asked, draws, given, standard_normal
+from scg.agents.envs import EnvironmentFault
+from scg.agents.learner import Learner
+from scg.agents.nets import Encoder
+from scg.agents.overlap import Ahead, Upcoming
+from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
+from scg.agents.rollout import Block, Rollout
+from scg.agents.runs import RunConfig, RunDirectory
+from scg.agents.sac import SAC, sac
+from scg.agents.soft_q import SoftQ
+from scg.agents.squashed import SquashedNormal
+from scg.agents.td3 import TD3, td3
+from scg.agents.train import TrainingStopped
 from tests.agents.test_train_loop import assert_same
 
 SMALL: dict[str, Any] = {"warmup": 40, "batch": 16, "replay": 200, "hidden": (8,), "overlap": True}

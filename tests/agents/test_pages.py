@@ -1,4 +1,4 @@
-"""The agents' pages are what `python -m agents.pages` writes now, and `scg draw` knows agents by name."""
+"""The agents' pages are what `python -m scg.agents.pages` writes now, and `scg draw` knows agents by name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from agents import AGENTS, config_type, pages
-from agents.envs import EnvironmentFault
-from agents.runs import RunConfig
+from scg.agents import AGENTS, config_type, pages
+from scg.agents.envs import EnvironmentFault
+from scg.agents.runs import RunConfig
 from scg.draw_cli import draw, offered
 
-STALE = "run `python -m agents.pages`"
+STALE = "run `python -m scg.agents.pages`"
 
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
@@ -85,7 +85,7 @@ def test_an_agent_that_no_actions_suit_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_scg_draw_takes_an_agents_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [point.value for point in entry_points(group="scg.graphs")] == ["agents.pages:graphs"]
+    assert [point.value for point in entry_points(group="scg.graphs")] == ["scg.agents.pages:graphs"]
     assert offered().keys() == AGENTS.keys()
     out = tmp_path / "sac.dot"
     assert draw(["sac", "--out", str(out), "--derivation"]) == 0

@@ -10,11 +10,11 @@ from scipy import integrate
 from torch import Generator, Tensor
 from torch.distributions import Beta, Categorical, kl_divergence
 
-from agents import envs, policies
-from agents.bounded import Bounded, SignedBeta
-from agents.envs import EnvironmentFault
-from agents.rollout import Rollout
-from agents.squashed import SquashedNormal
+from scg.agents import envs, policies
+from scg.agents.bounded import Bounded, SignedBeta
+from scg.agents.envs import EnvironmentFault
+from scg.agents.rollout import Rollout
+from scg.agents.squashed import SquashedNormal
 
 torch.set_num_threads(1)
 OBS = spaces.Box(-9.0, 9.0, (3,))

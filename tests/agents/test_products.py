@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from agents import products as module
-from agents.affine import affine
-from agents.descent import compile_whole
-from agents.products import product, products, rounded
+from scg.agents import products as module
+from scg.agents.affine import affine
+from scg.agents.descent import compile_whole
+from scg.agents.products import product, products, rounded
 
 
 @pytest.mark.parametrize("rounds", [False, True])

@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from agents import envs
-from agents.reinforce import Reinforce, reinforce
-from agents.rollout import Rollout, discounted_cost
-from estimators.baselines import MovingAverage
+from scg.agents import envs
+from scg.agents.reinforce import Reinforce, reinforce
+from scg.agents.rollout import Rollout, discounted_cost
+from scg.estimators.baselines import MovingAverage
 from tests.agents.processes import ACTIONS, END, HORIZON, STATES, Linear, Process, categorical, gaussian, gradient_of
 
 pytestmark = pytest.mark.usefixtures("double")

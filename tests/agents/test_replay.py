@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from agents import checkpoint, envs
-from agents.checkpoint import CheckpointError
-from agents.exploration import Uniform
-from agents.prioritised import EPSILON, PrioritisedReplay, SumTree
-from agents.replay import Multistep, Replay
-from agents.rollout import Block, Rollout
+from scg.agents import checkpoint, envs
+from scg.agents.checkpoint import CheckpointError
+from scg.agents.exploration import Uniform
+from scg.agents.prioritised import EPSILON, PrioritisedReplay, SumTree
+from scg.agents.replay import Multistep, Replay
+from scg.agents.rollout import Block, Rollout
 from tests.agents.test_train_loop import assert_same
 
 

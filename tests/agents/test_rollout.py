@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from agents import acting, envs, policies
-from agents.envs import EnvironmentFault
-from agents.rollout import Block, Rollout
+from scg.agents import acting, envs, policies
+from scg.agents.envs import EnvironmentFault
+from scg.agents.rollout import Block, Rollout
 
 
 def make_rollout(env_id: str, batch: int = 3, seed: int = 0) -> tuple[Rollout, torch.nn.Module]:

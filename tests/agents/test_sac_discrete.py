@@ -11,12 +11,12 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
 import scg
-from agents.agent import OptionError
-from agents.envs import EnvironmentFault
-from agents.q_nets import Temperature, frozen
-from agents.sac_discrete import DiscreteSAC, sac_discrete
-from estimators import Enumeration, LeaveOneOut
 from scg import Estimator, ScoreFunction
+from scg.agents.agent import OptionError
+from scg.agents.envs import EnvironmentFault
+from scg.agents.q_nets import Temperature, frozen
+from scg.agents.sac_discrete import DiscreteSAC, sac_discrete
+from scg.estimators import Enumeration, LeaveOneOut
 from tests.agents.processes import ACTIONS, END, STATES, Linear, Process, categorical, gradient_of
 from tests.agents.test_dqn import GAMMA, every_transition
 from tests.agents.test_nets import BOX

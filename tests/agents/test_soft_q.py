@@ -11,12 +11,12 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from agents import acting
-from agents.agent import OptionError
-from agents.descent import Adam
-from agents.nets import Encoder
-from agents.q_nets import QCritics, frozen
-from agents.soft_q import Sampler, SoftQ, bandwidth, soft_q, soft_value, squared_distances
+from scg.agents import acting
+from scg.agents.agent import OptionError
+from scg.agents.descent import Adam
+from scg.agents.nets import Encoder
+from scg.agents.q_nets import QCritics, frozen
+from scg.agents.soft_q import Sampler, SoftQ, bandwidth, soft_q, soft_value, squared_distances
 from tests.agents.test_nets import BOX
 from tests.agents.test_squashed import legendre
 

@@ -16,9 +16,9 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 import scg
-from agents.squashed import SquashedNormal, log_slope
-from estimators import LeaveOneOut
 from scg import Pathwise, ScoreFunction, dist
+from scg.agents.squashed import SquashedNormal, log_slope
+from scg.estimators import LeaveOneOut
 
 
 def hermite(n: int = 80) -> tuple[Tensor, Tensor]:

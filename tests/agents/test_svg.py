@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from agents import acting
-from agents.agent import OptionError
-from agents.double_q import Actors, ddqn_ac, dq_ac
-from agents.nets import Encoder
-from agents.q_nets import DeterministicPolicy, QCritics, frozen
-from agents.sac_v1 import StateValue, sac_v1
-from agents.svg import SVG, SteadyPolicy, svg
-from estimators import LeaveOneOut
 from scg import Estimator, Graph, Pathwise, ScoreFunction
+from scg.agents import acting
+from scg.agents.agent import OptionError
+from scg.agents.double_q import Actors, ddqn_ac, dq_ac
+from scg.agents.nets import Encoder
+from scg.agents.q_nets import DeterministicPolicy, QCritics, frozen
+from scg.agents.sac_v1 import StateValue, sac_v1
+from scg.agents.svg import SVG, SteadyPolicy, svg
+from scg.estimators import LeaveOneOut
 from tests.agents.processes import gradient_of
 from tests.agents.test_nets import BOX
 from tests.agents.test_off_policy_graphs import ALPHA, STATE, LinearPolicy, Quadratic, exact_soft_value, one_state, rows

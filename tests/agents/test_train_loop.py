@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch import Generator
 
-import agents
-from agents import checkpoint, curves, runs, train
-from agents.agent import Agent, NotFinite, descend
-from agents.evaluation import evaluate
-from agents.reinforce import Reinforce
-from agents.rollout import Block
-from agents.runs import RunConfig, RunDirectory, RunError, read_table
-from agents.train import TrainingStopped
+from scg import agents
+from scg.agents import checkpoint, curves, runs, train
+from scg.agents.agent import Agent, NotFinite, descend
+from scg.agents.evaluation import evaluate
+from scg.agents.reinforce import Reinforce
+from scg.agents.rollout import Block
+from scg.agents.runs import RunConfig, RunDirectory, RunError, read_table
+from scg.agents.train import TrainingStopped
 
 SMALL = Reinforce(horizon=16, hidden=(16,))
 SHORT = RunConfig(steps=1280, envs=4, evaluations=2, eval_episodes=3, checkpoints=5)

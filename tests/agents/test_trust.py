@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
-from agents import trust
-from agents.a2c import a2c
-from agents.trpo import importance_cost, line_search
-from estimators.credit import GAE
+from scg.agents import trust
+from scg.agents.a2c import a2c
+from scg.agents.trpo import importance_cost, line_search
+from scg.estimators.credit import GAE
 from scg.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("double")

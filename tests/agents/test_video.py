@@ -12,9 +12,9 @@ import pytest
 from gymnasium import spaces
 from torch import Generator
 
-from agents import cli, envs, policies, video
-from agents.runs import RunConfig, RunDirectory
-from agents.video import Camera, VideoError
+from scg.agents import cli, envs, policies, video
+from scg.agents.runs import RunConfig, RunDirectory
+from scg.agents.video import Camera, VideoError
 
 
 class Drawn(gym.Env):

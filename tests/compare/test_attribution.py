@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from scg.comparison import attribution
 from scg.comparison.attribution import REST
 from scg.comparison.streams import Streams
+from scg.estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from tests.exact import log_prob
 
 THETA = torch.tensor([0.4, -0.3, 0.6], dtype=torch.float64, requires_grad=True)

@@ -7,12 +7,12 @@ import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
-from estimators import ARM, RELAX, DisARM, Enumeration, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
-from estimators.catalogue import ENTRIES, KINDS, Level
-from estimators.componentwise import components
 from scg.comparison.memory import peak_bytes
 from scg.comparison.meter import Meter
 from scg.comparison.parameters import Parameters
+from scg.estimators import ARM, RELAX, DisARM, Enumeration, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
+from scg.estimators.catalogue import ENTRIES, KINDS, Level
+from scg.estimators.componentwise import components
 from tests.compare.toys import BATCH, Counter, Exaggerated, bits, closed_form, gaussian, logits
 
 ALL = [ScoreFunction(), LeaveOneOut(2), ARM(), DisARM(), Enumeration()]

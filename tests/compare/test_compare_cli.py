@@ -3,9 +3,9 @@
 import pytest
 
 import scg
-from estimators import LeaveOneOut, ScoreFunction
-from estimators.compare_cli import compare, parsed
 from scg.cli import commands
+from scg.estimators import LeaveOneOut, ScoreFunction
+from scg.estimators.compare_cli import compare, parsed
 
 MODEL = """
 import torch, scg
@@ -118,5 +118,5 @@ def test_an_interrupted_run_prints_and_saves_and_exits_as_interrupted(model, cap
 def test_the_command_and_the_candidates_are_installed():
     from importlib.metadata import entry_points
 
-    assert commands()["compare"].value == "estimators.compare_cli:compare"
-    assert [p.value for p in entry_points(group="scg.candidates")] == ["estimators.candidates:candidates"]
+    assert commands()["compare"].value == "scg.estimators.compare_cli:compare"
+    assert [p.value for p in entry_points(group="scg.candidates")] == ["scg.estimators.candidates:candidates"]

@@ -5,9 +5,9 @@ import torch
 from torch.distributions import Bernoulli
 
 import scg
-from estimators import ARM, REBAR, DisARM, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
 from scg.comparison import reference as references
 from scg.comparison.memory import Peak
+from scg.estimators import ARM, REBAR, DisARM, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
 from tests.compare.toys import Counter, Fails, Refusing, bits, logits
 
 INPUTS = {"logits": torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)}
@@ -205,7 +205,7 @@ def test_a_plot_is_drawn_with_every_label(comparison, tmp_path, ending):
 
 
 def test_a_plot_shows_choices_without_variance_and_refuses_other_endings(tmp_path):
-    from estimators import Enumeration
+    from scg.estimators import Enumeration
 
     only = scg.compare(bits(ScoreFunction()), INPUTS, {"b": [Enumeration()]}, draws=16)
     assert only.plot(tmp_path / "one.png").exists()

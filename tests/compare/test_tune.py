@@ -5,10 +5,10 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import ARM, RELAX, Enumeration, GumbelSoftmax, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
-from estimators.catalogue import Level
 from scg.auto import Auto
 from scg.comparison.tuning import _nodes
+from scg.estimators import ARM, RELAX, Enumeration, GumbelSoftmax, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
+from scg.estimators.catalogue import Level
 from scg.testing import exact_gradient
 from tests.compare.toys import Counter, Exaggerated, Refusing, bits, closed_form, gaussian, logits
 

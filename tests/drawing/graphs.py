@@ -6,9 +6,9 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import LeaveOneOut, NoGradient
-from estimators.credit import GAE
 from scg import Graph, Pathwise, ScoreFunction, detach, dist, prev
+from scg.estimators import LeaveOneOut, NoGradient
+from scg.estimators.credit import GAE
 
 
 def first() -> Graph:

@@ -8,10 +8,10 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Clipped, Enumeration, LeaveOneOut, NoGradient
-from estimators.credit import GAE
 from scg import Graph, GraphError, Pathwise, ScoreFunction, detach, dist, prev
 from scg.derivation import derive
+from scg.estimators import Clipped, Enumeration, LeaveOneOut, NoGradient
+from scg.estimators.credit import GAE
 from tests.drawing.graphs import FIVE, actor_critic, fifth, first, fourth, mixed, recurrent, sac
 
 

@@ -14,10 +14,10 @@ from torch import nn
 from torch.distributions import Normal
 
 import scg
-from estimators import LeaveOneOut
 from scg import Graph, Pathwise, ScoreFunction, detach, dist, prev
 from scg.draw import picture_of, render, to_dot, to_html, to_mermaid
 from scg.draw.canvas import paint
+from scg.estimators import LeaveOneOut
 from tests.drawing.graphs import EVERY, actor_critic, mixed, odd_names, recurrent, sac
 
 needs_graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
 import scg
-from estimators import Pathwise, ScoreFunction
+from scg.estimators import Pathwise, ScoreFunction
 from scg.testing import Report, check_unbiased
 from tests.exact import derivatives
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import scg
-from estimators import relaxation
+from scg.estimators import relaxation
 
 Points = tuple[Tensor, Tensor]
 

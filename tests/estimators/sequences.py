@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 import scg
-from estimators import ScoreFunction
+from scg.estimators import ScoreFunction
 from scg.testing import Report, check_unbiased
 
 

@@ -7,9 +7,9 @@ from torch import distributions as D
 from torch.distributions import Bernoulli, Categorical, Exponential, Gamma, Independent, Normal
 
 import scg
-from estimators import Antithetic, AntitheticPathwise, antithetic
-from estimators.leave_one_out import leave_one_out
 from scg.distributions import log_density
+from scg.estimators import Antithetic, AntitheticPathwise, antithetic
+from scg.estimators.leave_one_out import leave_one_out
 from tests.estimators.integral import composition, far, mean
 
 

@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Categorical, Independent
 from torch.nn.functional import logsigmoid
 
 import scg
-from estimators import ARMS, DisARM, arms, disarm
+from scg.estimators import ARMS, DisARM, arms, disarm
 from tests.estimators.integral import composition, far, grid, mean
 from tests.estimators.test_disarm import bits, cost, truth
 

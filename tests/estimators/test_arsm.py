@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical
 
-from estimators import ARM, ARSM, LeaveOneOut, ScoreFunction, arsm, disarm
+from scg.estimators import ARM, ARSM, LeaveOneOut, ScoreFunction, arsm, disarm
 from tests.estimators import recited, sequences
 from tests.estimators.integral import composition, far, grid, mean
 

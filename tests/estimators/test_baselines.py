@@ -8,8 +8,10 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical
 
 import scg
-from estimators import Clipped, ScoreFunction
-from estimators.baselines import (
+from scg import GraphError, prev
+from scg.credit import Credit
+from scg.estimators import Clipped, ScoreFunction
+from scg.estimators.baselines import (
     MovingAverage,
     learned_baseline,
     optimal_gradient,
@@ -17,9 +19,7 @@ from estimators.baselines import (
     scores,
     squared_norm,
 )
-from estimators.credit import GAE, BatchLeaveOneOut, LoadedDice, MonteCarlo, NStep, cost_to_go, evaluate
-from scg import GraphError, prev
-from scg.credit import Credit
+from scg.estimators.credit import GAE, BatchLeaveOneOut, LoadedDice, MonteCarlo, NStep, cost_to_go, evaluate
 from tests.exact import assert_same, derivatives, expectation, log_prob, mean_surrogate, outcomes
 
 BIT = [0.0, 1.0]

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
-import estimators
 import scg
-from estimators import SPSA, FiniteDifference, LeaveOneOut, Pathwise, ScoreFunction, SuppliedJacobian, SuppliedVJP
-from estimators.black_box import BlackBox
-from estimators.catalogue import BOXES
-from estimators.cli import estimators as command
-from scg import GraphError, detach, prev
+from scg import GraphError, detach, estimators, prev
+from scg.estimators import SPSA, FiniteDifference, LeaveOneOut, Pathwise, ScoreFunction, SuppliedJacobian, SuppliedVJP
+from scg.estimators.black_box import BlackBox
+from scg.estimators.catalogue import BOXES
+from scg.estimators.cli import estimators as command
 
 
 def pull(x, a, bias):

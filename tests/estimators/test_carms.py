@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical
 
-from estimators import ARMS, CARMS, LeaveOneOut, arms, carms
+from scg.estimators import ARMS, CARMS, LeaveOneOut, arms, carms
 from tests.estimators import recited, sequences
 from tests.estimators.integral import composition, far, grid, mean
 from tests.estimators.test_arms import patterns

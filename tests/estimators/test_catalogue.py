@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import estimators
 import scg
-from estimators.catalogue import ENTRIES, accepted, as_markdown, catalogue
-from estimators.cli import estimators as command
-from estimators.componentwise import components
+from scg import estimators
+from scg.estimators.catalogue import ENTRIES, accepted, as_markdown, catalogue
+from scg.estimators.cli import estimators as command
+from scg.estimators.componentwise import components
 from scg.testing import check_estimator, finite_difference
 from scg.testing.battery import LAWS
 from scg.testing.battery.subject import Subject, graph_of

@@ -7,7 +7,8 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Gamma, Independent, MultivariateNormal, Normal, Poisson
 
 import scg
-from estimators import (
+from scg import Branches
+from scg.estimators import (
     DisARM,
     Enumeration,
     LeaveOneOut,
@@ -16,9 +17,8 @@ from estimators import (
     ScoreFunction,
     common_random_numbers,
 )
-from estimators.common_random_numbers import CommonRandomNumbers, CommonRandomNumbersPathwise
-from estimators.leave_one_out import leave_one_out
-from scg import Branches
+from scg.estimators.common_random_numbers import CommonRandomNumbers, CommonRandomNumbersPathwise
+from scg.estimators.leave_one_out import leave_one_out
 from scg.testing import assert_unbiased
 from tests.exact import assert_same, expectation, outcomes
 

@@ -7,9 +7,9 @@ import torch
 from torch.distributions import Bernoulli
 
 import scg
-from estimators import NoGradient, ScoreFunction
-from estimators.credit import valid_conditioning_sets
 from scg import GraphError, prev
+from scg.estimators import NoGradient, ScoreFunction
+from scg.estimators.credit import valid_conditioning_sets
 from scg.lifted import Lifted, missed
 from tests.exact import log_prob, outcomes
 

@@ -10,8 +10,10 @@ import torch
 from torch.distributions import Bernoulli, Categorical
 
 import scg
-from estimators import Clipped, ScoreFunction
-from estimators.credit import (
+from scg import detach, dist, prev
+from scg.credit import Credit
+from scg.estimators import Clipped, ScoreFunction
+from scg.estimators.credit import (
     GAE,
     EarlierRatios,
     LambdaReturn,
@@ -26,8 +28,6 @@ from estimators.credit import (
     VTraceTarget,
     evaluate,
 )
-from scg import detach, dist, prev
-from scg.credit import Credit
 from tests.exact import derivatives, expectation, mean_surrogate, outcomes
 
 STATES, ACTIONS = 2, 2

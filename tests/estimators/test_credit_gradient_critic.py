@@ -12,8 +12,8 @@ import torch
 from torch.distributions import Normal
 
 import scg
-from estimators import Pathwise, ScoreFunction
-from estimators.credit import QCritic
+from scg.estimators import Pathwise, ScoreFunction
+from scg.estimators.credit import QCritic
 
 STEPS, SIGMA, NOISE = 2, 0.4, 0.5
 GAIN = torch.tensor([-0.6, 0.2], dtype=torch.float64)  # a ~ N(k x + l, σ)

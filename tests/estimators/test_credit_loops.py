@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import scg
-from estimators import ScoreFunction
-from estimators.credit import (
+from scg import GraphError, prev
+from scg.credit import Downstream
+from scg.estimators import ScoreFunction
+from scg.estimators.credit import (
     GAE,
     BatchLeaveOneOut,
     EarlierRatios,
@@ -32,8 +34,6 @@ from estimators.credit import (
     cost_to_go,
     evaluate,
 )
-from scg import GraphError, prev
-from scg.credit import Downstream
 
 GAMMA, LAM = 0.9, 0.7
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, ContinuousBernoulli, Independent
 
 import scg
-from estimators import ARM, DisARM, LeaveOneOut, ScoreFunction, disarm
+from scg.estimators import ARM, DisARM, LeaveOneOut, ScoreFunction, disarm
 from tests.estimators.integral import composition, far, grid, mean
 
 

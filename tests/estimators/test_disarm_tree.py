@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical
 
-from estimators import CategoricalDisARM, LeaveOneOut, disarm_tree
-from estimators.disarm_tree import tree
+from scg.estimators import CategoricalDisARM, LeaveOneOut, disarm_tree
+from scg.estimators.disarm_tree import tree
 from tests.estimators.integral import composition, far, grid, mean
 from tests.estimators.test_disarm import pieces
 

@@ -11,10 +11,10 @@ import torch
 from torch.distributions import Independent, Normal
 
 import scg
-from estimators import GeneralisedReparameterisation, Pathwise, ScoreFunction
-from estimators.dreg import Bound, coefficients, doubly_reparameterised, dreg
-from estimators.multi_sample import negative_bound, negative_jackknife
 from scg import detach, dist
+from scg.estimators import GeneralisedReparameterisation, Pathwise, ScoreFunction
+from scg.estimators.dreg import Bound, coefficients, doubly_reparameterised, dreg
+from scg.estimators.multi_sample import negative_bound, negative_jackknife
 from tests.exact import assert_same, derivatives
 
 X = 1.3

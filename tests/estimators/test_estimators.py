@@ -7,9 +7,9 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, OneHotCategorical
 
 import scg
-from estimators import Clipped, Enumeration, LeaveOneOut, ScoreFunction
-from estimators.enumeration import support
-from estimators.leave_one_out import leave_one_out
+from scg.estimators import Clipped, Enumeration, LeaveOneOut, ScoreFunction
+from scg.estimators.enumeration import support
+from scg.estimators.leave_one_out import leave_one_out
 from tests.exact import assert_same
 
 

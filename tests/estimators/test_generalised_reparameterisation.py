@@ -7,15 +7,15 @@ import torch
 from torch.distributions import Beta, Gamma, Independent, LogNormal, Normal
 
 import scg
-from estimators import (
+from scg import Branches, detach
+from scg.estimators import (
     GeneralisedReparameterisation,
     Pathwise,
     RejectionReparameterisation,
     ScoreFunction,
     rejection_reparameterisation,
 )
-from estimators.generalised_reparameterisation import MAPS, standardised
-from scg import Branches, detach
+from scg.estimators.generalised_reparameterisation import MAPS, standardised
 from tests.estimators.integral import composition, far, mean
 from tests.estimators.noise import interval
 

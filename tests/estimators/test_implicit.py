@@ -10,8 +10,8 @@ from torch import distributions as D
 from torch.distributions import Bernoulli, Categorical, Gamma, Independent, MixtureSameFamily, Normal, VonMises, constraints
 
 import scg
-from estimators import Pathwise, ScoreFunction
-from estimators.implicit import Implicit, implicit, von_mises_slope
+from scg.estimators import Pathwise, ScoreFunction
+from scg.estimators.implicit import Implicit, implicit, von_mises_slope
 from tests.estimators.integral import far
 
 

@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Bernoulli, Categorical
 
 import scg
-from estimators import ScoreFunction
-from estimators.credit import EarlierRatios, MonteCarlo, QCritic, SelfNormalisedRatios
-from estimators.credit.wrapped import Wrapped
-from estimators.importance import SelfNormalised, TruncatedRatio
 from scg import prev
+from scg.estimators import ScoreFunction
+from scg.estimators.credit import EarlierRatios, MonteCarlo, QCritic, SelfNormalisedRatios
+from scg.estimators.credit.wrapped import Wrapped
+from scg.estimators.importance import SelfNormalised, TruncatedRatio
 from tests.exact import assert_same, derivatives, expectation, mean_surrogate, outcomes
 
 COST = torch.tensor([[1.0, -0.4], [0.3, 2.0]], dtype=torch.float64)  # of state and action; the next state is the action

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform
+from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform
 
 U = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
 

@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Bernoulli, Beta, Categorical, Exponential, Gamma, Independent, Normal, Poisson, Weibull
 
 import scg
-from estimators import Enumeration, MeasureValued, measure_valued
+from scg.estimators import Enumeration, MeasureValued, measure_valued
 from scg.testing import assert_unbiased
 from tests.estimators.integral import composition, far, grid, mean
 

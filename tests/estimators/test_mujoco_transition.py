@@ -17,8 +17,8 @@ import torch
 from torch.distributions import Normal
 
 import scg
-from estimators import MujocoTransition, Pathwise
 from scg import GraphError, prev
+from scg.estimators import MujocoTransition, Pathwise
 
 mujoco = pytest.importorskip("mujoco")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mujoco_pathwise.py"

@@ -8,10 +8,10 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Enumeration, ScoreFunction
-from estimators.credit import VIMCO
-from estimators.multi_sample import negative_bound, negative_jackknife
 from scg import dist
+from scg.estimators import Enumeration, ScoreFunction
+from scg.estimators.credit import VIMCO
+from scg.estimators.multi_sample import negative_bound, negative_jackknife
 from tests.exact import assert_same, derivatives, expectation, mean_surrogate, outcomes
 
 BIT = [0.0, 1.0]

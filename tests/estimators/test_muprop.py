@@ -6,8 +6,8 @@ from torch.distributions import Bernoulli, Binomial, Categorical, Geometric, Ind
 from torch.nn.functional import softplus
 
 import scg
-from estimators import LeaveOneOut, MuProp, ScoreFunction
-from estimators.componentwise import zero
+from scg.estimators import LeaveOneOut, MuProp, ScoreFunction
+from scg.estimators.componentwise import zero
 from scg.testing import check_unbiased
 from tests.estimators import recited, sequences
 from tests.estimators.integral import composition, far, mean

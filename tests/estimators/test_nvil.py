@@ -8,10 +8,10 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, Uniform
 
 import scg
-from estimators import NVIL, Pathwise, ScoreFunction
-from estimators.baselines import MovingAverage, learned_baseline
-from estimators.credit import MonteCarlo
 from scg import GraphError, prev
+from scg.estimators import NVIL, Pathwise, ScoreFunction
+from scg.estimators.baselines import MovingAverage, learned_baseline
+from scg.estimators.credit import MonteCarlo
 from scg.testing import check_unbiased
 from tests.exact import derivatives
 

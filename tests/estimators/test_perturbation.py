@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Bernoulli, Binomial, Categorical, Geometric, Independent, Normal, Poisson
 
 import scg
-from estimators import Perturbation, perturbation
+from scg.estimators import Perturbation, perturbation
 from tests.estimators.integral import composition, far, mean
 
 SIDES = pytest.mark.parametrize("side", ["above", "below", "both"])

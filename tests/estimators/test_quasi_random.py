@@ -7,7 +7,7 @@ from torch.distributions import Bernoulli, Categorical, Gamma, Independent, Norm
 from torch.quasirandom import SobolEngine
 
 import scg
-from estimators import Pathwise, QuasiRandom, QuasiRandomPathwise, quasi_random
+from scg.estimators import Pathwise, QuasiRandom, QuasiRandomPathwise, quasi_random
 from tests.estimators.integral import composition, far, mean
 
 BITS = 4

@@ -5,8 +5,8 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, OneHotCategorical
 
 import scg
-from estimators.rebar import REBAR, LearnedREBAR
-from estimators.relaxation import Bits, Categories, relaxation
+from scg.estimators.rebar import REBAR, LearnedREBAR
+from scg.estimators.relaxation import Bits, Categories, relaxation
 from tests.estimators.integral import composition, far
 from tests.estimators.noise import bits, estimate, races, recite
 

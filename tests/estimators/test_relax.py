@@ -22,11 +22,11 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 import scg
-from estimators import LeaveOneOut, ScoreFunction, relax
-from estimators.rebar import LearnedREBAR
-from estimators.relax import LAX, RELAX
-from estimators.relaxation import Bits, Categories
 from scg import prev
+from scg.estimators import LeaveOneOut, ScoreFunction, relax
+from scg.estimators.rebar import LearnedREBAR
+from scg.estimators.relax import LAX, RELAX
+from scg.estimators.relaxation import Bits, Categories
 from tests.estimators.integral import composition, far
 from tests.estimators.noise import bits, estimate, interval, races, recite
 

@@ -6,11 +6,11 @@ from torch import distributions as D
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, OneHotCategorical
 
 import scg
-from estimators import Pathwise, ScoreFunction
-from estimators.gumbel_softmax import GumbelSoftmax
-from estimators.rao_gumbel import RaoGumbel
-from estimators.reinmax import ReinMax
-from estimators.straight_through import StraightThrough, StraightThroughGumbel
+from scg.estimators import Pathwise, ScoreFunction
+from scg.estimators.gumbel_softmax import GumbelSoftmax
+from scg.estimators.rao_gumbel import RaoGumbel
+from scg.estimators.reinmax import ReinMax
+from scg.estimators.straight_through import StraightThrough, StraightThroughGumbel
 from tests.estimators.integral import far
 from tests.estimators.noise import bits, estimate, interval, races, recite
 

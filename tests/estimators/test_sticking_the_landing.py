@@ -8,9 +8,9 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 import scg
-from estimators import Pathwise, ScoreFunction
-from estimators.sticking_the_landing import sticking_the_landing
 from scg import detach, dist
+from scg.estimators import Pathwise, ScoreFunction
+from scg.estimators.sticking_the_landing import sticking_the_landing
 
 P_LOC, P_SCALE = torch.tensor([0.5, -1.0]), torch.tensor([0.8, 1.7])
 

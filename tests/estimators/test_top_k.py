@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical, Poisson
 
 import scg
-from estimators import LeaveOneOut, TopK, top_k
+from scg.estimators import LeaveOneOut, TopK, top_k
 from tests.estimators.integral import composition, far, mean
 
 LOGITS = [0.4, -0.8, 1.1, 0.2, -0.3]

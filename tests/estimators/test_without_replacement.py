@@ -9,8 +9,8 @@ import torch
 from torch.distributions import Bernoulli, Binomial, Categorical, Independent, OneHotCategorical, Poisson
 
 import scg
-from estimators import PrioritySampling, SumAndSample, UnorderedSet, without_replacement
-from estimators.without_replacement import Subset, beam, leave_out, subset
+from scg.estimators import PrioritySampling, SumAndSample, UnorderedSet, without_replacement
+from scg.estimators.without_replacement import Subset, beam, leave_out, subset
 from tests.estimators.integral import composition, far, mean
 
 LOGITS = [0.4, -0.8, 1.1, 0.2, -0.3]

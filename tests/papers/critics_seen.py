@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from papers.critics import Critics
-from papers.learning import Learned
+from scg.papers.critics import Critics
+from scg.papers.learning import Learned
 from tests.papers.learned import flat
 
 Run = Mapping[str, Any]

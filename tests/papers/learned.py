@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from papers.learning import Learned
+from scg.papers.learning import Learned
 
 Run = Mapping[str, Any]
 

@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from agents.hindsight import Hindsight
-from papers.andrychowicz2017_her import exact, run, runs
-from papers.andrychowicz2017_her.runs import ARM, BITS, COMPARED, MULTIPLES, WITH, budget, looked, on_bits, planned, shortest
-from papers.cli import paper
-from papers.learning import CONTRARY, UNDECIDED, Learned, learn
-from papers.report import FAILED, REFUTED, REPRODUCED
+from scg.agents.hindsight import Hindsight
+from scg.papers.andrychowicz2017_her import exact, run, runs
+from scg.papers.andrychowicz2017_her.runs import (
+    ARM,
+    BITS,
+    COMPARED,
+    MULTIPLES,
+    WITH,
+    budget,
+    looked,
+    on_bits,
+    planned,
+    shortest,
+)
+from scg.papers.cli import paper
+from scg.papers.learning import CONTRARY, UNDECIDED, Learned, learn
+from scg.papers.report import FAILED, REFUTED, REPRODUCED
 
 ARGUMENTS = ["--bits", "20", "--fetch", "6000"]
 
@@ -81,7 +92,7 @@ def test_budgets_grow_with_the_square_beyond_ten_bits():
 
 
 def test_every_planned_run_is_one_that_its_agent_has():
-    from agents import config_type
+    from scg.agents import config_type
 
     plan = planned(50, 6000, 6000, 0)
     assert len({str(sorted(options.items(), key=str)) for options in plan.values()}) == len(plan)

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from agents import cli
-from agents.runs import RunDirectory
-from papers import critics as module
-from papers.critics import PAIRS, critics
+from scg.agents import cli
+from scg.agents.runs import RunDirectory
+from scg.papers import critics as module
+from scg.papers.critics import PAIRS, critics
 from tests.papers.critics_seen import judged
 from tests.papers.learned import flat
 

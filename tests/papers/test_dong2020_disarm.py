@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from estimators import ARM, DisARM, LeaveOneOut
-from papers.cli import paper
-from papers.dong2020_disarm import joint, vae
-from papers.dong2020_disarm.run import UNDECIDED, Settings, Trained, bounds, case, drawn, one_that_counts, ratios, sampled
-from papers.report import FAILED, REFUTED
-from papers.toy import exact
 from scg import Branches
+from scg.estimators import ARM, DisARM, LeaveOneOut
+from scg.papers.cli import paper
+from scg.papers.dong2020_disarm import joint, vae
+from scg.papers.dong2020_disarm.run import UNDECIDED, Settings, Trained, bounds, case, drawn, one_that_counts, ratios, sampled
+from scg.papers.report import FAILED, REFUTED
+from scg.papers.toy import exact
 
 
 @pytest.fixture(autouse=True)

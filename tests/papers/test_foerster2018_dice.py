@@ -9,9 +9,10 @@ import json
 import pytest
 import torch
 
-import papers.foerster2018_dice.run as dice
-from papers.cli import paper
-from papers.foerster2018_dice.games import (
+import scg.papers.foerster2018_dice.run as dice
+from scg import Branches, ScoreFunction
+from scg.papers.cli import paper
+from scg.papers.foerster2018_dice.games import (
     DISCOUNT,
     PAYOFF,
     dilemma,
@@ -22,8 +23,7 @@ from papers.foerster2018_dice.games import (
     state_values,
     traced,
 )
-from papers.foerster2018_dice.lola import joint_return, learn, remembered, swapped
-from scg import Branches, ScoreFunction
+from scg.papers.foerster2018_dice.lola import joint_return, learn, remembered, swapped
 
 P = dice.players()
 THETA, OTHER = P[:5], P[5:]

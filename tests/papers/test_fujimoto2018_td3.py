@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Generator
 
-from papers.cli import paper
-from papers.fujimoto2018_td3 import exact, run
-from papers.fujimoto2018_td3.noisy import (
+from scg.papers.cli import paper
+from scg.papers.fujimoto2018_td3 import exact, run
+from scg.papers.fujimoto2018_td3.noisy import (
     CLIPPED,
     DOUBLE,
     KINDS,
@@ -23,10 +23,10 @@ from papers.fujimoto2018_td3.noisy import (
     stacked,
     uniform_maximum,
 )
-from papers.fujimoto2018_td3.run import CHEETAH, DDPG, HOPPER, POLES, SWING, TABLE_2, TD3, VARIANTS
-from papers.learning import CONTRARY, UNDECIDED
-from papers.report import REPRODUCED
-from papers.tabular import Process
+from scg.papers.fujimoto2018_td3.run import CHEETAH, DDPG, HOPPER, POLES, SWING, TABLE_2, TD3, VARIANTS
+from scg.papers.learning import CONTRARY, UNDECIDED
+from scg.papers.report import REPRODUCED
+from scg.papers.tabular import Process
 from tests.papers.critics_seen import instead
 
 EACH = ["--swing_seeds", "2", "--hopper_seeds", "2", "--poles_seeds", "2"]
@@ -173,7 +173,7 @@ def test_a_target_that_is_not_smoothed_is_seen(tmp_path, monkeypatch):
 
 
 def run_td3(*args):
-    from agents.td3 import td3
+    from scg.agents.td3 import td3
 
     return td3(*args)
 

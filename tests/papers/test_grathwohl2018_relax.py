@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from papers.grathwohl2018_relax import run
-from papers.grathwohl2018_relax.run import HARD, Settings, best_control, learn_in_place, unbiased
-from papers.report import FAILED, REFUTED, REPRODUCED
-from papers.toy import descent, exact
-from papers.toy.learned import EachControl
+from scg.papers.grathwohl2018_relax import run
+from scg.papers.grathwohl2018_relax.run import HARD, Settings, best_control, learn_in_place, unbiased
+from scg.papers.report import FAILED, REFUTED, REPRODUCED
+from scg.papers.toy import descent, exact
+from scg.papers.toy.learned import EachControl
 
 
 @pytest.fixture(scope="module")

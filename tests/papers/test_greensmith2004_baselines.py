@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.greensmith2004_baselines import run, whole
-from papers.greensmith2004_baselines.run import Lab, excess, mean, process_and_policy
-from papers.greensmith2004_baselines.samples import BEST, BEST_OF_STATE, EACH, EACH_OF_STATE, MEAN, NONE, VALUE, Samples
-from papers.report import FAILED, REPRODUCED
-from papers.tabular import every_path
+from scg.papers.cli import paper
+from scg.papers.greensmith2004_baselines import run, whole
+from scg.papers.greensmith2004_baselines.run import Lab, excess, mean, process_and_policy
+from scg.papers.greensmith2004_baselines.samples import BEST, BEST_OF_STATE, EACH, EACH_OF_STATE, MEAN, NONE, VALUE, Samples
+from scg.papers.report import FAILED, REPRODUCED
+from scg.papers.tabular import every_path
 
 
 @pytest.fixture(scope="module")

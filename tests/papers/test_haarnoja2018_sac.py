@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
-from agents.runs import RunDirectory
-from papers.cli import paper
-from papers.haarnoja2018_sac import actor, exact, runs, soft
-from papers.haarnoja2018_sac.runs import BY_SCALE, DDPG, FORMS, LONG, RATIO, SCALES, TWIN, looked
-from papers.learning import CONTRARY, UNDECIDED, Learned, learn
-from papers.report import FAILED, REPRODUCED
-from papers.tabular import Process, every_path
+from scg.agents.runs import RunDirectory
+from scg.papers.cli import paper
+from scg.papers.haarnoja2018_sac import actor, exact, runs, soft
+from scg.papers.haarnoja2018_sac.runs import BY_SCALE, DDPG, FORMS, LONG, RATIO, SCALES, TWIN, looked
+from scg.papers.learning import CONTRARY, UNDECIDED, Learned, learn
+from scg.papers.report import FAILED, REPRODUCED
+from scg.papers.tabular import Process, every_path
 
 ARGUMENTS = ["--steps", "2000", "--processes", "10", "--draws", "20"]
 
@@ -203,7 +203,7 @@ def test_runs_unlike_the_papers_are_not(tmp_path, monkeypatch):
 
 
 def test_every_variant_is_one_that_its_agent_has():
-    from agents import config_type
+    from scg.agents import config_type
 
     for variants in (FORMS, BY_SCALE):
         for agent, options in variants.values():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Generator
 
-from papers.cli import paper
-from papers.kakade2001_npg import run as natural
-from papers.kakade2001_npg.average import AverageProcess, Flow, Regulator, change, loops, scores, two_states
-from papers.kakade2001_npg.run import Settings, bent, reparameterised, softmax, start_of_loops
-from papers.report import FAILED, REPRODUCED, collect
+from scg.papers.cli import paper
+from scg.papers.kakade2001_npg import run as natural
+from scg.papers.kakade2001_npg.average import AverageProcess, Flow, Regulator, change, loops, scores, two_states
+from scg.papers.kakade2001_npg.run import Settings, bent, reparameterised, softmax, start_of_loops
+from scg.papers.report import FAILED, REPRODUCED, collect
 
 
 def some(seed: int = 0) -> tuple[AverageProcess, torch.Tensor]:

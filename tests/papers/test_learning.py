@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from agents.runs import RunDirectory, RunError
-from papers import learning
-from papers.learning import CONTRARY, UNDECIDED, Learned, clearly_more, kept, learn, learn_all
-from papers.report import collect
+from scg.agents.runs import RunDirectory, RunError
+from scg.papers import learning
+from scg.papers.learning import CONTRARY, UNDECIDED, Learned, clearly_more, kept, learn, learn_all
+from scg.papers.report import collect
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.learning import CONTRARY, UNDECIDED
-from papers.lillicrap2016_ddpg import exact, run
-from papers.lillicrap2016_ddpg.regulator import LQR, Critic, largest_rate, normal_grid, points, radius, regression
-from papers.lillicrap2016_ddpg.run import CART, CHEETAH, PENDULUM
-from papers.report import REPRODUCED
+from scg.papers.cli import paper
+from scg.papers.learning import CONTRARY, UNDECIDED
+from scg.papers.lillicrap2016_ddpg import exact, run
+from scg.papers.lillicrap2016_ddpg.regulator import LQR, Critic, largest_rate, normal_grid, points, radius, regression
+from scg.papers.lillicrap2016_ddpg.run import CART, CHEETAH, PENDULUM
+from scg.papers.report import REPRODUCED
 from tests.papers.critics_seen import instead
 
 EACH = ["--seeds", "3", "--cart_seeds", "3", "--cheetah_seeds", "3"]

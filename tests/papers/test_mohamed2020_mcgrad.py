@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from estimators import measure_valued
-from papers.cli import paper
-from papers.mohamed2020_mcgrad import run
-from papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Quadratic
-from papers.mohamed2020_mcgrad.run import BASELINED, COST, Lab, Settings, crossing, family, gaussian
+from scg.estimators import measure_valued
+from scg.papers.cli import paper
+from scg.papers.mohamed2020_mcgrad import run
+from scg.papers.mohamed2020_mcgrad.closed_forms import ESTIMATORS, FAMILIES, Quadratic
+from scg.papers.mohamed2020_mcgrad.run import BASELINED, COST, Lab, Settings, crossing, family, gaussian
 
 PLACES = [(1.0, 1.0, 0.3), (1.0, 1.0, 10.0), (-0.7, 0.6, 1.4), (0.4, 1.7, 0.05)]
 

@@ -7,9 +7,21 @@ from dataclasses import dataclass
 
 import pytest
 
-import papers
-from papers.cli import paper
-from papers.report import FAILED, REFUTED, REPRODUCED, Estimate, Results, Row, collect, filled, over_seeds, table, with_error
+from scg import papers
+from scg.papers.cli import paper
+from scg.papers.report import (
+    FAILED,
+    REFUTED,
+    REPRODUCED,
+    Estimate,
+    Results,
+    Row,
+    collect,
+    filled,
+    over_seeds,
+    table,
+    with_error,
+)
 
 
 @dataclass(frozen=True)

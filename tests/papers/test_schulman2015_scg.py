@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.schulman2015_scg import graphs
-from papers.schulman2015_scg.run import Lab, Settings, built_from, exact, figure, largest_gap
 from scg import Branches, ScoreFunction
+from scg.papers.cli import paper
+from scg.papers.schulman2015_scg import graphs
+from scg.papers.schulman2015_scg.run import Lab, Settings, built_from, exact, figure, largest_gap
 
 CASES = [*graphs.figure(), *graphs.built()]
 ids = [case.name for case in CASES]

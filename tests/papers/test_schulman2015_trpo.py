@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.learning import CONTRARY
-from papers.report import FAILED, REPRODUCED
-from papers.schulman2015_trpo import run
-from papers.schulman2015_trpo.improvement import BOUND, REGION, Setting, improve, judges
-from papers.schulman2015_trpo.run import Settings, first_order, performance_difference, theorem
-from papers.tabular import Process, divergence, gradient
+from scg.papers.cli import paper
+from scg.papers.learning import CONTRARY
+from scg.papers.report import FAILED, REPRODUCED
+from scg.papers.schulman2015_trpo import run
+from scg.papers.schulman2015_trpo.improvement import BOUND, REGION, Setting, improve, judges
+from scg.papers.schulman2015_trpo.run import Settings, first_order, performance_difference, theorem
+from scg.papers.tabular import Process, divergence, gradient
 from tests.papers.learned import instead
 
 FEW = Settings(processes=20)

@@ -8,14 +8,14 @@ import json
 import pytest
 import torch
 
-from estimators.credit import GAE
-from papers.cli import paper
-from papers.learning import CONTRARY
-from papers.report import REPRODUCED
-from papers.schulman2016_gae import exact as exact_module
-from papers.schulman2016_gae import run
-from papers.schulman2016_gae.exact import EXACT, HORIZON, WRONG, Exact
-from papers.schulman2016_gae.run import GAMMAS, LAMBDAS, just, mixture
+from scg.estimators.credit import GAE
+from scg.papers.cli import paper
+from scg.papers.learning import CONTRARY
+from scg.papers.report import REPRODUCED
+from scg.papers.schulman2016_gae import exact as exact_module
+from scg.papers.schulman2016_gae import run
+from scg.papers.schulman2016_gae.exact import EXACT, HORIZON, WRONG, Exact
+from scg.papers.schulman2016_gae.run import GAMMAS, LAMBDAS, just, mixture
 from tests.papers.learned import instead
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.learning import CONTRARY, UNDECIDED
-from papers.report import REPRODUCED
-from papers.schulman2017_ppo import run
-from papers.schulman2017_ppo.run import ADAPTIVE, CLIP, NEITHER, TABLE_1, VARIANTS, case, first_step, objectives, surrogates
+from scg.papers.cli import paper
+from scg.papers.learning import CONTRARY, UNDECIDED
+from scg.papers.report import REPRODUCED
+from scg.papers.schulman2017_ppo import run
+from scg.papers.schulman2017_ppo.run import ADAPTIVE, CLIP, NEITHER, TABLE_1, VARIANTS, case, first_step, objectives, surrogates
 from tests.papers.learned import instead
 
 ARGUMENTS = ["--steps", "8192", "--seeds", "3"]

@@ -9,10 +9,10 @@ import torch
 from torch.distributions import Bernoulli
 
 import scg
-from estimators import ARM, DisARM, LeaveOneOut, MuProp, ScoreFunction, disarm, relaxation
-from papers.cli import paper
-from papers.toy import descent, exact
-from papers.toy.learned import EachREBAR, EachRELAX
+from scg.estimators import ARM, DisARM, LeaveOneOut, MuProp, ScoreFunction, disarm, relaxation
+from scg.papers.cli import paper
+from scg.papers.toy import descent, exact
+from scg.papers.toy.learned import EachREBAR, EachRELAX
 from tests.estimators.integral import far
 from tests.estimators.noise import bits, estimate, interval, recite
 

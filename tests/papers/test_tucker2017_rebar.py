@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-import papers
-from papers.report import FAILED, REFUTED, REPRODUCED
-from papers.toy import descent
-from papers.toy.learned import EachREBAR
-from papers.tucker2017_rebar import run
-from papers.tucker2017_rebar.run import Settings, at_the_start, away, limit, shares, unbiased
+from scg import papers
+from scg.papers.report import FAILED, REFUTED, REPRODUCED
+from scg.papers.toy import descent
+from scg.papers.toy.learned import EachREBAR
+from scg.papers.tucker2017_rebar import run
+from scg.papers.tucker2017_rebar.run import Settings, at_the_start, away, limit, shares, unbiased
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from papers.cli import paper
-from papers.weber2019_credit import graphs
-from papers.weber2019_credit.graphs import NODES, THETA, Choice, choices, cost_to_go, gradient_critic, graph, outcomes
-from papers.weber2019_credit.run import Lab, exact, moments, scores, sets, wrong_sets
+from scg.papers.cli import paper
+from scg.papers.weber2019_credit import graphs
+from scg.papers.weber2019_credit.graphs import NODES, THETA, Choice, choices, cost_to_go, gradient_critic, graph, outcomes
+from scg.papers.weber2019_credit.run import Lab, exact, moments, scores, sets, wrong_sets
 from scg.testing import exact_gradient
 
 OF = outcomes()

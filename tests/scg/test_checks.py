@@ -17,9 +17,9 @@ from torch.distributions import (
 )
 
 import scg
-from estimators import REBAR, Enumeration, GeneralisedReparameterisation, LeaveOneOut, NoGradient, Pathwise, ScoreFunction
-from estimators.credit import GAE
 from scg import GraphError, detach, prev
+from scg.estimators import REBAR, Enumeration, GeneralisedReparameterisation, LeaveOneOut, NoGradient, Pathwise, ScoreFunction
+from scg.estimators.credit import GAE
 
 DATA = torch.randn(6, 3, dtype=torch.float64)
 THETA = torch.zeros(3, dtype=torch.float64, requires_grad=True)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Pathwise, ScoreFunction
 from scg import prev
+from scg.estimators import Pathwise, ScoreFunction
 from tests.exact import assert_same, expectation, outcomes
 
 BIT = [0.0, 1.0]

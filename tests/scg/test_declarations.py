@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Pathwise, ScoreFunction
 from scg import GraphError, detach, dist, prev
+from scg.estimators import Pathwise, ScoreFunction
 
 THETA = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 

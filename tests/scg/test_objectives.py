@@ -6,8 +6,8 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 import scg
-from estimators import NoGradient, Pathwise, ScoreFunction
 from scg import detach, dist, prev
+from scg.estimators import NoGradient, Pathwise, ScoreFunction
 
 
 class Actor(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
-from estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from scg import dist
+from scg.estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from tests.exact import assert_same, expectation, mean_surrogate, outcomes
 
 BIT = [0.0, 1.0]

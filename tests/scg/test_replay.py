@@ -19,9 +19,9 @@ from torch.distributions import (
 )
 
 import scg
-from estimators import Clipped, Pathwise, ScoreFunction
-from estimators.credit import GAE, MonteCarlo
 from scg import GraphError, detach, prev
+from scg.estimators import Clipped, Pathwise, ScoreFunction
+from scg.estimators.credit import GAE, MonteCarlo
 
 
 def policy_graph(policy, value, estimator=None, credit=None):

@@ -8,9 +8,9 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import scg
-from estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
-from estimators.credit import MonteCarlo
 from scg import detach, dist, prev
+from scg.estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
+from scg.estimators.credit import MonteCarlo
 from tests.exact import assert_same, derivatives, expectation, mean_surrogate, outcomes
 
 BIT = [0.0, 1.0]
@@ -128,7 +128,7 @@ class Recited(LeaveOneOut):
         object.__setattr__(self, "plain", plain)
 
     def branch(self, distribution):
-        from estimators.leave_one_out import leave_one_out
+        from scg.estimators.leave_one_out import leave_one_out
 
         values = torch.stack([v.expand(distribution.batch_shape) for v in self.values])
         log_prob = distribution.log_prob(values)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.distributions import Bernoulli
 
-from estimators import Enumeration, LeaveOneOut, MeasureValued, StraightThrough
-from estimators.enumeration import support
 from scg import Branches, Estimator, Pathwise, ScoreFunction
 from scg.distributions import density_order, moving_support
+from scg.estimators import Enumeration, LeaveOneOut, MeasureValued, StraightThrough
+from scg.estimators.enumeration import support
 
 
 def zero(x):

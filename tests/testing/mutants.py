@@ -11,9 +11,9 @@ import torch
 from torch.distributions import Bernoulli, Exponential, Normal, Uniform
 
 import scg
-from estimators import Enumeration, LeaveOneOut
-from estimators.enumeration import support
 from scg import Branches, Estimator, Pathwise, ScoreFunction, prev
+from scg.estimators import Enumeration, LeaveOneOut
+from scg.estimators.enumeration import support
 
 
 def zero(log_prob):

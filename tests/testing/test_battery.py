@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
-from estimators import (
+from scg.estimators import (
     RELAX,
     Antithetic,
     Enumeration,
@@ -301,7 +301,7 @@ def test_a_kind_takes_any_batch_and_needs_no_default_precision(kind):
 
 
 def test_on_a_circle_likelihood_ratios_and_implicit_derivatives_are_right():
-    from estimators import Implicit
+    from scg.estimators import Implicit
 
     for estimator in (ScoreFunction(), Implicit()):
         assert check_estimator(estimator, ["VonMises"], laws=["first order"]).results[0].how == "exact"

@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal
 
 import scg
-from estimators import Enumeration, LeaveOneOut
 from scg import Branches, Credit, Estimator, Pathwise, ScoreFunction, detach, prev
+from scg.estimators import Enumeration, LeaveOneOut
 from scg.testing import NoOracle, assert_unbiased, check_unbiased, exact_gradient
 from scg.testing.draws import of_graph
 from scg.testing.parameters import Parameters

@@ -13,9 +13,9 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import scg
-from estimators import Clipped, Enumeration, LeaveOneOut
-from estimators.credit import GAE, LambdaReturn
 from scg import Pathwise, ScoreFunction, prev
+from scg.estimators import Clipped, Enumeration, LeaveOneOut
+from scg.estimators.credit import GAE, LambdaReturn
 from scg.testing import assert_unbiased, check_unbiased, exact_gradient
 from tests.testing.mutants import Anew, cut, exchanged, given_hard, rebar
 
