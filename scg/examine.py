@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scg.check import Finding
 from scg.distributions import kind
+from scg.path_check import PathCheck
 from scg.plan import Plan
 from scg.recording import Call, Recording, batched, close, content, same
 
@@ -149,7 +150,7 @@ class Examination:
         if self._failed():
             return
         unchanged = {c.node.name for c in self.recording.calls if c.node.kind == "stochastic"} - set(self.given)
-        paths = self._paths()
+        paths = PathCheck(self.structure, self.given)
         for i in range(DRAWS):
             other = self._draw(self._exchanged())
             unchanged = {name for name in unchanged if self._same_samples(name, other)}
@@ -158,18 +159,11 @@ class Examination:
                 self._same_again(mine, first=i == 0)
             for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
                 self._batch_elements(mine, theirs)
-            self._follow(paths, other)
-            if self._failed() or (i and not unchanged and all(p.settled for p in paths)):
+            paths.compare(self.recording, other)
+            if self._failed() or (i and not unchanged and paths.settled):
                 break
-        for path in paths:
-            if path.moved and not path.gradient:
-                self._error(
-                    path.node,
-                    f"path {path.source}",
-                    f"the pathwise gradient of {path.source!r} ends here: the value of {path.node!r} moves with it, and the "
-                    "gradient is zero wherever it was looked at (round, a comparison, .item() and integer casts do this).\n"
-                    f"Use ScoreFunction() at {', '.join(map(repr, path.roots))}, or detach({path.source!r}) if no gradient is meant.",
-                )
+        for node, what, message in paths.errors():
+            self._error(node, what, message)
 
     def _same_samples(self, name: str, other: Recording) -> bool:
         return same(self.recording.trace[name], other.trace[name])
@@ -264,61 +258,6 @@ class Examination:
                 return values[cost].shape if cost in values else trace.values[cost].shape
         return None
 
-    # -- pathwise gradients --------------------------------------------------------------------------------
-
-    def _paths(self) -> list[_Path]:
-        """Every edge along which a pathwise gradient has to flow to reach a cost."""
-        roots: dict[str, set[str]] = {}
-        for name in self.structure.stochastic:
-            if self.graph.nodes[name].estimator.moves and name not in self.given:
-                roots.setdefault(name, set()).add(name)
-        for name in self.structure.order:
-            node = self.graph.nodes[name]
-            if node.kind == "deterministic":
-                for edge in node.parents:
-                    if edge.source in roots and not edge.detached and not edge.dist:
-                        roots.setdefault(name, set()).update(roots[edge.source])
-        useful = set(self.structure.costs)
-        paths = []
-        for name in self.structure.order:
-            node = self.graph.nodes[name]
-            reaches = name in useful or any(c in self.structure.reached(name, live=True) for c in self.structure.costs)
-            if node.kind == "observed" or not reaches:
-                continue
-            for edge in node.parents:
-                if edge.source in roots and not edge.detached and not edge.dist:
-                    paths.append(_Path(name, edge.source, edge.param, tuple(sorted(roots[edge.source]))))
-        return paths
-
-    def _follow(self, paths: list[_Path], other: Recording) -> None:
-        for path in paths:
-            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
-                if mine.node.name != path.node or path.settled:
-                    continue
-                key: Any = int(path.param) if mine.node.positional else path.param
-                here, there = mine.named[key], theirs.named[key]
-                if not isinstance(here, Tensor) or not here.is_floating_point():
-                    continue
-                try:
-                    torch.set_rng_state(mine.state)
-                    moved = mine.again(**{path.param: there.detach()})
-                    path.moved |= not same(mine.content, content(moved))
-                    path.gradient = path.gradient or any(self._sloped(mine, path.param, x) for x in (there, (here + there) / 2))
-                except ValueError:
-                    continue  # one draw's value may not fit another draw's other arguments
-
-    @staticmethod
-    def _sloped(call: Call, param: str, value: Tensor) -> bool:
-        """Whether a call's result has a gradient with respect to one argument, at a value of it."""
-        leaf = value.detach().requires_grad_()
-        torch.set_rng_state(call.state)
-        outputs = [o for o in content(call.again(**{param: leaf})) if isinstance(o, Tensor) and o.requires_grad]
-        if not outputs:
-            return False
-        probe = sum((o * torch.randn_like(o)).sum() for o in outputs)
-        (gradient,) = torch.autograd.grad(probe, leaf, allow_unused=True)  # type: ignore[arg-type]
-        return gradient is not None and bool((gradient != 0).any())
-
     # -- branches and time ---------------------------------------------------------------------------------
 
     def _branches(self) -> None:
@@ -389,15 +328,3 @@ class Examination:
                             "through prev(…).",
                         )
                         return
-
-
-class _Path:
-    """One edge of a pathwise gradient: did the value move with the parent, was there ever a gradient?"""
-
-    def __init__(self, node: str, source: str, param: str, roots: tuple[str, ...]) -> None:
-        self.node, self.source, self.param, self.roots = node, source, param, roots
-        self.moved = self.gradient = False
-
-    @property
-    def settled(self) -> bool:
-        return self.gradient
