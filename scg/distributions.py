@@ -6,6 +6,7 @@ sampler_order              how often `rsample` may be differentiated
 reparameterise             the noise behind a recorded value, and the value as its function again
 moving_support             whether a likelihood ratio would miss a boundary term
 rebuilt, FirstOrder        a copy with changed parameters: detached, or guarded against a second derivative
+is_exactly                 whether it is one of torch's own kinds, or only inherits from one
 """
 
 from __future__ import annotations
@@ -220,3 +221,28 @@ class _NoSecond(torch.autograd.Function):
             f"node {ctx.name!r}: a second derivative was asked through an estimator that is right to first order only.\n"
             "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
         )
+
+
+_LAW = (
+    "sample", "rsample", "log_prob", "cdf", "icdf", "support", "enumerate_support", "mean", "probs", "logits", "rate", "loc", "scale",
+)  # fmt: skip
+
+
+def is_exactly(distribution: Distribution, *kinds: type[Distribution]) -> bool:
+    """Whether the law is that of one of torch's `kinds`: its own class, or a subclass that overrides nothing that defines it.
+
+    A subclass with a constructor or methods of its own is still its kind; one with a `sample`, `log_prob`, `icdf`, … of its
+    own is not, nor is an instance whose `sample` was replaced. What draws, or differentiates, by a formula for Normal asks
+    this, and not `isinstance`.
+    """
+    if "sample" in vars(distribution) or "rsample" in vars(distribution):
+        return False
+    classes = type(distribution).__mro__
+    return any(k in classes and not _redefined(k, classes[: classes.index(k)]) for k in kinds)
+
+
+def _redefined(kind: type[Distribution], subclasses: tuple[type, ...]) -> bool:
+    skipped = set() if kind.has_rsample else {"rsample"}  # straight-through of a discrete kind: drawn as ever
+    if kind.mean is Distribution.mean:
+        skipped.add("mean")  # torch has none
+    return any(name in vars(subclass) for subclass in subclasses for name in _LAW if name not in skipped)
