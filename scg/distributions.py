@@ -6,7 +6,6 @@ sampler_order              how often `rsample` may be differentiated
 reparameterise             the noise behind a recorded value, and the value as its function again
 moving_support             whether a likelihood ratio would miss a boundary term
 rebuilt, FirstOrder        a copy with changed parameters: detached, or guarded against a second derivative
-is_exactly                 whether it is one of torch's own kinds, or only inherits from one
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.constraints import Constraint
 
 from scg.errors import GraphError
+from scg.laws import is_exactly as is_exactly
+from scg.laws import log_mass, unseen
 
 
 def kind(distribution: Distribution) -> str:
@@ -47,7 +48,7 @@ def parameters(distribution: Distribution) -> list[Tensor]:
 def log_density(distribution: Distribution, values: Tensor) -> Tensor:
     """`distribution.log_prob(values)` of values just drawn from it: that they lie in its support need not be checked."""
     if torch.compiler.is_compiling():
-        return distribution.log_prob(values)
+        return unclamped_log_prob(distribution, values)
     validated = []
     layer: Any = distribution
     while layer is not None:
@@ -56,13 +57,19 @@ def log_density(distribution: Distribution, values: Tensor) -> Tensor:
             layer._validate_args = False
         layer = layer.__dict__.get("base_dist")
     try:
-        return distribution.log_prob(values)
+        return unclamped_log_prob(distribution, values)
     finally:
         for layer, own in validated:
             if own is None:
                 del layer._validate_args
             else:
                 layer._validate_args = own
+
+
+def unclamped_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
+    """`distribution.log_prob(values)`, with the gradient that torch's clamp of `probs` would remove."""
+    unclamped = log_mass(distribution, values)
+    return distribution.log_prob(values) if unclamped is None else unclamped
 
 
 def remember(distribution: Any) -> None:
@@ -150,7 +157,7 @@ def reparameterise(distribution: Distribution, value: Tensor) -> Tensor:
 
 
 def moving_support(distribution: Distribution) -> str | None:
-    """A likelihood ratio misses the boundary term when the support moves with θ (∇∫ ≠ ∫∇)."""
+    """A likelihood ratio misses the boundary term when the support moves with θ (∇∫ ≠ ∫∇), or begins to have a new value."""
     base = distribution
     while isinstance(base, D.Independent):
         base = base.base_dist
@@ -162,7 +169,7 @@ def moving_support(distribution: Distribution) -> str | None:
         support = support.base_constraint
     moving = [k for k, v in vars(support).items() if isinstance(v, Tensor) and v.requires_grad]
     if not moving:
-        return None
+        return unseen(distribution)
     return (
         f"the support of {kind(base)} depends on a parameter through its {', '.join(moving)}, "
         "and a likelihood ratio misses what enters at the boundary.\n"
@@ -221,28 +228,3 @@ class _NoSecond(torch.autograd.Function):
             f"node {ctx.name!r}: a second derivative was asked through an estimator that is right to first order only.\n"
             "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
         )
-
-
-_LAW = (
-    "sample", "rsample", "log_prob", "cdf", "icdf", "support", "enumerate_support", "mean", "probs", "logits", "rate", "loc", "scale",
-)  # fmt: skip
-
-
-def is_exactly(distribution: Distribution, *kinds: type[Distribution]) -> bool:
-    """Whether the law is that of one of torch's `kinds`: its own class, or a subclass that overrides nothing that defines it.
-
-    A subclass with a constructor or methods of its own is still its kind; one with a `sample`, `log_prob`, `icdf`, … of its
-    own is not, nor is an instance whose `sample` was replaced. What draws, or differentiates, by a formula for Normal asks
-    this, and not `isinstance`.
-    """
-    if "sample" in vars(distribution) or "rsample" in vars(distribution):
-        return False
-    classes = type(distribution).__mro__
-    return any(k in classes and not _redefined(k, classes[: classes.index(k)]) for k in kinds)
-
-
-def _redefined(kind: type[Distribution], subclasses: tuple[type, ...]) -> bool:
-    skipped = set() if kind.has_rsample else {"rsample"}  # straight-through of a discrete kind: drawn as ever
-    if kind.mean is Distribution.mean:
-        skipped.add("mean")  # torch has none
-    return any(name in vars(subclass) for subclass in subclasses for name in _LAW if name not in skipped)

@@ -16,13 +16,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import density_order, kind, log_density, moving_support, reparameterise, sampler_order
+from scg.distributions import (
+    density_order,
+    kind,
+    log_density,
+    moving_support,
+    reparameterise,
+    sampler_order,
+    unclamped_log_prob,
+)  # fmt: skip
+from scg.laws import rsample
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Estimator:
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
         """The one branch at a recorded value: weight π(x)/μ(x) with μ's recorded `log_prob`, else the score weight."""
-        live = distribution.log_prob(value)
+        live = unclamped_log_prob(distribution, value)
         if log_prob is None:
             return Branches(value, score=live - live.detach())
         return Branches(value, weights=(live - log_prob.detach()).exp())
@@ -152,7 +162,7 @@ class Pathwise(Estimator):
         at_least("Pathwise", self.samples, 1)
 
     def branch(self, distribution: Distribution) -> Branches:
-        values, n = draw(distribution.rsample, self.samples)
+        values, n = draw(partial(rsample, distribution), self.samples)
         return Branches(values, n)
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:

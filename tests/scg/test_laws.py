@@ -1,10 +1,10 @@
-"""A subclass of a torch distribution is taken for it only where it overrides nothing that defines its law."""
+"""The law of a distribution: whose kind it is, and its probabilities where torch cuts their gradient."""
 
 import pytest
 import torch
 from torch import distributions as D
 
-from scg.distributions import is_exactly
+from scg.laws import is_exactly, log_mass, mass, quantile, rsample, unseen
 
 ONE = torch.ones(2)
 
@@ -69,3 +69,122 @@ def test_an_instance_whose_sampler_was_replaced_is_no_longer_its_kind():
     normal = D.Normal(ONE, 1.0)
     normal.sample = lambda *shape: ONE  # type: ignore[method-assign]
     assert not is_exactly(normal, D.Normal)
+
+
+# -- probabilities that torch clamps ---------------------------------------------------------------------------
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+EDGES = [0.0, 1e-9, 0.003, 0.5, 0.997, 1.0]
+
+
+def slope(y, *x):
+    return torch.autograd.grad(y.sum(), x, retain_graph=True, allow_unused=True)[0]
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["fresh", "logits were asked for"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("p", EDGES)
+def test_the_probability_of_a_bit_has_slope_one_everywhere(p, dtype, touched):
+    p = torch.tensor(p, dtype=dtype, requires_grad=True)
+    bit, close = D.Bernoulli(probs=p), 8 * torch.finfo(dtype).eps
+    if touched:
+        _ = bit.logits
+        close = close * 50  # inside the clamp torch's own formula is used, by way of logits
+    for x, sign in ((0.0, -1.0), (1.0, 1.0)):
+        x = torch.tensor(x, dtype=dtype)
+        value = mass(bit, x)
+        assert torch.allclose(value, p if sign > 0 else 1 - p, atol=0, rtol=close)
+        assert abs(slope(value, p).item() - sign) <= close
+        if value > 0:  # a value that can be drawn
+            assert torch.allclose(slope(log_mass(bit, x), p), sign / value, rtol=close)
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["fresh", "logits were asked for"])
+@pytest.mark.parametrize("kind", [D.Categorical, D.OneHotCategorical])
+def test_categories_of_probability_zero_have_a_slope(kind, touched):
+    p = torch.tensor([0.0, 1e-9, 0.5, 0.5], dtype=torch.float32, requires_grad=True)
+    categories = kind(probs=p)
+    if touched:
+        _ = categories.logits
+    cost = torch.tensor([2.25, 0.4, 0.09, 4.0], dtype=torch.float32)
+    slopes = slope(mass(categories, categories.enumerate_support()) * cost, p)
+    assert torch.allclose(slopes, cost - (p * cost).sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 0.3, 1 - 2**-24, 1.0])
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_a_binomial_mean_has_slope_n_up_to_the_edge(count, p):
+    p = torch.tensor(p, dtype=torch.float32, requires_grad=True)
+    counts = D.Binomial(count, probs=p)
+    x = counts.enumerate_support()
+    m = mass(counts, x)
+    assert torch.allclose(m.sum(), torch.ones(()).float(), atol=1e-4)
+    assert torch.allclose(slope(m * x, p), torch.tensor(float(count)).float(), rtol=1e-3)
+
+
+def test_the_binomial_has_its_second_derivative_at_logit_zero():
+    logit = torch.zeros((), requires_grad=True)
+    (first,) = torch.autograd.grad(log_mass(D.Binomial(4, logits=logit), torch.tensor(1.0)), logit, create_graph=True)
+    assert torch.allclose(first, torch.tensor(-1.0)) and torch.allclose(slope(first, logit), torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: D.NegativeBinomial(2.0, probs=p[0]),
+        lambda p: D.Multinomial(3, probs=p),
+        lambda p: D.Independent(D.Bernoulli(probs=p), 1),
+    ],
+)
+def test_log_probabilities_inside_are_torchs(make):
+    p = torch.tensor([0.2, 0.3, 0.5], requires_grad=True)
+    torch.manual_seed(0)
+    x = make(p).sample()
+    ours, theirs = log_mass(make(p), x), make(p).log_prob(x)
+    assert torch.allclose(ours, theirs) and torch.allclose(slope(ours, p), slope(theirs, p))
+
+
+@pytest.mark.parametrize(
+    ("make", "leaf", "refused"),
+    [
+        (lambda p: D.Bernoulli(probs=p), [0.0, 0.5], True),
+        (lambda p: D.Bernoulli(probs=p), [1.0, 0.5], True),
+        (lambda p: D.Bernoulli(probs=p), [1e-30, 0.5], False),
+        (lambda p: D.Independent(D.Categorical(probs=torch.stack([p, 1 - p], -1)), 1), [0.0, 0.5], True),
+        (lambda p: D.Categorical(probs=p.softmax(-1)), [-1e9, 0.5], False),  # masked: it is 0 and stays 0
+        (lambda p: D.Categorical(logits=p), [-torch.inf, 0.5], False),
+        (lambda p: D.Categorical(probs=(p * torch.tensor([1.0, 0.0]))), [0.3, 0.5], False),
+        (lambda p: D.Geometric(probs=p), [1.0, 0.5], True),
+        (lambda p: D.Poisson(p), [0.0, 0.5], True),
+        (lambda p: D.Poisson(p.exp()), [-1e9, 0.5], False),
+        (lambda p: D.Normal(p, 1.0), [0.0, 0.5], False),
+    ],
+)
+def test_a_value_of_probability_zero_whose_probability_moves_is_out_of_a_likelihood_ratios_sight(make, leaf, refused):
+    message = unseen(make(torch.tensor(leaf, requires_grad=True)))
+    assert (message is not None) == refused
+    assert message is None or "never drawn" in message
+
+
+# -- the continuous Bernoulli distribution ---------------------------------------------------------------------
+
+
+def test_quantiles_of_the_continuous_bernoulli_are_smooth_through_one_half():
+    u = torch.linspace(0.01, 0.99, 9)
+    for at in (-40.0, -1.0, -0.0201, -0.0199, -1e-5, 1e-5, 0.0199, 0.0201, 1.0, 40.0):
+        logit = torch.tensor(at, requires_grad=True)
+        x = quantile(D.ContinuousBernoulli(logits=logit), u)
+        assert torch.allclose(torch.expm1(logit * x) / torch.expm1(logit), u, atol=1e-10)  # its distribution function
+        if abs(at) < 0.03:
+            series = u * (1 - u) * (1 / 2 + at * (1 - 2 * u) / 3 + at**2 * (1 - 6 * u * (1 - u)) / 8)
+            slopes = torch.stack([slope(x[i], logit) for i in range(9)])
+            assert torch.allclose(slopes, series, atol=2e-6)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_pathwise_sample_at_one_half_moves(inside):
+    p = torch.full((20000,), 0.5, requires_grad=True)
+    distribution = D.ContinuousBernoulli(probs=p)
+    x = rsample(D.TransformedDistribution(distribution, [D.AffineTransform(1.0, 2.0)]) if inside else distribution)
+    mean = slope(x, p).mean()
+    assert abs(mean / (2 if inside else 1) - 1 / 3) < 0.006  # the slope of the mean at 1/2; s.e. 0.001
