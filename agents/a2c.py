@@ -22,11 +22,14 @@ from torch.distributions import Distribution
 
 import scg
 from scg import detach
-from scg.agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, world
-from scg.agents.agent import Agent, Metrics, check_options
-from scg.agents.descent import Optimiser, RMSprop, Rows, Whole
-from scg.agents.rollout import Block, Rollout
-from scg.agents.trust import distribution
+from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, world
+from scg.agents.common.trust_region import distribution
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Block, Rollout, Rows
+from scg.agents.updates.compiled_update import CompiledUpdate
+from scg.agents.updates.metrics import Metrics
+from scg.agents.updates.optimiser import Optimiser, RMSprop
 from scg.credit import Credit
 from scg.estimators import ScoreFunction
 from scg.trace import Trace
@@ -127,7 +130,7 @@ class A2C(OnPolicy):
             explained = 1 - (target - predicted).var(correction=0) / target.var(correction=0).clamp_min(1e-12)
             return torch.stack([explained, norm, distribution(trace, "action").entropy().mean().detach()])
 
-        whole = Whole(learn, check=lambda given: losses(nets.unscaled(given)), compiled=self.compile)
+        whole = CompiledUpdate(learn, check=lambda given: losses(nets.unscaled(given)), compiled=self.compile)
 
         def update(block: Block) -> Metrics:
             given = nets.raw(block)

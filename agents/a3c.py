@@ -31,12 +31,14 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor, multiprocessing
 
-from scg.agents import envs
 from scg.agents.a2c import A2C
-from scg.agents.actor_critic import ActorCritic
-from scg.agents.agent import Agent, Means, Metrics, NotFinite, check_options
-from scg.agents.descent import Optimiser, RMSprop
-from scg.agents.rollout import Episode, Rollout
+from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic
+from scg.agents.environments import envs
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Episode, Rollout
+from scg.agents.updates.metrics import Means, Metrics, NotFinite
+from scg.agents.updates.optimiser import Optimiser, RMSprop
 
 PATIENCE = 120.0  # seconds without a word from any worker, after which something is wrong
 
@@ -77,12 +79,12 @@ class A3C(A2C):
         for tensor in (*common.networks, *common.squares, common.rate):
             tensor.share_memory_()
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        crew: list[Crew] = []
+        pool: list[WorkerPool] = []
 
         def collect(rollout: Rollout, steps_left: int) -> Progress:
-            if not crew:
-                crew.append(Crew(self, common, rollout.envs, seed))
-            return crew[0].advance(min(self.report, steps_left))
+            if not pool:
+                pool.append(WorkerPool(self, common, rollout.envs, seed))
+            return pool[0].advance(min(self.report, steps_left))
 
         def update(progress: Progress, share: float) -> Metrics:
             rmsprop.rate.fill_(self.lr * (1 - share))
@@ -104,7 +106,7 @@ class Common(NamedTuple):
         return cls(found, optimiser.squares, optimiser.rate)
 
 
-class Crew:
+class WorkerPool:
     """The worker processes, from the first step to the end of the agent."""
 
     def __init__(self, config: A3C, common: Common, environments: envs.Environments, seed: int) -> None:

@@ -18,11 +18,14 @@ import gymnasium as gym
 from torch import Generator, nn
 
 import scg
-from scg.agents.agent import Agent, check_options
-from scg.agents.exploration import Noise, Noisy
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.experience.exploration import ActionNoise, NoisyActor
+from scg.agents.networks.actors import DeterministicPolicy
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.td3 import td3
 
 
@@ -52,8 +55,8 @@ class DDPG(OffPolicy):
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
         critic = QCritics(encoder, dim, self.hidden, 1, generator).to(self.device)
-        target_actor, target_critic = frozen(actor), frozen(critic)
-        noise = Noise(dim, self.noise, self.forget if self.process == "ou" else 1.0)
+        target_actor, target_critic = target_copy(actor), target_copy(critic)
+        noise = ActionNoise(dim, self.noise, self.forget if self.process == "ou" else 1.0)
         modules = {"policy": actor, "critic": critic, "target_policy": target_actor, "target_critic": target_critic}
         return off_policy(
             self,
@@ -63,6 +66,6 @@ class DDPG(OffPolicy):
             {"bellman": self.adam(critic), "gain": self.adam(actor)},
             [(target_critic, critic), (target_actor, actor)],
             policy=actor,
-            behaviour=Noisy(actor, noise),
+            behaviour=NoisyActor(actor, noise),
             state={**modules, "noise": noise},
         )

@@ -24,11 +24,14 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach
-from scg.agents.agent import Agent, check_options
-from scg.agents.exploration import Noise, Noisy
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.experience.exploration import ActionNoise, NoisyActor
+from scg.agents.networks.actors import DeterministicPolicy
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.td3 import td3
 
 
@@ -92,19 +95,19 @@ class DoubleQ(OffPolicy):
         dim, encoder, pairs = action_dim(action_space), Encoder(obs_space), self.remedy == "dq-ac"
         actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2 if pairs else 1, generator).to(self.device)
-        target_critics = frozen(critics)
+        target_critics = target_copy(critics)
         targets: list[tuple[nn.Module, nn.Module]] = [(target_critics, critics)]
         state: dict[str, nn.Module] = {"policy": actor, "critics": critics, "target_critics": target_critics}
         if pairs:
             actors = Actors(actor, DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device))
-            target_actors = frozen(actors)
+            target_actors = target_copy(actors)
             graph = dq_ac(actors, critics, target_actors, target_critics)
             trained: nn.Module = actors
             targets.append((target_actors, actors))
             state |= {"second_policy": actors.second, "target_policies": target_actors}
         else:
             graph, trained = ddqn_ac(actor, critics, target_critics), actor
-        noise = Noise(dim, self.noise)
+        noise = ActionNoise(dim, self.noise)
         return off_policy(
             self,
             (obs_space, action_space),
@@ -113,6 +116,6 @@ class DoubleQ(OffPolicy):
             {"bellman": self.adam(critics), "gain": self.adam(trained)},
             targets,
             policy=actor,
-            behaviour=Noisy(actor, noise),
+            behaviour=NoisyActor(actor, noise),
             state={**state, "noise": noise},
         )

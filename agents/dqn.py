@@ -24,12 +24,15 @@ from torch.nn.functional import huber_loss
 
 import scg
 from scg import detach
-from scg.agents.agent import Agent, Metrics, check_options
-from scg.agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import frozen
-from scg.agents.rollout import Block
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.execution.options import check_options
+from scg.agents.experience.exploration import Epsilon, EpsilonGreedy, RandomChoice
+from scg.agents.experience.rollout import Block
+from scg.agents.networks.critics import target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.q_heads import QHeads
+from scg.agents.updates.metrics import Metrics
 
 
 def dqn(critic: QHeads, target_critic: QHeads, double: bool = True, huber: bool = True) -> scg.Graph:
@@ -94,7 +97,7 @@ class DQN(OffPolicy):
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
         critic = QHeads(Encoder(obs_space), action_space, self.hidden, generator).to(self.device)
-        target_critic = frozen(critic)
+        target_critic = target_copy(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
         adam = self.adam(critic, max_norm=self.max_grad_norm)
         agent = off_policy(

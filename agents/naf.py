@@ -26,16 +26,20 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach
-from scg.agents.agent import Agent, check_options
-from scg.agents.exploration import Noise, Noisy
-from scg.agents.nets import Encoder, NumpyActor
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import Rectified, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.experience.exploration import ActionNoise, NoisyActor
+from scg.agents.networks.critics import target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
+from scg.agents.networks.policy import NumpyActor
 
 LOG_DIAGONAL = 3.0  # the logarithms of L's diagonal are squashed to ± this
 
 
-class Parabola(nn.Module):
+class QuadraticCritic(nn.Module):
     """V `[*batch]`, μ `[*batch, dim]` and L `[*batch, dim, dim]` of an observation; as a policy it acts as μ."""
 
     def __init__(
@@ -43,7 +47,7 @@ class Parabola(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.dim, self.unit = encoder, dim, unit
-        self.net = Rectified([encoder.features, *hidden, 1 + dim + dim * (dim + 1) // 2], generator)
+        self.net = ReLUNetwork([encoder.features, *hidden, 1 + dim + dim * (dim + 1) // 2], generator)
         with torch.no_grad():  # V begins as small as it would without a unit
             for parameter in self.net.layers[-1].parameters():
                 parameter[0] /= unit
@@ -76,7 +80,7 @@ class Parabola(nn.Module):
         return lambda obs, noise: np.tanh(net(encode(obs))[..., 1 : 1 + dim])
 
 
-def naf(critic: Parabola, target_critic: Parabola) -> scg.Graph:
+def naf(critic: QuadraticCritic, target_critic: QuadraticCritic) -> scg.Graph:
     """Inputs: obs, action, reward, discount, next_obs."""
     graph = scg.Graph()
 
@@ -111,8 +115,8 @@ class NAF(OffPolicy):
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         unit = 1 / max(1 - self.gamma, 1e-3)
-        critic = Parabola(encoder, dim, self.hidden, generator, unit).to(self.device)
-        target_critic, noise = frozen(critic), Noise(dim, self.noise)
+        critic = QuadraticCritic(encoder, dim, self.hidden, generator, unit).to(self.device)
+        target_critic, noise = target_copy(critic), ActionNoise(dim, self.noise)
         return off_policy(
             self,
             (obs_space, action_space),
@@ -121,6 +125,6 @@ class NAF(OffPolicy):
             {"bellman": self.adam(critic)},
             [(target_critic, critic)],
             policy=critic,
-            behaviour=Noisy(critic, noise),
+            behaviour=NoisyActor(critic, noise),
             state={"critic": critic, "target_critic": target_critic, "noise": noise},
         )

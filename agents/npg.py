@@ -19,11 +19,14 @@ import torch
 from torch import Generator, Tensor
 
 from scg.agents.a2c import a2c
-from scg.agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted
-from scg.agents.agent import Agent, Metrics, NotFinite, check_options, explained_variance
-from scg.agents.descent import Adam, Descent, Shuffle, parts_signal_to_noise
-from scg.agents.rollout import Block
-from scg.agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
+from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, predicted
+from scg.agents.common.trust_region import assign, detached, distribution, divergence, fisher_product, flat, natural_step
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Block
+from scg.agents.updates.metrics import Metrics, NotFinite, explained_variance, parts_signal_to_noise
+from scg.agents.updates.minibatches import MinibatchUpdate, Shuffle
+from scg.agents.updates.optimiser import Adam
 from scg.trace import Trace
 
 
@@ -62,7 +65,7 @@ class Natural(OnPolicy):
         policy, value = nets.policy, nets.value
         graph, parameters = a2c(policy, value, self.credit()), [*policy.parameters()]
         adam, shuffle = Adam(value.parameters()), Shuffle(generator)
-        regression = Descent(graph, ["regression"], adam, self.compile)
+        regression = MinibatchUpdate(graph, ["regression"], adam, self.compile)
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.value_lr * (1 - progress))
@@ -98,7 +101,7 @@ class NPG(Natural):
         def step(trace: Trace, parameters: Sequence[Tensor], gradient: Tensor, replay: Callable[[], Trace]) -> Metrics:
             now = distribution(trace, "action")
             change = natural_step(fisher_product(now, parameters, self.damping), gradient, self.kl, self.cg_iterations)
-            before = frozen(now)
+            before = detached(now)
             assign(parameters, flat(parameters).detach() - change)
             with torch.no_grad():
                 return {"kl": float(divergence(before, distribution(replay(), "action")))}

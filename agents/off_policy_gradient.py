@@ -25,10 +25,13 @@ import torch
 from torch import Generator, Tensor
 
 from scg.agents.a2c import a2c
-from scg.agents.actor_critic import ActorCritic, OnPolicy, Recording, advantages, predicted, standardised
-from scg.agents.agent import Agent, Metrics, check_options, explained_variance
-from scg.agents.descent import Adam, Descent, Rows, Shuffle
-from scg.agents.rollout import Block, Rollout
+from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, predicted, standardised
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Block, Rollout, Rows
+from scg.agents.updates.metrics import Metrics, explained_variance
+from scg.agents.updates.minibatches import MinibatchUpdate, Shuffle
+from scg.agents.updates.optimiser import Adam
 from scg.credit import Credit
 from scg.estimators.credit import GAE, EarlierRatios, VTrace
 
@@ -78,7 +81,7 @@ class OffPolicyGradient(OnPolicy):
         actor = Adam(policy.parameters(), self.max_grad_norm)
         critic, shuffle, memory = Adam(value.parameters()), Shuffle(generator), Recordings(self.reuse)
         regressed = a2c(policy, value, GAE(discount=self.gamma, lam=self.lam))
-        regression, gain = Descent(regressed, ["regression"], critic), Descent(graph, ["gain"], actor)
+        regression, gain = MinibatchUpdate(regressed, ["regression"], critic), MinibatchUpdate(graph, ["gain"], actor)
 
         def collect(rollout: Rollout, steps_left: int) -> Block:
             if self.weights == "per-decision":

@@ -23,10 +23,13 @@ from torch.distributions import Distribution, kl_divergence
 
 import scg
 from scg import detach
-from scg.agents.actor_critic import ActorCritic, OnPolicy, advantages, predicted, world
-from scg.agents.agent import Agent, Metrics, check_options, explained_variance
-from scg.agents.descent import Adam, Descent, Shuffle
-from scg.agents.rollout import Block
+from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, predicted, world
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Block
+from scg.agents.updates.metrics import Metrics, explained_variance
+from scg.agents.updates.minibatches import MinibatchUpdate, Shuffle
+from scg.agents.updates.optimiser import Adam
 from scg.estimators import Clipped, ScoreFunction
 from scg.estimators.credit import GAE
 
@@ -119,7 +122,7 @@ class PPO(OnPolicy):
         adam = Adam([*policy.parameters(), *value.parameters()], self.max_grad_norm)
         shuffle = Shuffle(generator)
         costs = ["gain", "regression", *["entropy"] * bool(self.entropy_bonus), *["nearness"] * bool(penalty)]
-        descent = Descent(graph, costs, adam, self.compile)
+        descent = MinibatchUpdate(graph, costs, adam, self.compile)
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.lr * (1 - progress))

@@ -27,10 +27,11 @@ from torch.optim import Adam
 
 import scg
 from scg import ScoreFunction, detach, prev
-from scg.agents import nets, policies
-from scg.agents.agent import Agent, Metrics, descend, explained_variance, set_rate
-from scg.agents.descent import parts_signal_to_noise
-from scg.agents.rollout import Block, Rollout
+from scg.agents.common.agent import Agent, descend, set_rate
+from scg.agents.experience.rollout import Block, Rollout
+from scg.agents.networks.critics import value_critic
+from scg.agents.networks.policies import make_policy
+from scg.agents.updates.metrics import Metrics, explained_variance, parts_signal_to_noise
 from scg.estimators.baselines import MovingAverage, scores, squared_norm
 
 MEMORY = 0.9  # of the running levels: about ten blocks
@@ -83,10 +84,10 @@ class Reinforce:
     """longer gradients of the policy are shortened to this; their direction stays"""
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        policy = policies.policy(obs_space, action_space, self.hidden, generator)
+        policy = make_policy(obs_space, action_space, self.hidden, generator)
         # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
         scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
-        value = nets.critic(obs_space, self.hidden, generator, scale)
+        value = value_critic(obs_space, self.hidden, generator, scale)
         actor_optimiser, critic_optimiser = Adam(policy.parameters(), self.lr), Adam(value.parameters(), self.value_lr)
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))

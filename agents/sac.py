@@ -22,10 +22,13 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.agent import Agent, check_options
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import QCritics, SquashedPolicy, Temperature, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.networks.actors import SquashedPolicy
+from scg.agents.networks.critics import QCritics, Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.estimators import LeaveOneOut, NoGradient, Pathwise
 
 
@@ -101,7 +104,7 @@ class SAC(OffPolicy):
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2, generator).to(self.device)
-        target_critics, temperature = frozen(critics), Temperature(self.alpha).to(self.device)
+        target_critics, temperature = target_copy(critics), Temperature(self.alpha).to(self.device)
         entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
         estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)
         graph = sac(policy, critics, target_critics, temperature, entropy, estimator)

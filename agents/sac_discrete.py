@@ -26,12 +26,15 @@ from torch.distributions import Categorical
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.agent import Agent, check_options
-from scg.agents.discrete import choices
-from scg.agents.envs import EnvironmentFault
-from scg.agents.nets import CategoricalPolicy, Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import Rectified, Temperature, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import choices
+from scg.agents.environments.envs import EnvironmentFault
+from scg.agents.execution.options import check_options
+from scg.agents.networks.critics import Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
+from scg.agents.networks.policy import CategoricalPolicy
 from scg.estimators import Enumeration, LeaveOneOut
 
 
@@ -41,7 +44,7 @@ class DiscreteCritics(nn.Module):
     def __init__(self, encoder: Encoder, actions: int, hidden: Sequence[int], generator: Generator | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.nets = nn.ModuleList(Rectified([encoder.features, *hidden, actions], generator) for _ in range(2))
+        self.nets = nn.ModuleList(ReLUNetwork([encoder.features, *hidden, actions], generator) for _ in range(2))
 
     def forward(self, obs: Tensor) -> Tensor:
         x = self.encoder(obs)
@@ -135,7 +138,7 @@ class DiscreteSAC(OffPolicy):
         actions = sizes[0]
         policy = CategoricalPolicy(encoder, actions, self.hidden, generator).to(self.device)
         critics = DiscreteCritics(encoder, actions, self.hidden, generator).to(self.device)
-        target_critics, temperature = frozen(critics), Temperature(self.alpha).to(self.device)
+        target_critics, temperature = target_copy(critics), Temperature(self.alpha).to(self.device)
         entropy = self.target_entropy_share * math.log(actions) if self.learn_alpha else None
         estimator = Enumeration() if self.actor == "enumeration" else LeaveOneOut(self.actor_samples)
         objectives = {"bellman": self.adam(critics), "soft_policy": self.adam(policy)}

@@ -23,10 +23,14 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.agent import Agent, check_options
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import QCritics, Rectified, SquashedPolicy, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.networks.actors import SquashedPolicy
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
 from scg.estimators import Pathwise
 
 
@@ -35,7 +39,7 @@ class StateValue(nn.Module):
 
     def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None) -> None:
         super().__init__()
-        self.encoder, self.net = encoder, Rectified([encoder.features, *hidden, 1], generator)
+        self.encoder, self.net = encoder, ReLUNetwork([encoder.features, *hidden, 1], generator)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.net(self.encoder(obs)).squeeze(-1)
@@ -105,7 +109,7 @@ class SACv1(OffPolicy):
         policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
         value = StateValue(encoder, self.hidden, generator).to(self.device)
-        target_value = frozen(value)
+        target_value = target_copy(value)
         return off_policy(
             self,
             (obs_space, action_space),

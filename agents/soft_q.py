@@ -34,11 +34,15 @@ from torch.distributions import Distribution, Independent, Normal, Uniform
 
 import scg
 from scg import detach
-from scg.agents.agent import Agent, OptionError, check_options
-from scg.agents.nets import Encoder, NumpyActor
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import QCritics, Rectified, action_dim, frozen
-from scg.agents.squashed import log_slope
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import OptionError, check_options
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
+from scg.agents.networks.policy import NumpyActor
+from scg.agents.networks.squashed_normal import log_slope
 from scg.estimators import NoGradient
 
 
@@ -48,7 +52,7 @@ class Sampler(nn.Module):
     def __init__(self, encoder: Encoder, dim: int, hidden: Sequence[int], generator: Generator | None = None) -> None:
         super().__init__()
         self.encoder, self.dim = encoder, dim
-        self.net = Rectified([encoder.features + dim, *hidden, dim], generator)
+        self.net = ReLUNetwork([encoder.features + dim, *hidden, dim], generator)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Particles `[*batch, K, dim]` before squashing, from noise of that shape."""
@@ -168,7 +172,7 @@ class SoftQ(OffPolicy):
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         sampler = Sampler(encoder, dim, self.hidden, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
-        target_critics = frozen(critics)
+        target_critics = target_copy(critics)
         return off_policy(
             self,
             (obs_space, action_space),

@@ -26,11 +26,15 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach
-from scg.agents.agent import Agent, OptionError
-from scg.agents.nets import Encoder, NumpyActor
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import QCritics, Rectified, action_dim, frozen
-from scg.agents.squashed import SquashedNormal
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import OptionError
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
+from scg.agents.networks.policy import NumpyActor
+from scg.agents.networks.squashed_normal import SquashedNormal
 from scg.estimators import NoGradient, Pathwise
 
 
@@ -42,7 +46,7 @@ class SteadyPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.dim, self.scale = encoder, dim, scale
-        self.net = Rectified([encoder.features, *hidden, dim], generator)
+        self.net = ReLUNetwork([encoder.features, *hidden, dim], generator)
 
     def forward(self, obs: Tensor) -> SquashedNormal:
         loc = self.net(self.encoder(obs))
@@ -105,7 +109,7 @@ class SVG(OffPolicy):
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         policy = SteadyPolicy(encoder, dim, self.hidden, self.noise, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
-        target_critics = frozen(critics)
+        target_critics = target_copy(critics)
         return off_policy(
             self,
             (obs_space, action_space),

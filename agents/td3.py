@@ -24,12 +24,15 @@ from torch.distributions import Distribution, Independent, Normal
 
 import scg
 from scg import detach
-from scg.agents.agent import Agent, check_options
-from scg.agents.drawn import standard_normal
-from scg.agents.exploration import Noise, Noisy
-from scg.agents.nets import Encoder
-from scg.agents.off_policy import OffPolicy, off_policy
-from scg.agents.q_nets import DeterministicPolicy, QCritics, action_dim, frozen
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.environments.action_spaces import action_dim
+from scg.agents.execution.options import check_options
+from scg.agents.execution.presampled_noise import standard_normal
+from scg.agents.experience.exploration import ActionNoise, NoisyActor
+from scg.agents.networks.actors import DeterministicPolicy
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.estimators import NoGradient
 
 
@@ -112,9 +115,9 @@ class TD3(OffPolicy):
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
-        target_actor, target_critics = frozen(actor), frozen(critics)
+        target_actor, target_critics = target_copy(actor), target_copy(critics)
         graph = td3(actor, critics, target_actor, target_critics, self.smoothing, self.smoothing_clip)
-        noise = Noise(dim, self.noise)
+        noise = ActionNoise(dim, self.noise)
         modules = {"policy": actor, "critics": critics, "target_policy": target_actor, "target_critics": target_critics}
         return off_policy(
             self,
@@ -124,7 +127,7 @@ class TD3(OffPolicy):
             {"bellman": self.adam(critics), "gain": self.adam(actor)},
             [(target_critics, critics), (target_actor, actor)],
             policy=actor,
-            behaviour=Noisy(actor, noise),
+            behaviour=NoisyActor(actor, noise),
             state={**modules, "noise": noise},
             delay=self.delay,
         )

@@ -17,9 +17,10 @@ import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from scg.agents.agent import Agent, Metrics
+from scg.agents.common.agent import Agent
+from scg.agents.common.trust_region import assign, detached, distribution, divergence, fisher_product, flat, natural_step
 from scg.agents.npg import Natural
-from scg.agents.trust import assign, distribution, divergence, fisher_product, flat, frozen, natural_step
+from scg.agents.updates.metrics import Metrics
 from scg.errors import GraphError
 from scg.trace import Trace
 
@@ -37,7 +38,7 @@ class TRPO(Natural):
         def step(trace: Trace, parameters: Sequence[Tensor], gradient: Tensor, replay: Callable[[], Trace]) -> Metrics:
             now = distribution(trace, "action")
             change = natural_step(fisher_product(now, parameters, self.damping), gradient, self.kl, self.cg_iterations)
-            before = frozen(now)
+            before = detached(now)
             return line_search(parameters, change, before, replay, self.kl, self.backtrack, self.tries)
 
         return self.agent(obs_space, action_space, generator, step)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scg.agents.agent import OptionError, check_options
+from scg.agents.execution.options import OptionError, check_options
 from scg.agents.ppo import PPO, Beta
 
 

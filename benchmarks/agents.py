@@ -133,9 +133,10 @@ def ours(name: str, threads: int) -> dict[str, float]:
     import torch
     from torch import Generator
 
-    from scg.agents import config_type, envs
-    from scg.agents.acting import one_blas_thread
-    from scg.agents.rollout import Rollout
+    from scg.agents import config_type
+    from scg.agents.environments import envs
+    from scg.agents.experience.acting import one_blas_thread
+    from scg.agents.experience.rollout import Rollout
 
     case = CASES[name]
     config = config_type(case.agent)(**case.ours)

@@ -4,7 +4,7 @@
 
 By hand: parameters in lists, twin critics as one batched product, losses written out, Adam and the targets on lists of tensors,
 all of it under one `torch.compile`. The graph's side is the learner of the agent, called as in training. Both multiply alike
-(`scg.agents.products`). They alternate in one process; printed are the median times and the median of the ratios of
+(`scg.agents.execution.matmul_precision`). They alternate in one process; printed are the median times and the median of the ratios of
 neighbours, by hand over ours: above 1 the graph is faster. One thread, or `--threads`.
 """
 
@@ -21,12 +21,13 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import linear, relu, softplus
 
-from scg.agents.learner import Learner
-from scg.agents.nets import Encoder
-from scg.agents.products import products
-from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
+from scg.agents.execution.matmul_precision import matmul_precision
+from scg.agents.networks.actors import DeterministicPolicy, SquashedPolicy
+from scg.agents.networks.critics import QCritics, Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.sac import SAC, sac
 from scg.agents.td3 import TD3, td3
+from scg.agents.updates.off_policy_update import OffPolicyUpdate
 
 OBS, DIM, ROWS, HIDDEN = 17, 6, 256, (256, 256)
 TAU, RATE = 0.005, 1e-3
@@ -50,7 +51,7 @@ def ours(name: str) -> Update:
     generator, config = Generator().manual_seed(0), {"sac": SAC, "td3": TD3}[name](lr=RATE, tau=TAU)
     encoder = Encoder(spaces.Box(-1, 1, (OBS,)))
     critics = QCritics(encoder, DIM, HIDDEN, 2, generator)
-    target_critics = frozen(critics)
+    target_critics = target_copy(critics)
     if name == "sac":
         policy, temperature = SquashedPolicy(encoder, DIM, HIDDEN, generator), Temperature()
         graph = sac(policy, critics, target_critics, temperature, -float(DIM))
@@ -59,14 +60,14 @@ def ours(name: str) -> Update:
             "soft_policy": config.adam(policy),
             "entropy_gap": config.adam(temperature),
         }
-        learner = Learner(graph, objectives, [(target_critics, critics)], generator, TAU, watched=["q"], compiled=True)
+        learner = OffPolicyUpdate(graph, objectives, [(target_critics, critics)], generator, TAU, watched=["q"], compiled=True)
     else:
         actor = DeterministicPolicy(encoder, DIM, HIDDEN, generator)
-        target_actor = frozen(actor)
+        target_actor = target_copy(actor)
         graph = td3(actor, critics, target_actor, target_critics)  # type: ignore[arg-type]
         objectives = {"bellman": config.adam(critics), "gain": config.adam(actor)}
         targets = [(target_critics, critics), (target_actor, actor)]
-        learner = Learner(graph, objectives, targets, generator, TAU, delay=2, watched=["q"], compiled=True)
+        learner = OffPolicyUpdate(graph, objectives, targets, generator, TAU, delay=2, watched=["q"], compiled=True)
     learner.examine(minibatch())
     return learner
 
@@ -190,7 +191,7 @@ def by_hand(updates: list[Callable[[dict[str, Tensor]], Tensor]]) -> Update:
     def update(rows: dict[str, Tensor]) -> list[float]:
         nonlocal turns
         turns += 1
-        with products(False):
+        with matmul_precision(False):
             return compiled[turns % len(compiled)](rows).tolist()  # metrics are read at every step on both sides
 
     return update

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scg import papers
-from scg.agents.runs import RunError
+from scg.agents.training.run_directory import RunError
 from scg.errors import nearest
 from scg.papers.report import show
 

@@ -1,6 +1,6 @@
 """What trained critics say of their own policy, against the returns that follow: along a run, and state by state.
 
-    along    step, estimate, truth, bias, error of every checkpoint      `scg.agents.overestimation`, whose measure it is
+    along    step, estimate, truth, bias, error of every checkpoint      `scg.agents.training.overestimation`, whose measure it is
     pairs    (estimate, return) of states on the last policy's paths
 
 A look at a run (`scg.papers.learning.Look`). What was seen lies in the run's `critics.json`, and is read while the checkpoints
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from matplotlib.ticker import EngFormatter
 
-from scg.agents.overestimation import Measurement, Paths, each_checkpoint
-from scg.agents.runs import RunDirectory, write_json
+from scg.agents.training.overestimation import Measurement, Paths, each_checkpoint
+from scg.agents.training.run_directory import RunDirectory, write_json
 from scg.papers.learning import Learned
 
 HOW = Measurement()

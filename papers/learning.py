@@ -24,11 +24,11 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from scg.agents import config_type
-from scg.agents.agent import Config
-from scg.agents.curves import on_common_steps
-from scg.agents.presets import preset
-from scg.agents.runs import RunConfig, RunDirectory, RunError, read_table
-from scg.agents.train import train
+from scg.agents.common.agent import Config
+from scg.agents.training.curves import on_common_steps
+from scg.agents.training.loop import train
+from scg.agents.training.presets import preset
+from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError, read_table
 from scg.papers.report import Say
 
 Key = TypeVar("Key", bound=Hashable)

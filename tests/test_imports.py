@@ -44,3 +44,85 @@ def test_no_file_imports_the_folders_by_their_own_names():
                 assert name.partition(".")[0] not in ("estimators", "agents", "papers"), (
                     f"{file.relative_to(ROOT)} imports {name}"
                 )
+
+
+# Packages whose files must not import each other in a circle, with the order of their folders: a file imports from its own
+# folder and from those before it. "" is the package's top: the agents' pages.
+ACYCLIC = {
+    "scg.agents": ["execution", "environments", "networks", "experience", "updates", "common", "", "training", "commands"],
+}
+
+
+def files_of(package: str) -> dict[str, pathlib.Path]:
+    """Module name -> file."""
+    folder = ROOT / package.removeprefix("scg.")
+    found = {}
+    for file in folder.rglob("*.py"):
+        parts = file.relative_to(folder).with_suffix("").parts
+        found[".".join([package, *parts]).removesuffix(".__init__")] = file
+    return found
+
+
+def edges_of(package: str) -> dict[str, set[str]]:
+    """Module -> the modules of the same package that it imports, for typing or at run time."""
+    files = files_of(package)
+    return {
+        module: {
+            next(m for m in (name, name.rpartition(".")[0]) if m in files)
+            for name in imported(file)
+            if name in files or name.rpartition(".")[0] in files
+        }
+        - {module}
+        for module, file in files.items()
+    }
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """The modules of some circle of imports, in order; empty without one."""
+    state: dict[str, int] = {}  # 1: being visited, 2: done
+    path: list[str] = []
+
+    def visit(module: str) -> list[str]:
+        state[module] = 1
+        path.append(module)
+        for other in sorted(edges[module]):
+            if state.get(other) == 1:
+                return path[path.index(other) :]
+            if other not in state and (found := visit(other)):
+                return found
+        path.pop()
+        state[module] = 2
+        return []
+
+    for module in sorted(edges):
+        if module not in state and (found := visit(module)):
+            return found
+    return []
+
+
+def test_a_circle_of_imports_is_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_files_of_a_package_import_each_other_in_a_circle():
+    for package in ACYCLIC:
+        found = cycle(edges_of(package))
+        assert not found, f"these import each other in a circle: {' → '.join([*found, *found[:1]])}"
+
+
+def test_folders_import_only_from_those_before_them():
+    for package, order in ACYCLIC.items():
+        edges, depth = edges_of(package), package.count(".") + 1
+
+        def folder_of(module: str, depth: int = depth) -> str:
+            parts = module.split(".")[depth:]
+            return parts[0] if parts and parts[0] in order else ""
+
+        assert set(map(folder_of, edges)) == set(order), f"{package}: its folders are not those of the order"
+        for module, others in edges.items():
+            for other in others:
+                if other == package:  # names of the package itself, which imports nothing
+                    continue
+                before = order.index(folder_of(other)) <= order.index(folder_of(module))
+                assert before, f"{module} imports {other}, of a later folder"

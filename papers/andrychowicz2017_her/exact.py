@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from scg.agents import envs
-from scg.agents.discrete import uniform
-from scg.agents.hindsight import Hindsight, Strategy
-from scg.agents.replay import Multistep
-from scg.agents.rollout import Rollout
+from scg.agents.environments import envs
+from scg.agents.experience.exploration import uniform_policy
+from scg.agents.experience.hindsight import Hindsight, Strategy
+from scg.agents.experience.replay import Multistep
+from scg.agents.experience.rollout import Rollout
 from scg.papers.report import Claim
 
 GAMMA = 0.98
@@ -99,7 +99,7 @@ def collected(env_id: str, strategy: Strategy, episodes: int, seed: int = 0) -> 
         space = vector.obs_space
         memory = Hindsight(100_000, Multistep(GAMMA), space=space, strategy=strategy)
         rollout = Rollout(vector, envs.seeds(seed, "environments", 1), Generator().manual_seed(seed))
-        random, first, ended = uniform(vector.action_space), list[Tensor](), 0
+        random, first, ended = uniform_policy(vector.action_space), list[Tensor](), 0
         while ended < episodes:
             block = rollout.collect(random, 50, log_prob=False)  # type: ignore[arg-type]
             memory.add(block)

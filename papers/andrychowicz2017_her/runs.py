@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Generator
 
-from scg.agents import envs
-from scg.agents.goal_space import GoalSpace
-from scg.agents.runs import RunDirectory, read_table
-from scg.agents.train import build
+from scg.agents.environments import envs
+from scg.agents.environments.goal_space import GoalSpace
+from scg.agents.training.loop import build
+from scg.agents.training.run_directory import RunDirectory, read_table
 from scg.papers.andrychowicz2017_her import variants  # registers
 from scg.papers.learning import Learned, learn_all
 from scg.papers.report import Say

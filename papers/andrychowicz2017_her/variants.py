@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from scg.agents.goals import Observation, PointReach
+from scg.agents.environments.goal_tasks import Observation, PointReach
 
 GOAL = (0.6, -0.4)
 

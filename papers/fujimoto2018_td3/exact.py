@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg.agents.q_nets import frozen
+from scg.agents.networks.critics import target_copy
 from scg.agents.td3 import td3
 from scg.papers.figures import panels, save
 from scg.papers.fujimoto2018_td3.noisy import (
@@ -270,7 +270,7 @@ def smoothing(draws: int, seed: int, out: Path) -> Claim:
         "reward": zeros,
         "discount": zeros + 1,
     }
-    graph = td3(actor, landscape, frozen(actor), frozen(landscape), SMOOTHING, CLIP)  # type: ignore[arg-type]
+    graph = td3(actor, landscape, target_copy(actor), target_copy(landscape), SMOOTHING, CLIP)  # type: ignore[arg-type]
     with scg.randomness(Generator().manual_seed(seed)):
         found = graph.sample(**rows)["target"]
     exact = float(landscape(noise, (0.5 + noise).clamp(-1, 1)[:, None])[:, 0] @ p)

@@ -23,12 +23,12 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 import scg
-from scg.agents import envs
-from scg.agents.agent import Agent
-from scg.agents.q_nets import Temperature
-from scg.agents.rollout import Rollout
+from scg.agents.common.agent import Agent
+from scg.agents.environments import envs
+from scg.agents.experience.rollout import Rollout
+from scg.agents.networks.critics import Temperature
+from scg.agents.networks.squashed_normal import SquashedNormal, log_slope
 from scg.agents.sac import SAC, sac
-from scg.agents.squashed import SquashedNormal, log_slope
 from scg.comparison.result import Comparison
 from scg.estimators import LeaveOneOut, Pathwise, ScoreFunction
 
@@ -74,7 +74,7 @@ class OnePolicy(nn.Module):
         return SquashedNormal(self.loc.expand(shape), self.log_scale.expand(shape))
 
 
-class Parabola(nn.Module):
+class QuadraticCritic(nn.Module):
     """One critic, a sum over dimensions."""
 
     def __init__(self) -> None:
@@ -92,12 +92,12 @@ def one_state(dim: int, rows: int) -> dict[str, Tensor]:
     return {"obs": obs, "action": action, "reward": flat, "discount": flat, "next_obs": obs}
 
 
-def known_case(dim: int) -> tuple[scg.Graph, OnePolicy, Parabola]:
-    policy, critic = OnePolicy(dim), Parabola()
+def known_case(dim: int) -> tuple[scg.Graph, OnePolicy, QuadraticCritic]:
+    policy, critic = OnePolicy(dim), QuadraticCritic()
     return sac(policy, critic, critic, Temperature(ALPHA)), policy, critic
 
 
-def exact_gradient(policy: OnePolicy, critic: Parabola) -> dict[str, Tensor]:
+def exact_gradient(policy: OnePolicy, critic: QuadraticCritic) -> dict[str, Tensor]:
     """∇ ∫ π (α log π − Q) da through the density alone: of one dimension, and so of each."""
     one = OnePolicy(1)
     action, weight = legendre(600)

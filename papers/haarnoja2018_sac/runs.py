@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scg.agents import envs
-from scg.agents.agent import Agent
-from scg.agents.evaluation import evaluate
-from scg.agents.runs import RunDirectory, read_table
-from scg.agents.train import build
+from scg.agents.common.agent import Agent
+from scg.agents.environments import envs
+from scg.agents.training.evaluation import evaluate
+from scg.agents.training.loop import build
+from scg.agents.training.run_directory import RunDirectory, read_table
 from scg.papers.learning import Learned, learn_all
 from scg.papers.report import Say
 

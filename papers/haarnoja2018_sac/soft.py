@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
-from scg.agents.q_nets import Temperature
+from scg.agents.networks.critics import Temperature
 from scg.agents.sac_discrete import sac_discrete
 from scg.papers.tabular import Process, one_hot
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from scg.agents.ddpg import ddpg
-from scg.agents.q_nets import frozen
+from scg.agents.networks.critics import target_copy
 from scg.papers.figures import panels, save
 from scg.papers.lillicrap2016_ddpg.regulator import LQR, Actor, Critic, largest_rate, normal_grid, points, radius, regression
 from scg.papers.report import Claim
@@ -32,7 +32,7 @@ def actor_gradient(lqr: LQR, k: Tensor, visits: Tensor) -> Tensor:
     actor, critic = Actor(k), Critic(*lqr.action_value(k))
     obs = points(visits * (1 - lqr.gamma))
     nothing = obs.new_zeros(len(obs))
-    graph = ddpg(actor, critic, frozen(actor), frozen(critic))  # type: ignore[arg-type]
+    graph = ddpg(actor, critic, target_copy(actor), target_copy(critic))  # type: ignore[arg-type]
     trace = graph.sample(obs=obs, action=obs @ k.mT, reward=nothing, discount=nothing, next_obs=obs)
     (cost,) = torch.autograd.grad(trace.surrogate("gain"), actor.k)
     return -cost / (1 - lqr.gamma)
@@ -135,7 +135,7 @@ def critic_goal() -> Claim:
         found = []
         for values in (lqr.action_value(k), lqr.action_value(k / 2)):
             actor, critic = Actor(k), Critic(*values)
-            graph = ddpg(actor, critic, frozen(actor), frozen(critic))  # type: ignore[arg-type]
+            graph = ddpg(actor, critic, target_copy(actor), target_copy(critic))  # type: ignore[arg-type]
             slopes = torch.autograd.grad(graph.sample(**rows).surrogate("bellman"), list(critic.parameters()))  # type: ignore[arg-type]
             found.append(float(torch.cat([slope.flatten() for slope in slopes]).norm()))
         gaps.append(found[0] / found[1])

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from scg.agents import envs
-from scg.agents.evaluation import evaluate
+from scg.agents.environments import envs
 from scg.agents.ppo import PPO
+from scg.agents.training.evaluation import evaluate
 from scg.estimators import Clipped
 from scg.papers.figures import panels, save
 from scg.papers.learning import CONTRARY, Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Generator
 
-from scg.agents import a3c, envs, train
+from scg.agents import a3c
 from scg.agents.a2c import A2C
 from scg.agents.a3c import A3C, Common, Report, apprentice
-from scg.agents.actor_critic import ActorCritic
-from scg.agents.agent import NotFinite
-from scg.agents.descent import RMSprop
-from scg.agents.rollout import Rollout
-from scg.agents.runs import RunConfig, RunDirectory, read_table
-from scg.agents.train import TrainingStopped
+from scg.agents.common.on_policy import ActorCritic
+from scg.agents.environments import envs
+from scg.agents.experience.rollout import Rollout
+from scg.agents.training import loop
+from scg.agents.training.loop import TrainingStopped
+from scg.agents.training.run_directory import RunConfig, RunDirectory, read_table
+from scg.agents.updates.metrics import NotFinite
+from scg.agents.updates.optimiser import RMSprop
 
 SMALL: dict[str, Any] = {"horizon": 8, "hidden": (8,), "lr": 1e-2}
 
@@ -74,28 +76,28 @@ def test_processes_train_together_and_stop_where_they_are_told(tmp_path: Path) -
         A3C(**SMALL, report=500),
         tmp_path,
     )
-    evaluation = train.train(run, quiet=True)
+    evaluation = loop.train(run, quiet=True)
     assert np.isfinite(evaluation.mean)
     rows = read_table(tmp_path / "metrics.csv")
     assert 3000 <= rows[-1]["step"] <= 3000 + 2 * SMALL["horizon"]  # each of two workers finishes its block
     assert rows[-1]["episodes"] > 10
     extended = RunDirectory.open(tmp_path)
     extended.extend(3500)
-    assert np.isfinite(train.train(extended, resume=True, quiet=True).mean)
+    assert np.isfinite(loop.train(extended, resume=True, quiet=True).mean)
 
 
 def test_a_workers_fault_stops_the_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory.create("a3c", RunConfig(env="CartPole-v1", steps=300, envs=1, evaluations=1), A3C(**SMALL), tmp_path)
-    monkeypatch.setattr(a3c.Crew, "_next", lambda self: self._heard(Report(0, [], {}, "worker 1: NotFinite: gone")))
+    monkeypatch.setattr(a3c.WorkerPool, "_next", lambda self: self._heard(Report(0, [], {}, "worker 1: NotFinite: gone")))
     with pytest.raises(TrainingStopped, match="worker 1: NotFinite: gone"):
-        train.train(run, quiet=True)
+        loop.train(run, quiet=True)
 
 
 def test_silence_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     import queue
 
-    crew = object.__new__(a3c.Crew)
-    crew.reports, crew.processes = queue.Queue(), []
+    pool = object.__new__(a3c.WorkerPool)
+    pool.reports, pool.processes = queue.Queue(), []
     monkeypatch.setattr(a3c, "PATIENCE", 0.01)
     with pytest.raises(NotFinite, match="no worker has reported"):
-        crew._next()
+        pool._next()

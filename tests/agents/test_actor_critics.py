@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution
 
 import scg
 from scg.agents.a2c import a2c
-from scg.agents.actor_critic import advantages, standardised
+from scg.agents.common.on_policy import advantages, standardised
 from scg.agents.ppo import ppo
 from scg.estimators import Clipped
 from scg.estimators.credit import GAE

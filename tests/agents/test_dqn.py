@@ -10,15 +10,17 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from scg.agents import acting, envs
-from scg.agents.agent import OptionError
-from scg.agents.discrete import Epsilon, EpsilonGreedy, QHeads, RandomChoice, choices, uniform
 from scg.agents.dqn import DQN, dqn
-from scg.agents.envs import EnvironmentFault
-from scg.agents.exploration import Uniform
-from scg.agents.nets import Encoder
-from scg.agents.q_nets import frozen
-from scg.agents.rollout import Rollout
+from scg.agents.environments import envs
+from scg.agents.environments.action_spaces import choices
+from scg.agents.environments.envs import EnvironmentFault
+from scg.agents.execution.options import OptionError
+from scg.agents.experience import acting
+from scg.agents.experience.exploration import Epsilon, EpsilonGreedy, RandomChoice, UniformActions, uniform_policy
+from scg.agents.experience.rollout import Rollout
+from scg.agents.networks.critics import target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.q_heads import QHeads
 from tests.agents.processes import ACTIONS, END, STATES, Process
 
 GAMMA = 0.8
@@ -81,7 +83,7 @@ def test_the_regression_finds_the_best_values(double_q: bool, double: None) -> N
     for _ in range(200):
         best = backup(process, best.amax(-1))
     critic = table(torch.zeros(STATES, ACTIONS))
-    target_critic = frozen(critic)
+    target_critic = target_copy(critic)
     graph = dqn(critic, target_critic, double_q, huber=False)  # type: ignore[arg-type]
     given, probability = every_transition(process)
     weight = critic.net.layers[0].weight
@@ -122,7 +124,7 @@ def test_errors_beyond_one_pull_no_harder_than_those_of_one(double: None) -> Non
             "obs": torch.eye(STATES)[:2], "action": torch.zeros(2, dtype=torch.long), "reward": torch.zeros(2),
             "discount": torch.zeros(2), "next_obs": torch.eye(STATES)[:2],
         }  # fmt: skip
-        dqn(critic, frozen(critic), huber=huber).sample(**given).surrogate("bellman").backward()  # type: ignore[arg-type]
+        dqn(critic, target_copy(critic), huber=huber).sample(**given).surrogate("bellman").backward()  # type: ignore[arg-type]
         slopes[huber] = critic.net.layers[0].weight.grad[0, :2]  # type: ignore[index,union-attr]
     assert torch.allclose(slopes[True], torch.tensor([0.25, 0.5]))  # means over two rows
     assert torch.allclose(slopes[False], torch.tensor([0.25, 15.0]))
@@ -186,7 +188,7 @@ def test_spaces_without_discrete_actions_are_refused_with_the_flag_that_makes_so
     for space in (spaces.Discrete(3, start=1), spaces.MultiDiscrete([[2, 2], [2, 2]])):
         with pytest.raises(EnvironmentFault, match=r"start at 0 are known\. Wrap it"):
             choices(space)
-    assert isinstance(uniform(spaces.Box(-1.0, 1.0, (2,))), Uniform)
+    assert isinstance(uniform_policy(spaces.Box(-1.0, 1.0, (2,))), UniformActions)
 
 
 # -- exploration -----------------------------------------------------------------------------------------------

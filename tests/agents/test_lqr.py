@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import scg
-from scg.agents import trust
 from scg.agents.a2c import a2c
-from scg.agents.actor_critic import advantages
+from scg.agents.common import trust_region
+from scg.agents.common.on_policy import advantages
+from scg.agents.experience.rollout import discounted_cost
 from scg.agents.reinforce import reinforce
-from scg.agents.rollout import discounted_cost
 from scg.agents.trpo import line_search
 from scg.estimators.baselines import MovingAverage
 from scg.estimators.credit import GAE
@@ -180,8 +180,10 @@ def test_the_natural_step_is_the_exact_one_of_the_return(sizes: dict[str, int]) 
     lqr, policy, _ = case(0, **sizes)
     graph, rows = rows_of(lqr, policy, Critic.wrong(lqr))
     trace, parameters = graph.replay(rows), [policy.gain, policy.log_scale]
-    gradient = trust.flat(torch.autograd.grad(trace.surrogate("gain", reduce="mean"), parameters, retain_graph=True))
-    step = trust.natural_step(trust.fisher_product(trust.distribution(trace, "action"), parameters), gradient, 1e-3, 50)
+    gradient = trust_region.flat(torch.autograd.grad(trace.surrogate("gain", reduce="mean"), parameters, retain_graph=True))
+    step = trust_region.natural_step(
+        trust_region.fisher_product(trust_region.distribution(trace, "action"), parameters), gradient, 1e-3, 50
+    )
     exact = lqr.gradient(policy) / lqr.horizon
     assert close(gradient, exact)
     direction = torch.linalg.solve(lqr.fisher(policy), exact)
@@ -194,10 +196,10 @@ def test_trpos_search_measures_the_divergence_of_the_closed_form() -> None:
     lqr, policy, _ = case(0)
     graph, rows = rows_of(lqr, policy, Critic(lqr.values(policy)))
     trace, parameters, start = graph.replay(rows), [policy.gain, policy.log_scale], policy.flat().detach()
-    now = trust.distribution(trace, "action")
-    gradient = trust.flat(torch.autograd.grad(trace.surrogate("gain", reduce="mean"), parameters, retain_graph=True))
-    change = trust.natural_step(trust.fisher_product(now, parameters), gradient, 0.02, 50)
-    found = line_search(parameters, change, trust.frozen(now), lambda: graph.replay(rows), kl=0.01, tries=20)
+    now = trust_region.distribution(trace, "action")
+    gradient = trust_region.flat(torch.autograd.grad(trace.surrogate("gain", reduce="mean"), parameters, retain_graph=True))
+    change = trust_region.natural_step(trust_region.fisher_product(now, parameters), gradient, 0.02, 50)
+    found = line_search(parameters, change, trust_region.detached(now), lambda: graph.replay(rows), kl=0.01, tries=20)
     moved, before = policy.at(policy.flat().detach()), policy.at(start)
     assert 0.005 < found["kl"] <= 0.01
     assert found["kl"] == pytest.approx(lqr.divergence(moved, before).item() / lqr.horizon, rel=1e-10)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import scg
 from scg import Pathwise, ScoreFunction
 from scg.agents.ddpg import ddpg
-from scg.agents.q_nets import Temperature, frozen
+from scg.agents.networks.critics import Temperature, target_copy
 from scg.agents.sac import sac
 from scg.agents.svg import svg
 from tests.agents.lqr import LQR, Noise, Policy, Quadratic, close
@@ -91,7 +91,7 @@ def case(seed: int = 0) -> tuple[LQR, Policy, Rows]:
 def test_svg_has_the_gradient_of_the_return(actor: scg.Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
     lqr, policy, rows = case()
     copies, critics = policy.copies(rows.count), ActionCritics(lqr.q_values(policy))
-    rows.surrogate(svg(copies, critics, frozen(critics), actor), "gain", monkeypatch).backward()
+    rows.surrogate(svg(copies, critics, target_copy(critics), actor), "gain", monkeypatch).backward()
     assert close(rows.mean(copies.gradients()), lqr.gradient(policy))
 
 
@@ -102,7 +102,7 @@ def test_sac_has_the_gradient_of_the_return_and_of_the_entropy_where_it_acts(
     """A Gaussian's entropy grows by 1 with each log σ, at each step."""
     lqr, policy, rows = case(1)
     copies, critics = policy.copies(rows.count), ActionCritics(lqr.q_values(policy))
-    graph = sac(copies, critics, frozen(critics), Temperature(ALPHA), actor=actor)
+    graph = sac(copies, critics, target_copy(critics), Temperature(ALPHA), actor=actor)
     rows.surrogate(graph, "soft_policy", monkeypatch).backward()
     entropy = torch.cat([torch.zeros(lqr.states * lqr.actions), torch.full((lqr.actions,), float(lqr.horizon))])
     assert close(rows.mean(copies.gradients()), lqr.gradient(policy) - ALPHA * entropy)
@@ -114,7 +114,7 @@ def test_ddpg_sees_the_states_of_the_behaviour_and_the_values_of_the_actor(monke
     deterministic = Policy(torch.tensor([[0.3, -0.2]]), torch.tensor([-torch.inf]))
     critics = ActionCritics(lqr.q_values(deterministic))
     actor = Actor(deterministic.gain, rows.count)
-    graph = ddpg(actor, critics, frozen(actor), frozen(critics))  # type: ignore[arg-type]
+    graph = ddpg(actor, critics, target_copy(actor), target_copy(critics))  # type: ignore[arg-type]
     rows.surrogate(graph, "gain", monkeypatch).backward()
     assert actor.gain.grad is not None
     found, gains = rows.mean(actor.gain.grad).flatten(), slice(lqr.states * lqr.actions)
@@ -125,7 +125,7 @@ def test_ddpg_sees_the_states_of_the_behaviour_and_the_values_of_the_actor(monke
 def bellman(lqr: LQR, policy: Policy, rows: Rows, critics: ActionCritics, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """The mean gradient of SVG's regression for the first critic: ½ Σ_t E ∇(q − target)², rows weighed by `importance`."""
     rows.inputs["importance"] = rows.weight * rows.count
-    surrogate = rows.surrogate(svg(policy, critics, frozen(critics)), "bellman", monkeypatch, later=True)
+    surrogate = rows.surrogate(svg(policy, critics, target_copy(critics)), "bellman", monkeypatch, later=True)
     return torch.cat([g.flatten() for g in torch.autograd.grad(surrogate, [critics.m, critics.p])])
 
 

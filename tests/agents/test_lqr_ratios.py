@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scg.agents.a2c import a2c
-from scg.agents.actor_critic import advantages
+from scg.agents.common.on_policy import advantages
 from scg.agents.off_policy_gradient import OffPolicyGradient
 from scg.agents.ppo import ppo
 from scg.estimators import Clipped

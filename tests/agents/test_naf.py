@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from scg.agents import acting
-from scg.agents.agent import OptionError
-from scg.agents.naf import LOG_DIAGONAL, NAF, Parabola, naf
-from scg.agents.nets import Encoder
-from scg.agents.q_nets import frozen
-from tests.agents.test_nets import BOX
+from scg.agents.execution.options import OptionError
+from scg.agents.experience import acting
+from scg.agents.naf import LOG_DIAGONAL, NAF, QuadraticCritic, naf
+from scg.agents.networks.critics import target_copy
+from scg.agents.networks.encoder import Encoder
+from tests.agents.networks.test_networks import BOX
+from tests.agents.networks.test_squashed_normal import hermite
 from tests.agents.test_off_policy_graphs import Gain, Regulator
-from tests.agents.test_squashed import hermite
 
 
-def parabola(dim: int, unit: float = 1.0, seed: int = 0) -> Parabola:
-    net = Parabola(Encoder(BOX), dim, [8], Generator().manual_seed(seed), unit)
+def parabola(dim: int, unit: float = 1.0, seed: int = 0) -> QuadraticCritic:
+    net = QuadraticCritic(Encoder(BOX), dim, [8], Generator().manual_seed(seed), unit)
     with torch.no_grad():
         net.net.layers[-1].weight.mul_(3.0)  # some way from the identity
     return net
 
 
-def precision(net: Parabola, obs: Tensor) -> Tensor:
+def precision(net: QuadraticCritic, obs: Tensor) -> Tensor:
     """P `[rows, dim, dim]`, filled entry by entry from the network's outputs."""
     out, d = net.net(net.encoder(obs)).detach(), net.dim
     made = torch.zeros(len(obs), d, d)
@@ -116,7 +116,7 @@ def test_at_the_regulators_solution_and_nowhere_before_the_error_is_zero(rounds:
         "obs": obs, "action": action, "reward": -(obs.square().sum(-1) + 0.5 * action[:, 0].square()),
         "discount": torch.full((40,), world.gamma), "next_obs": obs @ world.a.T + action @ world.b.T,
     }  # fmt: skip
-    trace = naf(critic, frozen(critic)).sample(**given)  # type: ignore[arg-type]
+    trace = naf(critic, target_copy(critic)).sample(**given)  # type: ignore[arg-type]
     trace.surrogate("bellman").backward()
     error = (trace["q"][:, 0] - trace["target"]).abs().max()
     assert critic.m.grad is not None

@@ -10,23 +10,27 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from scg.agents import AGENTS, acting, cli, config_type, envs, train
-from scg.agents.agent import Agent
-from scg.agents.discrete import uniform
+from scg.agents import AGENTS, config_type
+from scg.agents.commands import cli
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import examples
 from scg.agents.double_q import DoubleQ
 from scg.agents.dqn import DQN
-from scg.agents.learner import Learner
+from scg.agents.environments import envs
+from scg.agents.experience import acting
+from scg.agents.experience.exploration import uniform_policy
+from scg.agents.experience.rollout import Rollout
 from scg.agents.naf import NAF
-from scg.agents.off_policy import examples
-from scg.agents.presets import preset
-from scg.agents.rollout import Rollout
-from scg.agents.runs import RunConfig, RunDirectory
 from scg.agents.sac_discrete import DiscreteSAC
 from scg.agents.sac_v1 import SACv1
 from scg.agents.soft_q import SoftQ
 from scg.agents.svg import SVG
-from tests.agents.test_off_policy import LEARNING, Matching
-from tests.agents.test_train_loop import Killed, assert_same, last_state
+from scg.agents.training import loop
+from scg.agents.training.presets import preset
+from scg.agents.training.run_directory import RunConfig, RunDirectory
+from scg.agents.updates.off_policy_update import OffPolicyUpdate
+from tests.agents.common.test_off_policy import LEARNING, Matching
+from tests.agents.training.test_loop import Killed, assert_same, last_state
 
 SMALL: dict[str, Any] = {"hidden": (8,), "batch": 8, "warmup": 40, "replay": 60, "report": 24, "horizon": 2, "compile": False}
 FEW = {"particles": 3, "proposals": 4}
@@ -48,7 +52,7 @@ def built(name: str) -> tuple[Agent, dict[str, Tensor]]:
     with envs.make(env_id, 1, bins=bins) as vector:
         agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
         return agent, examples(
-            vector.obs_space, uniform(vector.action_space), Generator().manual_seed(1), config.prioritised, rows=5
+            vector.obs_space, uniform_policy(vector.action_space), Generator().manual_seed(1), config.prioritised, rows=5
         )
 
 
@@ -103,7 +107,7 @@ def test_the_whole_update_can_be_compiled(quick_compiler: None) -> None:
     for whole in (False, True):
         agent, rows = built("soft-q")
         learner = agent.state["learner"]
-        assert isinstance(learner, Learner)
+        assert isinstance(learner, OffPolicyUpdate)
         learner.compiled = whole
         for _ in range(2):
             learner(rows)
@@ -120,21 +124,21 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
     env_id, bins, config = CONFIGS[name]
     short = RunConfig(env=env_id, steps=112, envs=1, action_bins=bins, evaluations=1, eval_episodes=1, checkpoints=4)
     whole, killed = (RunDirectory.create(name.partition(" ")[0], short, config, tmp_path / w) for w in ("whole", "killed"))
-    monkeypatch.setattr(train, "draw", lambda *_: None)  # pictures take most of the time
-    monkeypatch.setattr(train.curves, "plot", lambda *_: None)
-    train.train(whole, quiet=True)
-    update = train._Training._update
+    monkeypatch.setattr(loop, "draw", lambda *_: None)  # pictures take most of the time
+    monkeypatch.setattr(loop.curves, "plot", lambda *_: None)
+    loop.train(whole, quiet=True)
+    update = loop._Training._update
 
     def die(self: Any) -> None:
         if self.counters.step >= 72:
             raise Killed
         update(self)
 
-    monkeypatch.setattr(train._Training, "_update", die)
+    monkeypatch.setattr(loop._Training, "_update", die)
     with pytest.raises(Killed):
-        train.train(killed, quiet=True)
-    monkeypatch.setattr(train._Training, "_update", update)
-    train.train(RunDirectory.open(killed.path), resume=True, quiet=True)
+        loop.train(killed, quiet=True)
+    monkeypatch.setattr(loop._Training, "_update", update)
+    loop.train(RunDirectory.open(killed.path), resume=True, quiet=True)
     assert_same(_state(whole), _state(killed))
 
 
@@ -142,7 +146,7 @@ def _state(run: RunDirectory) -> dict[str, Any]:
     """The last checkpoint, and the replay buffer that it restores."""
     state = last_state(run)
     with envs.make(run.run.env, 1, bins=run.run.action_bins) as vector:
-        memory = train.build(run, vector).memory
+        memory = loop.build(run, vector).memory
     assert memory is not None
     memory.load(run.path / "replay", state.pop("memory"))
     drawn = memory.sample(32, Generator().manual_seed(0)).rows

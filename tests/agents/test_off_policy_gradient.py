@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Generator
 
-from scg.agents import envs
 from scg.agents.a2c import a2c
+from scg.agents.environments import envs
+from scg.agents.experience.rollout import Rollout
 from scg.agents.off_policy_gradient import OffPolicyGradient
-from scg.agents.rollout import Rollout
 from tests.agents.processes import Process
 from tests.agents.test_actor_critics import (
     GAMMA,

@@ -11,15 +11,16 @@ from torch import Generator, Tensor, nn
 import scg
 from scg import Pathwise, ScoreFunction
 from scg.agents.ddpg import ddpg
-from scg.agents.nets import Encoder
-from scg.agents.q_nets import DeterministicPolicy, QCritics, SquashedPolicy, Temperature, frozen
+from scg.agents.networks.actors import DeterministicPolicy, SquashedPolicy
+from scg.agents.networks.critics import QCritics, Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.squashed_normal import SquashedNormal
 from scg.agents.sac import sac
-from scg.agents.squashed import SquashedNormal
 from scg.agents.td3 import td3
 from scg.estimators import LeaveOneOut
+from tests.agents.networks.test_networks import BOX
+from tests.agents.networks.test_squashed_normal import at_noise, hermite, legendre
 from tests.agents.processes import ACTIONS, END, STATES, Process, gradient_of
-from tests.agents.test_nets import BOX
-from tests.agents.test_squashed import at_noise, hermite, legendre
 
 DIM = 2
 
@@ -43,8 +44,8 @@ class Nets:
         self.actor = DeterministicPolicy(encoder, DIM, [8], g)
         self.critics = QCritics(encoder, DIM, [8], count, g)
         self.temperature = Temperature(0.3)
-        self.target_critics = frozen(QCritics(encoder, DIM, [8], count, g))
-        self.target_actor = frozen(DeterministicPolicy(encoder, DIM, [8], g))
+        self.target_critics = target_copy(QCritics(encoder, DIM, [8], count, g))
+        self.target_actor = target_copy(DeterministicPolicy(encoder, DIM, [8], g))
 
     def sac(self, **options: Any) -> scg.Graph:
         return sac(self.policy, self.critics, self.target_critics, self.temperature, -2.0, **options)
@@ -137,7 +138,7 @@ def test_sacs_actor_gradient_is_the_exact_one_whatever_its_estimator(
 ) -> None:
     """The mean over draws as a sum over Gauss–Hermite nodes, or over all pairs of them: no sampling noise."""
     policy, critics, temperature = LinearPolicy(), Quadratic(), Temperature(ALPHA)
-    graph = sac(policy, critics, frozen(critics), temperature, actor=actor)
+    graph = sac(policy, critics, target_copy(critics), temperature, actor=actor)
     graph.sample(**one_state(1)).surrogate("soft_policy")  # examined on ordinary draws
     x, w = hermite(24)
     pairs = isinstance(actor, LeaveOneOut)
@@ -231,7 +232,7 @@ def fed(obs: Tensor) -> dict[str, Tensor]:
 def test_ddpgs_actor_gradient_is_that_of_a_regulators_return(double: None) -> None:
     """∇J = Σ_t γ^t ∇μ(s_t) ∇_a Q(s_t, a): summed over the visited states, against the derivative of −s₀ᵀ P(k) s₀."""
     actor, critic = regulated()
-    graph = ddpg(actor, critic, frozen(actor), frozen(critic))  # type: ignore[arg-type]
+    graph = ddpg(actor, critic, target_copy(actor), target_copy(critic))  # type: ignore[arg-type]
     obs = critic.states(actor.k.detach(), START, 400)
     (expected,) = torch.autograd.grad(-START @ critic.value(actor.k) @ START, actor.k)
     gradient = torch.zeros(1, 2)
@@ -249,7 +250,7 @@ def test_at_the_regulators_best_gain_the_actor_stands_still(double: None) -> Non
         with torch.no_grad():
             actor.k.copy_(m[2:, :2] / m[2, 2])
     critic = Regulator(actor)
-    graph = ddpg(actor, critic, frozen(actor), frozen(critic))  # type: ignore[arg-type]
+    graph = ddpg(actor, critic, target_copy(actor), target_copy(critic))  # type: ignore[arg-type]
     obs = torch.randn(32, 2, generator=Generator().manual_seed(0))
     graph.sample(**fed(obs)).surrogate("gain").backward()
     assert actor.k.grad is not None and actor.k.grad.abs().max() < 1e-10
@@ -316,11 +317,11 @@ def test_targets_are_the_tabular_solution_and_the_regression_stands_still_there(
     process = Process.random(seed)
     q, (given, probability) = solved(process), every_transition(process)
     critics, actor = Table(q, q + 0.5), Chooses()
-    trace = ddpg(actor, critics, frozen(actor), frozen(critics)).sample(**given)  # type: ignore[arg-type]
+    trace = ddpg(actor, critics, target_copy(actor), target_copy(critics)).sample(**given)  # type: ignore[arg-type]
     mean = (probability * trace["target"]).reshape(STATES, ACTIONS, STATES).sum(-1)
     assert torch.allclose(mean, q)  # the smaller of the two critics is the true one
     scaled = {**given, "importance": probability}
-    ddpg(actor, critics, frozen(actor), frozen(critics)).sample(**scaled).surrogate("bellman").backward()  # type: ignore[arg-type]
+    ddpg(actor, critics, target_copy(actor), target_copy(critics)).sample(**scaled).surrogate("bellman").backward()  # type: ignore[arg-type]
     assert critics.tables.grad is not None
     assert critics.tables.grad[..., 0].abs().max() < 1e-12
     assert torch.allclose(critics.tables.grad[..., 1], torch.full((STATES, ACTIONS), 2 * 0.5 / (STATES * ACTIONS * STATES)))
@@ -331,8 +332,8 @@ def test_the_regression_finds_the_tabular_solution(double: None) -> None:
     process = Process.random(7)
     given, probability = every_transition(process)
     critics, actor = Table(torch.zeros(STATES, ACTIONS)), Chooses()
-    targets = frozen(critics)
-    graph = ddpg(actor, critics, frozen(actor), targets)  # type: ignore[arg-type]
+    targets = target_copy(critics)
+    graph = ddpg(actor, critics, target_copy(actor), targets)  # type: ignore[arg-type]
     rate = STATES * ACTIONS * STATES / 2  # undoes the mean over rows and the square's 2
     for _ in range(200):
         critics.zero_grad()
@@ -346,7 +347,7 @@ def test_the_regression_finds_the_tabular_solution(double: None) -> None:
 def test_sacs_target_is_the_exact_soft_value(double: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """reward + discount · ∫ π (min Q̄ − α log π): the mean over next actions as a sum over Gauss–Hermite nodes."""
     policy, critics = LinearPolicy(), Quadratic(above=-0.3)  # here the second critic is the smaller one
-    graph = sac(policy, critics, frozen(critics), Temperature(ALPHA), -1.0)
+    graph = sac(policy, critics, target_copy(critics), Temperature(ALPHA), -1.0)
     x, w = hermite(64)
     graph.sample(**one_state(64))
     at_noise(monkeypatch, x[:, None])

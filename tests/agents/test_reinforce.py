@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from scg.agents import envs
+from scg.agents.environments import envs
+from scg.agents.experience.rollout import Rollout, discounted_cost
 from scg.agents.reinforce import Reinforce, reinforce
-from scg.agents.rollout import Rollout, discounted_cost
 from scg.estimators.baselines import MovingAverage
 from tests.agents.processes import ACTIONS, END, HORIZON, STATES, Linear, Process, categorical, gaussian, gradient_of
 

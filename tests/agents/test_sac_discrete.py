@@ -12,14 +12,14 @@ from torch.distributions import Categorical
 
 import scg
 from scg import Estimator, ScoreFunction
-from scg.agents.agent import OptionError
-from scg.agents.envs import EnvironmentFault
-from scg.agents.q_nets import Temperature, frozen
+from scg.agents.environments.envs import EnvironmentFault
+from scg.agents.execution.options import OptionError
+from scg.agents.networks.critics import Temperature, target_copy
 from scg.agents.sac_discrete import DiscreteSAC, sac_discrete
 from scg.estimators import Enumeration, LeaveOneOut
+from tests.agents.networks.test_networks import BOX
 from tests.agents.processes import ACTIONS, END, STATES, Linear, Process, categorical, gradient_of
 from tests.agents.test_dqn import GAMMA, every_transition
-from tests.agents.test_nets import BOX
 
 ALPHA = 0.3
 
@@ -36,7 +36,7 @@ class Tables(nn.Module):
 
 
 def graph_of(policy: nn.Module, critics: Tables, actor: Estimator | None = None) -> scg.Graph:
-    return sac_discrete(policy, critics, frozen(critics), Temperature(ALPHA), 0.5, actor)  # type: ignore[arg-type]
+    return sac_discrete(policy, critics, target_copy(critics), Temperature(ALPHA), 0.5, actor)  # type: ignore[arg-type]
 
 
 def states() -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ def test_the_temperature_falls_where_the_entropy_is_above_its_target(double: Non
     """∂/∂log α of −log α · E[log π + H̄] = H(π) − H̄, exactly."""
     policy, critics = actor_and_critics()
     temperature = Temperature(ALPHA)
-    graph = sac_discrete(policy, critics, frozen(critics), temperature, 0.5)  # type: ignore[arg-type]
+    graph = sac_discrete(policy, critics, target_copy(critics), temperature, 0.5)  # type: ignore[arg-type]
     trace = graph.sample(**states())
     trace.surrogate("entropy_gap").backward()
     surplus = policy(torch.eye(STATES)).entropy().mean().detach() - 0.5  # type: ignore[union-attr]

@@ -11,14 +11,14 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
-from scg.agents import acting
-from scg.agents.agent import OptionError
-from scg.agents.descent import Adam
-from scg.agents.nets import Encoder
-from scg.agents.q_nets import QCritics, frozen
+from scg.agents.execution.options import OptionError
+from scg.agents.experience import acting
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.soft_q import Sampler, SoftQ, bandwidth, soft_q, soft_value, squared_distances
-from tests.agents.test_nets import BOX
-from tests.agents.test_squashed import legendre
+from scg.agents.updates.optimiser import Adam
+from tests.agents.networks.test_networks import BOX
+from tests.agents.networks.test_squashed_normal import legendre
 
 ALPHA = 0.4
 
@@ -56,7 +56,7 @@ def test_the_target_is_the_soft_value_of_the_next_state(
     """With the uniform draws put at the midpoints of 4,000 cells; the rule's own error is of order 1e-7."""
     cells, given = 4000, rows(3, 1)
     critics, sampler = q_nets(1, count), Sampler(Encoder(BOX), 1, [8], Generator().manual_seed(1))
-    graph = soft_q(sampler, critics, frozen(critics), alpha, 1, particles=2, proposals=cells)
+    graph = soft_q(sampler, critics, target_copy(critics), alpha, 1, particles=2, proposals=cells)
     graph.sample(**given)
     middle = ((torch.arange(cells) + 0.5) / cells)[:, None].expand(3, cells, 1)
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: middle)
@@ -80,7 +80,7 @@ def test_after_a_termination_nothing_is_added_to_the_reward() -> None:
     given = rows(6, 2)
     given["discount"] = torch.tensor([0.9, 0.0] * 3)
     critics, sampler = q_nets(2), Sampler(Encoder(BOX), 2, [8])
-    trace = soft_q(sampler, critics, frozen(critics), ALPHA, 2).sample(**given)
+    trace = soft_q(sampler, critics, target_copy(critics), ALPHA, 2).sample(**given)
     assert torch.equal(trace["target"][1::2], given["reward"][1::2])
 
 
@@ -120,7 +120,7 @@ def stein(critics: nn.Module, obs: Tensor, u: Tensor, h: float) -> Tensor:
 def found_direction(critics: nn.Module, given: dict[str, Tensor], u: Tensor) -> Tensor:
     sampler = Particles(u)
     k, dim = u.shape[-2:]
-    graph = soft_q(sampler, critics, frozen(critics), ALPHA, dim, particles=k, proposals=2)
+    graph = soft_q(sampler, critics, target_copy(critics), ALPHA, dim, particles=k, proposals=2)
     graph.sample(**given).surrogate("stein").backward()
     assert sampler.u.grad is not None
     return -len(given["obs"]) * sampler.u.grad  # the surrogate is a mean over rows
@@ -156,7 +156,7 @@ def test_a_direction_without_repulsion_or_without_the_kernel_would_be_noticed(do
 def test_through_a_network_it_is_the_direction_times_the_networks_slope(double: None) -> None:
     critics, given = q_nets(2), rows(4, 2)
     sampler = Sampler(Encoder(BOX), 2, [8], Generator().manual_seed(1))
-    trace = soft_q(sampler, critics, frozen(critics), ALPHA, 2, particles=6, proposals=2).sample(**given)
+    trace = soft_q(sampler, critics, target_copy(critics), ALPHA, 2, particles=6, proposals=2).sample(**given)
     trace.surrogate("stein").backward()
     found = [p.grad.clone() for p in sampler.parameters()]  # type: ignore[union-attr]
     u = sampler(given["obs"], trace["noise"])
@@ -204,7 +204,7 @@ def test_the_sampler_learns_every_mode_and_the_energys_spread() -> None:
     """Half of its actions on either hill, and the standard deviation of exp(Q/α), by quadrature, within a tenth."""
     critics, g = TwoHills(), Generator().manual_seed(0)
     sampler = Sampler(Encoder(BOX), 1, [32], g)
-    graph = soft_q(sampler, critics, frozen(critics), ALPHA, 1, particles=32, proposals=1)
+    graph = soft_q(sampler, critics, target_copy(critics), ALPHA, 1, particles=32, proposals=1)
     optimiser = Adam(sampler.parameters())
     optimiser.rate.fill_(1e-2)
     for i in range(300):

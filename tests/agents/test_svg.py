@@ -10,18 +10,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from scg import Estimator, Graph, Pathwise, ScoreFunction
-from scg.agents import acting
-from scg.agents.agent import OptionError
 from scg.agents.double_q import Actors, ddqn_ac, dq_ac
-from scg.agents.nets import Encoder
-from scg.agents.q_nets import DeterministicPolicy, QCritics, frozen
+from scg.agents.execution.options import OptionError
+from scg.agents.experience import acting
+from scg.agents.networks.actors import DeterministicPolicy
+from scg.agents.networks.critics import QCritics, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.sac_v1 import StateValue, sac_v1
 from scg.agents.svg import SVG, SteadyPolicy, svg
 from scg.estimators import LeaveOneOut
+from tests.agents.networks.test_networks import BOX
+from tests.agents.networks.test_squashed_normal import at_noise, hermite, legendre
 from tests.agents.processes import gradient_of
-from tests.agents.test_nets import BOX
 from tests.agents.test_off_policy_graphs import ALPHA, STATE, LinearPolicy, Quadratic, exact_soft_value, one_state, rows
-from tests.agents.test_squashed import at_noise, hermite, legendre
 
 # -- the actors' gradients -------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ def test_svgs_actor_gradient_is_the_exact_one_on_a_quadratic(
     actor: Estimator, double: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, critics = LinearPolicy(), Quadratic()
-    gradient = mean_gradient(svg(policy, critics, frozen(critics), actor), "gain", policy, actor, monkeypatch)
+    gradient = mean_gradient(svg(policy, critics, target_copy(critics), actor), "gain", policy, actor, monkeypatch)
     (-exact_value(policy, critics, 0.0)).backward()
     assert torch.allclose(gradient, gradient_of(policy), atol=1e-7)
 
@@ -80,7 +81,7 @@ def test_the_first_sacs_actor_gradient_is_the_exact_one(
     actor: Estimator, double: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, critics, value = LinearPolicy(), Quadratic(), Height()
-    graph = sac_v1(policy, critics, value, frozen(value), ALPHA, actor)
+    graph = sac_v1(policy, critics, value, target_copy(value), ALPHA, actor)
     gradient = mean_gradient(graph, "soft_gain", policy, actor, monkeypatch)
     (-exact_soft_value(policy, critics)).backward()
     assert torch.allclose(gradient, gradient_of(policy), atol=1e-7)
@@ -107,7 +108,7 @@ def test_an_entropy_too_many_or_the_deterministic_gradient_would_be_noticed(doub
 
 def test_svgs_target_is_the_exact_value_of_the_next_state(double: None, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, critics = LinearPolicy(), Quadratic(above=-0.3)  # here the second critic is the smaller one
-    graph = svg(policy, critics, frozen(critics))
+    graph = svg(policy, critics, target_copy(critics))
     x, w = hermite(64)
     graph.sample(**one_state(64))
     at_noise(monkeypatch, x[:, None])
@@ -118,7 +119,7 @@ def test_svgs_target_is_the_exact_value_of_the_next_state(double: None, monkeypa
 def test_the_first_sac_regresses_its_value_on_the_exact_soft_value(double: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean gradient over draws is V − ∫ π (min Q − α log π), and vanishes where V is that."""
     policy, critics, value = LinearPolicy(), Quadratic(), Height()
-    graph = sac_v1(policy, critics, value, frozen(value), ALPHA)
+    graph = sac_v1(policy, critics, value, target_copy(value), ALPHA)
     x, w = hermite(64)
     graph.sample(**one_state(64))
     at_noise(monkeypatch, x[:, None])
@@ -169,7 +170,7 @@ def test_each_actor_climbs_its_own_critic(double: None) -> None:
     nets, given = Pairs(), rows()
     nets.graph().sample(**given).surrogate("gain").backward()
     for k, actor in enumerate((nets.actors.first, nets.actors.second)):
-        other = frozen(actor).requires_grad_()
+        other = target_copy(actor).requires_grad_()
         (-nets.critics(given["obs"], other(given["obs"]))[..., k].mean()).backward()
         assert torch.allclose(gradient_of(actor), gradient_of(other), atol=1e-12)
 

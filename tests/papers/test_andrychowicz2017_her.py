@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scg.agents.hindsight import Hindsight
+from scg.agents.experience.hindsight import Hindsight
 from scg.papers.andrychowicz2017_her import exact, run, runs
 from scg.papers.andrychowicz2017_her.runs import (
     ARM,

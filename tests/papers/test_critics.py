@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from scg.agents import cli
-from scg.agents.runs import RunDirectory
+from scg.agents.commands import cli
+from scg.agents.training.run_directory import RunDirectory
 from scg.papers import critics as module
 from scg.papers.critics import PAIRS, critics
 from tests.papers.critics_seen import judged

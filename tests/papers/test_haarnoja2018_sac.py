@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from scg.agents.runs import RunDirectory
+from scg.agents.training.run_directory import RunDirectory
 from scg.papers.cli import paper
 from scg.papers.haarnoja2018_sac import actor, exact, runs, soft
 from scg.papers.haarnoja2018_sac.runs import BY_SCALE, DDPG, FORMS, LONG, RATIO, SCALES, TWIN, looked

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from scg.agents.runs import RunDirectory, RunError
+from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.papers import learning
 from scg.papers.learning import CONTRARY, UNDECIDED, Learned, clearly_more, kept, learn, learn_all
 from scg.papers.report import collect

@@ -1,0 +1,238 @@
+"""`scg train`, `scg eval`, `scg plot`, `scg video`: the dataclasses become the options.
+
+    scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
+    scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
+    scg video RUN --out policy.mp4
+
+Each function takes the arguments behind its word and returns an exit code: 0, 1 for a run that stopped, 2 for arguments
+or files that make no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, make_dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from scg.agents import AGENTS, config_type
+from scg.agents.common.agent import Agent
+from scg.agents.environments.envs import EnvironmentFault, make
+from scg.agents.execution.options import OptionError
+from scg.agents.experience import tensor_files
+from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.training.presets import preset
+from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
+from scg.errors import nearest
+
+Command = Callable[[list[str]], int]
+
+
+def _reported(command: Command) -> Command:
+    """Faults that a user can mend are one message, not a traceback."""
+
+    @wraps(command)
+    def run(argv: list[str]) -> int:
+        from scg.agents.training.loop import TrainingStopped
+        from scg.agents.training.video import VideoError
+
+        try:
+            return command(argv)
+        except TrainingStopped as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            return 1
+        except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except SystemExit as leave:  # argument errors and --help
+            return leave.code if isinstance(leave.code, int) else 2
+
+    return run
+
+
+@dataclass(frozen=True)
+class Resume:
+    resume: Path
+    """the run directory to continue from its last checkpoint"""
+    steps: int | None = None
+    """a new total, to train longer than first asked"""
+
+
+@_reported
+def train(argv: list[str]) -> int:
+    """Train an agent: `AGENT [options]`, or `--resume RUN`."""
+    if argv and argv[0].split("=")[0] == "--resume":
+        wish = tyro.cli(Resume, prog="scg train", args=argv)
+        run = RunDirectory.open(wish.resume)
+        if wish.steps is not None:
+            run.extend(wish.steps)
+        return _train(run, resume=True)
+    if not argv or argv[0] not in AGENTS:
+        known = ", ".join(sorted(AGENTS))
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], AGENTS)}\n" if argv else ""
+        text = f"{found}usage: scg train AGENT [options] | scg train --resume RUN\nAGENT is one of: {known}"
+        print(text, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
+    make(options.run.env, 1).close()  # an unknown environment leaves no directory behind
+    if options.seeds < 1:
+        raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
+    paths = []
+    for seed in range(options.run.seed, options.run.seed + options.seeds):
+        out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
+        run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out)
+        paths.append(run.path)
+        code = _train(run, resume=False)
+        if code:
+            return code
+    if len(paths) > 1:
+        from scg.agents.training import curves
+
+        curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
+        curves.plot(paths, curve)
+        print(f"curve over {len(paths)} seeds: {curve}")
+    return 0
+
+
+def options_of(name: str, argv: Sequence[str] = ()) -> Any:
+    """The dataclass behind `scg train NAME`: every field of `RunConfig` and of the agent's config is a flag, its default
+    the preset of the environment that `argv` names."""
+    config = config_type(name)
+    out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
+    seeds = Annotated[int, tyro.conf.arg(help="how many runs, with the seeds from --seed on")]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--env", default=RunConfig.env)
+    early.add_argument("--steps", type=int, default=RunConfig.steps)
+    try:
+        asked, _ = early.parse_known_args(argv)
+    except SystemExit:  # not a number: the full parser says so
+        asked = early.parse_args([])
+    run_options, agent_options = preset(name, asked.env, asked.steps)
+    fields = [
+        ("run", OmitArgPrefixes[RunConfig], RunConfig(**run_options)),
+        ("agent", OmitArgPrefixes[config], config(**agent_options)),  # type: ignore[misc,valid-type]
+        ("out", out, None),
+        ("seeds", seeds, 1),
+    ]
+    return make_dataclass("Options", fields, frozen=True)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    run: Positional[Path]
+    """run directory"""
+    episodes: int = 20
+    """fresh episodes"""
+    seed: int | None = None
+    """seed of the episodes; default: the run's own, in a family of its own"""
+    best: bool = False
+    """the best checkpoint in place of the last one"""
+    actions: Literal["mode", "sample"] | None = None
+    """the most probable action, or a sample; default: as in the run's own evaluations"""
+
+
+@_reported
+def evaluate(argv: list[str]) -> int:
+    """Evaluate a trained run on fresh episodes."""
+    from scg.agents.training.evaluation import evaluate as evaluate_policy
+
+    wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
+    run, agent, path = _trained(wish.run, wish.best)
+    seed = run.run.seed if wish.seed is None else wish.seed
+    actions = wish.actions or run.run.eval_actions
+    # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
+    result = evaluate_policy(agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins)
+    print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}:")
+    print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
+    if result.success is not None:
+        print(f"goal reached at the end of {result.success:.0%} of them")
+    return 0
+
+
+@dataclass(frozen=True)
+class Video:
+    run: Positional[Path]
+    """run directory"""
+    out: Path = Path("policy.gif")
+    """GIF, or MP4 (which needs the extra torch-scg[video]), by its ending"""
+    episodes: int = 1
+    """episodes, one after the other"""
+    seed: int | None = None
+    """seed of the episodes; default: the run's own"""
+    best: bool = False
+    """the best checkpoint in place of the last one"""
+    fps: int = 25
+    """frames a second of film; simulated time stays true where the environment says its own rate"""
+    width: int = 320
+    """pixels; 0 keeps the environment's own size"""
+    steps: int = 1000
+    """at most so many steps of each episode"""
+
+
+@_reported
+def video(argv: list[str]) -> int:
+    """Film a trained policy, without a display."""
+    from scg.agents.training import video
+
+    wish = tyro.cli(Video, prog="scg video", args=argv)
+    run, agent, path = _trained(wish.run, wish.best)
+    seed = run.run.seed if wish.seed is None else wish.seed
+    camera = video.Camera(wish.out, wish.fps, wish.width)
+    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
+    print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Plot:
+    runs: Positional[tuple[Path, ...]]
+    """run directories; the same agent and environment with several seeds is one curve"""
+    out: Path = Path("curve.png")
+    """PNG, PDF or SVG by its ending"""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """over seeds: their mean, or their interquartile mean"""
+
+
+@_reported
+def plot(argv: list[str]) -> int:
+    """Draw learning curves: mean over seeds with a bootstrap interval."""
+    from scg.agents.training import curves
+
+    wish = tyro.cli(Plot, prog="scg plot", args=argv)
+    curves.plot(wish.runs, wish.out, wish.statistic)
+    print(f"{wish.out}")
+    return 0
+
+
+def _trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
+    """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
+    from scg.agents.training.loop import build
+
+    run = RunDirectory.open(path)
+    if best:
+        file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
+    else:
+        file, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
+    with make(run.run.env, 1, bins=run.run.action_bins) as one:
+        agent = build(run, one)
+    agent.load_state_dict(state["agent"])
+    return run, agent, file
+
+
+def _train(run: RunDirectory, resume: bool) -> int:
+    from scg.agents.training.loop import train as train_run
+
+    try:
+        evaluation = train_run(run, resume)
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
+        return 130
+    print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
+    return 0

@@ -1,0 +1,90 @@
+"""`scg overestimation RUN…`: the critics' estimates and the true discounted returns, over the training of runs.
+
+    scg train td3 --env Hopper-v5 --keep-checkpoints 0 --out runs/td3          scg overestimation runs/td3 runs/ddpg
+
+Every checkpoint that a run has kept is a point: two of them, unless it was trained with `--keep-checkpoints 0`. The numbers
+go to each run's `overestimation.csv`, the curves to one picture.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from scg.agents.commands.cli import _reported
+from scg.agents.training.curves import bootstrap_interval, on_common_steps
+from scg.agents.training.overestimation import Measurement, over_training
+from scg.agents.training.run_directory import RunDirectory, RunError
+
+Curve = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Overestimation:
+    runs: Positional[tuple[Path, ...]]
+    """run directories; the same agent and environment with several seeds is one curve"""
+    how: OmitArgPrefixes[Measurement] = field(default_factory=Measurement)
+    out: Path = Path("overestimation.png")
+    """PNG, PDF or SVG by its ending"""
+
+
+@_reported
+def overestimation(argv: list[str]) -> int:
+    """Measure how far the critics of trained runs are above what their policies get."""
+    wish = tyro.cli(Overestimation, prog="scg overestimation", args=argv)
+    if not wish.runs:
+        raise RunError("no run to measure. Give directories that `scg train` has made.")
+    torch.set_num_threads(1)
+    measured = []
+    for path in wish.runs:
+        run = RunDirectory.open(path)
+        print(f"{path}: {run.name} on {run.run.env}")
+        measured.append((run, over_training(run, wish.how)))
+    plot(measured, wish.out)
+    print(f"{wish.out}")
+    return 0
+
+
+def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
+    """Estimates (solid) and truths (dashed) against steps: a panel an environment, a colour an agent, seeds averaged."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
+
+    panels: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
+    for run, curve in runs:
+        panels[run.run.env][run.name].append(curve)
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.0), squeeze=False)
+        for axis, (env_id, agents) in zip(axes[0], sorted(panels.items()), strict=True):
+            for i, (name, curves) in enumerate(sorted(agents.items())):
+                for column, line in (("estimate", "-"), ("truth", "--")):
+                    steps, values = on_common_steps([_column(curve, column) for curve in curves])
+                    label = f"{name}, {column}"
+                    axis.plot(steps, values.mean(0), line, color=f"C{i}", marker=".", label=label)
+                    if len(values) > 1:
+                        lower, upper = bootstrap_interval(values)
+                        axis.fill_between(steps, lower, upper, color=f"C{i}", alpha=0.2, linewidth=0)
+            axis.set(title=env_id, xlabel="environment steps", ylabel="discounted return")
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.grid(alpha=0.3)
+            axis.legend()
+        figure.tight_layout()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=200)
+        pyplot.close(figure)
+
+
+def _column(curve: Curve, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([row["step"] for row in curve]), np.array([row[name] for row in curve])

@@ -1,0 +1,168 @@
+"""What the on-policy actor-critics share: networks, normalisers, and the recording that their graphs replay.
+
+    obs_t → (action_t) → reward_t, obs_{t+1}
+    obs_t → value_t → ⟨(value_t − target_t)²⟩            target_t = A_t + value_t, recorded
+
+`world` declares the environment's part of the graph; each agent's page adds its action and its objectives. An action
+answers for every later reward. What the *policy* is charged with at a state (entropy, nearness) reads `detach("obs")`:
+it counts where it stands and is no part of the return that earlier actions answer for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor, nn
+
+import scg
+from scg import prev
+from scg.agents.common.agent import Stateful
+from scg.agents.execution.options import check_options
+from scg.agents.experience.rollout import Block, Rollout, Rows
+from scg.agents.networks.critics import value_critic
+from scg.agents.networks.encoder import obs_normaliser
+from scg.agents.networks.normalisers import RewardScale
+from scg.agents.networks.policies import PolicyKind, make_policy
+from scg.estimators.credit import GAE
+
+Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
+
+
+def world(graph: scg.Graph, value: nn.Module) -> None:
+    """The recorded environment and the critic; to be called inside `graph.sequence(first="first")`."""
+    graph.observed("first")
+    graph.observed("terminated")
+    graph.observed("obs", parents=[prev("obs"), prev("action")])
+    graph.observed("next_obs", parents=["obs", "action"])
+    graph.observed("reward", parents=["obs", "action"])
+    graph.deterministic(value, name="value", parents=["obs"])
+    graph.observed("next_value", parents=["next_obs"])  # recorded: no gradient, and minibatches need not compute it
+    graph.observed("target")  # a constant of the recording: as a child of the action it would be weighed by π/μ
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """Hyperparameters that every on-policy actor-critic has."""
+
+    horizon: int = 256
+    """time steps of each block, in every environment"""
+    gamma: float = 0.99
+    """discount"""
+    lam: float = 0.95
+    """λ of the advantages: 1 is Monte Carlo, 0 one step and the critic"""
+    hidden: tuple[int, ...] = (64, 64)
+    """widths of the hidden layers of policy and critic"""
+    policy: PolicyKind = "gaussian"
+    """distribution of continuous actions"""
+    log_scale: float = -0.5
+    """initial log-scale of continuous actions; a Beta policy has none"""
+    normalise_obs: bool = True
+    """normalise observations by their running moments"""
+    scale_reward: bool = True
+    """divide rewards by the running standard deviation of the discounted return"""
+    device: str = "cpu"
+    """where updates run, "cuda" say; acting stays in numpy"""
+
+    def __post_init__(self) -> None:
+        check_options(self, at_least_one="horizon", unit="gamma lam")
+
+    def whole(self, block: Block) -> bool:
+        """Whether a block has the usual length; the last one of a run may be shorter."""
+        return len(block.reward) == self.horizon
+
+    def credit(self) -> GAE:
+        return GAE(discount=self.gamma, lam=self.lam)
+
+
+class ActorCritic:
+    """Policy, critic, normalisers, and the way from a block of experience to what a graph replays."""
+
+    def __init__(self, config: OnPolicy, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> None:
+        self.config = config
+        self.normaliser = obs_normaliser(obs_space) if config.normalise_obs else None
+        self.policy = make_policy(
+            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
+        )
+        self.value = value_critic(obs_space, config.hidden, generator, normaliser=self.normaliser)
+        self.reward_scale = RewardScale(config.gamma) if config.scale_reward else None
+        for part in (self.policy, self.value, self.reward_scale):
+            if part is not None:
+                part.to(config.device)
+        self.fresh = True  # until the first block: it is normalised by itself
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.policy.parameters(), *self.value.parameters()]
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {"policy": self.policy, "value": self.value}
+        return parts if self.reward_scale is None else {**parts, "reward_scale": self.reward_scale}
+
+    def collect(self, rollout: Rollout, steps_left: int, log_prob: bool = True) -> Block:
+        return rollout.collect(self.policy, min(self.config.horizon, -(-steps_left // rollout.envs.batch)), log_prob)
+
+    def recording(self, block: Block) -> Recording:
+        """What the graphs replay, `[time, batch, …]`: observations, actions, scaled rewards, log-probabilities."""
+        return self.scaled(self.raw(block))
+
+    def raw(self, block: Block) -> Recording:
+        """The block on the device of the updates, its rewards as they were."""
+        given = block.given("first", "terminated", "obs", "next_obs", "action", "reward")
+        given = {name: value.to(self.config.device) for name, value in given.items()}
+        if block.log_prob is not None:
+            given["action.log_prob"] = block.log_prob.to(self.config.device)
+        if self.normaliser is not None and not self.normaliser.count:
+            # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
+            # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
+            self.normaliser.absorb(given["obs"])
+            if block.log_prob is not None:
+                with torch.no_grad():
+                    given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
+        else:
+            self.fresh = False
+        return given
+
+    def scaled(self, given: Recording) -> Recording:
+        """The rewards in units of their returns' deviation, whose statistics move."""
+        given = self.unscaled(given)
+        return given if self.reward_scale is None else {**given, "reward": self.reward_scale(given["reward"], given["first"])}
+
+    @staticmethod
+    def unscaled(given: Recording) -> Recording:
+        """With a place for the critic's targets."""
+        return {**given, "target": torch.zeros_like(given["reward"])}
+
+    def absorb(self, given: Recording) -> None:
+        """Once a block is learned from, the normaliser may move."""
+        if self.normaliser is not None and not self.fresh:
+            self.normaliser.absorb(given["obs"])
+
+
+def standardised(advantage: Tensor) -> Tensor:
+    """`(A − mean A) / std A` over the block. The mean is a constant baseline, the scale one more factor of the rate, so
+    neither turns the expected gradient (but for each step's share 1/n in the mean)."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if advantage.numel() > 1 else advantage
+
+
+def advantages(graph: scg.Graph, value: nn.Module, given: Recording, standardise: bool = True) -> Rows:
+    """The recording with its advantages and the critic's targets, every (time, batch) pair a row: `[1, rows, …]`.
+
+    Credit needs the order of time and is computed here, once; minibatches of rows may then be shuffled.
+    """
+    with torch.no_grad():
+        following = value(given["next_obs"])
+    trace = graph.replay({**given, "next_value": following})
+    credit, predicted = trace.credit("action"), trace["value"].detach()
+    rows = trace.pairs(torch.arange(credit.numel(), device=credit.device))
+    rows["action.credit"] = (standardised(credit) if standardise else credit).flatten().unsqueeze(0)
+    rows["target"] = (credit + predicted).flatten().unsqueeze(0)
+    return rows
+
+
+def predicted(value: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    """The critic at every row, without gradient."""
+    with torch.no_grad():
+        return value(rows["obs"])

@@ -1,0 +1,61 @@
+"""Matrix products of an update: float32 ones from oneDNN, or of factors rounded to bfloat16.
+
+    with products(bf16=False):      x @ y as ever, by the faster of torch's two libraries
+    with products(bf16=True):       product(x, y) = round(round(x) @ round(y)), sums in float32
+
+Torch gives float32 products to oneDNN only in the setting that lets it round factors to bfloat16, which it makes use of where
+the processor has units for that (AMX). Elsewhere it then computes in float32 as ever, and on AMD's processors at twice the
+rate of the library that torch would have taken: `rounds_to_bfloat16` tries it out.
+
+Products of bfloat16 numbers are faster where a processor has instructions for them (AVX512-BF16, AMX), and slower elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_rounded = False
+
+
+def rounds_factors() -> bool:
+    """Whether `product` rounds here."""
+    return _rounded
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """`x @ y`; inside `products(bf16=True)`, of float32 factors rounded to bfloat16, and rounded to it."""
+    if _rounded and x.dtype == torch.float32:
+        return (x.bfloat16() @ y.bfloat16()).to(x.dtype)
+    return x @ y
+
+
+@contextmanager
+def matmul_precision(bf16: bool) -> Iterator[None]:
+    """What `product` is inside, and who computes float32 ones."""
+    global _rounded
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, rounding = matmul.fp32_precision, _rounded
+    if not rounds_to_bfloat16():
+        matmul.fp32_precision = "bf16"
+    _rounded = bf16
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, _rounded = before, rounding
+
+
+@cache
+def rounds_to_bfloat16() -> bool:
+    """Whether oneDNN rounds float32 factors when it is let: a product's error is then 2⁻⁹, not 2⁻²⁴ times its size."""
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    x = torch.linspace(1, 2, 256, dtype=torch.float64).expand(256, 256).contiguous()
+    found = x.float() @ x.float()
+    matmul.fp32_precision = before
+    return bool(((found - x @ x).abs() > 1e-5 * (x @ x)).any())

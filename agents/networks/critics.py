@@ -1,0 +1,110 @@
+"""Networks of the off-policy agents: action-value critics as one batched network, and actors that squash.
+
+    critics(obs [*batch, obs…], action [*batch, dim]) → Q [*batch, count]         in reward units: the larger, the better
+    policy(obs) → SquashedNormal                      actor(obs) → action [*batch, dim]
+
+All of the critics, or of their targets, are one matrix product a layer: weights `[count, in, out]`. The count is an event
+axis, the last one, so a pessimist's minimum is `.amin(-1)`. Both may be called with branches left of the batch.
+
+Weights are uniform within ±1/√in (He et al. 2015, with the constant that published results of SAC and TD3 rest on).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import relu
+
+import scg
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.linear import linear
+from scg.agents.networks.mlp import MLP, _uniform
+from scg.agents.networks.normalisers import ObsNormaliser
+
+
+class ValueCritic(nn.Module):
+    """Predicted discounted cost-to-go `[*batch]`, in units of `scale`: costs of size 1 sum to about `1/(1-γ)`."""
+
+    def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+        self.mlp = MLP([encoder.features, *hidden, 1], 1.0, generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.scale * self.mlp(self.encoder(obs)).squeeze(-1)
+
+
+def value_critic(
+    obs: gym.Space,
+    hidden: Sequence[int],
+    generator: Generator | None = None,
+    scale: float = 1.0,
+    normaliser: ObsNormaliser | None = None,
+) -> nn.Module:
+    """The state-value critic for an observation space."""
+    return ValueCritic(Encoder(obs, normaliser), hidden, generator, scale)
+
+
+class _Layer(nn.Module):
+    """`count` linear layers side by side."""
+
+    def __init__(self, count: int, n: int, m: int, generator: Generator | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, n, m))
+        self.bias = nn.Parameter(torch.empty(count, 1, m))
+        for parameter in (self.weight, self.bias):
+            _uniform(parameter, n, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[count, rows, n] → [count, rows, m]`"""
+        return linear(x, self.weight, self.bias)
+
+
+class QCritics(nn.Module):
+    """`count` action values `[*batch, count]` of discounted reward."""
+
+    def __init__(
+        self, encoder: Encoder, dim: int, hidden: Sequence[int], count: int = 2, generator: Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.count = encoder, count
+        sizes = [encoder.features + dim, *hidden, 1]
+        self.layers = nn.ModuleList(_Layer(count, n, m, generator) for n, m in pairwise(sizes))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = scg.cat([self.encoder(obs), action], -1)
+        batch = x.shape[:-1]
+        x = x.reshape(1, -1, x.shape[-1]).expand(self.count, -1, -1)  # [count, rows, features]
+        for layer in self.layers[:-1]:
+            x = relu(layer(x))
+        return self.layers[-1](x).squeeze(-1).T.reshape(*batch, self.count)
+
+    def first(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The first critic alone, `[*batch]`: half the work of taking it from `forward`."""
+        x = scg.cat([self.encoder(obs), action], -1)
+        *hidden, last = [(layer.weight[0], layer.bias[0, 0]) for layer in self.layers]  # type: ignore[index,union-attr]
+        for weight, bias in hidden:
+            x = relu(linear(x, weight, bias))
+        return linear(x, *last).squeeze(-1)
+
+
+class Temperature(nn.Module):
+    """α = exp(log α), a positive number to learn."""
+
+    def __init__(self, initial: float = 1.0) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
+
+
+def target_copy(module: nn.Module) -> nn.Module:
+    """A copy that no gradient reaches: where a target starts."""
+    return copy.deepcopy(module).requires_grad_(False)

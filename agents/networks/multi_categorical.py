@@ -1,0 +1,56 @@
+"""Several discrete actions at once, and continuous ones quantised to them.
+
+    a = (a_1 … a_d),  a_i ~ Categorical(softmax(logits_i(obs))), independent given the observation
+
+Sizes may differ: logits are laid out `[*batch, d, largest]`, and what lies beyond a dimension's own size has no probability.
+Quantised continuous actions are the same policy over an environment whose action space is cut into bins
+(`scg.agents.environments.envs.make(…, bins=K)`): every dimension takes one of K evenly spaced values. Tang & Agrawal (2020),
+"Discretizing continuous action space for on-policy optimization".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Categorical, Independent
+
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import MLP, SMALL, forward_numpy
+from scg.agents.networks.policy import NumpyActor
+
+NEVER = -1e9  # a logit whose probability is zero in every float type, and whose gradient is zero and not NaN
+
+
+class MultiCategoricalPolicy(nn.Module):
+    """Actions `[*batch, d]` of integers below `sizes`; their log-probabilities are summed."""
+
+    mask: Tensor
+
+    def __init__(self, encoder: Encoder, sizes: Sequence[int], hidden: Sequence[int], generator: Generator | None) -> None:
+        super().__init__()
+        self.encoder, self.sizes = encoder, tuple(int(n) for n in sizes)
+        largest = max(self.sizes)
+        self.logits = MLP([encoder.features, *hidden, len(self.sizes) * largest], SMALL, generator)
+        beyond = torch.arange(largest) >= torch.tensor(self.sizes).unsqueeze(-1)
+        self.register_buffer("mask", beyond * NEVER, persistent=False)  # [d, largest]
+
+    def forward(self, obs: Tensor) -> Independent:
+        logits = self.logits(self.encoder(obs)).unflatten(-1, self.mask.shape)
+        return Independent(Categorical(logits=logits + self.mask), 1)
+
+    def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
+        exponential = torch.empty(*shape, *self.mask.shape).exponential_(generator=generator)
+        return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
+
+    def numpy_actor(self) -> NumpyActor:
+        weights, encode, mask = self.logits.weights(), self.encoder.numpy(), self.mask.cpu().numpy()
+
+        def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+            out = forward_numpy(weights, encode(obs))
+            logits = out.reshape(*out.shape[:-1], *mask.shape) + mask
+            return (logits if noise is None else logits + noise).argmax(-1)
+
+        return act

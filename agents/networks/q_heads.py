@@ -1,0 +1,61 @@
+"""Discrete actions for the off-policy agents: the value of every choice from one pass, and how they explore.
+
+    QHeads(obs) → Q [*batch, dims, choices]      one choice (Discrete) is a single head, several (MultiDiscrete) one head each
+
+    random       every choice equally probable                                until the buffer has something to learn from
+    ε-greedy     argmax Q(obs, ·), in every environment a random choice with probability ε            Watkins (1989)
+
+Sizes may differ between dimensions: what lies beyond a dimension's own size has a value that no maximum takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Generator, Tensor, nn
+
+from scg.agents.environments.action_spaces import choices
+from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.mlp import ReLUNetwork
+from scg.agents.networks.multi_categorical import NEVER
+from scg.agents.networks.policy import NumpyActor
+
+
+class QHeads(nn.Module):
+    """Q(obs, ·) `[*batch, dims, choices]` on one network; its greedy action is its policy."""
+
+    mask: Tensor
+
+    def __init__(self, encoder: Encoder, space: gym.Space, hidden: Sequence[int], generator: Generator | None = None) -> None:
+        super().__init__()
+        self.encoder, self.sizes = encoder, choices(space)
+        self.scalar = isinstance(space, spaces.Discrete)  # actions [*batch], not [*batch, dims]
+        largest = max(self.sizes)
+        beyond = torch.arange(largest) >= torch.tensor(self.sizes).unsqueeze(-1)
+        self.register_buffer("mask", beyond * NEVER, persistent=False)  # [dims, choices]
+        self.net = ReLUNetwork([encoder.features, *hidden, len(self.sizes) * largest], generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.net(self.encoder(obs)).unflatten(-1, self.mask.shape) + self.mask
+
+    def at(self, values: Tensor, action: Tensor) -> Tensor:
+        """The values `[*batch, dims]` of a recorded action, from those of all."""
+        index = action.unsqueeze(-1) if self.scalar else action
+        return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+    def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
+        return np.zeros((*shape, 0), np.float32)
+
+    def numpy_actor(self) -> NumpyActor:
+        net, encode, mask, scalar = self.net.numpy(), self.encoder.numpy(), self.mask.cpu().numpy(), self.scalar
+
+        def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+            out = net(encode(obs))
+            best = (out.reshape(*out.shape[:-1], *mask.shape) + mask).argmax(-1)
+            return best[..., 0] if scalar else best
+
+        return act

@@ -1,0 +1,57 @@
+"""Evaluation: the mean return of whole episodes in fresh environments, with seeds that training never sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Generator, nn
+
+from scg.agents.environments import envs
+from scg.agents.environments.goal_space import GoalSpace
+from scg.agents.experience.acting import one_blas_thread
+from scg.agents.experience.rollout import Rollout
+
+
+class Evaluation(NamedTuple):
+    returns: list[float]
+    lengths: list[int]
+    success: float | None = None  # share of episodes that end at their goal, in goal environments
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        count = len(self.returns)
+        return float(np.std(self.returns, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
+    def row(self) -> dict[str, float]:
+        return {
+            "return": self.mean,
+            "error": self.error,
+            "min": min(self.returns),
+            "max": max(self.returns),
+            "length": float(np.mean(self.lengths)),
+            "episodes": len(self.returns),
+            **({} if self.success is None else {"success": self.success}),
+        }
+
+
+def evaluate(policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0) -> Evaluation:
+    """One episode in each of `episodes` new environments, by the policy's "mode" or its "sample"d actions.
+
+    `at` (the training step) chooses among families of seeds.
+    """
+    generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
+    with one_blas_thread(), envs.make(env_id, episodes, bins=bins) as vector:
+        rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
+        block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False)
+        space = vector.obs_space
+    success = None
+    if isinstance(space, GoalSpace):
+        last = block.next_obs[block.terminated | block.truncated].numpy()
+        success = float(space.success(last[:, space.achieved], last[:, space.desired]).mean())
+    return Evaluation([episode.total for episode in block.episodes], [episode.length for episode in block.episodes], success)

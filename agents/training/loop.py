@@ -1,0 +1,223 @@
+"""The training loop, the only one: collect, update, check, and now and then evaluate and save.
+
+    ┌─► block = collect(rollout) ─► metrics = update(block) ─► finite? ─► log ─► evaluate? ─► save? ─┐
+    │   └──────────── until `agent.report` steps ─────────┘                                          │
+    └─────────────────────────────────────────────────────────────────────────────────────────────────┘
+
+Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
+is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
+pieces beside it) and the environments' states (`scg.agents.environments.environment_state` says which can be saved; others restart their episodes,
+and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
+before it stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+import scg.draw
+from scg.agents.common.agent import Agent
+from scg.agents.environments import envs
+from scg.agents.environments.envs import EnvironmentFault, Environments
+from scg.agents.experience.acting import one_blas_thread
+from scg.agents.experience.rollout import Episode, Rollout
+from scg.agents.training import curves
+from scg.agents.training.evaluation import Evaluation, evaluate
+from scg.agents.training.progress import Progress
+from scg.agents.training.run_directory import RunDirectory, Table
+from scg.agents.updates.metrics import Means, Metrics, NotFinite
+
+RECENT = 20  # episodes in the running mean of the return
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on. The message says where, why, and which checkpoint is the last good one."""
+
+
+@dataclass
+class Counters:
+    """What a run has done so far."""
+
+    step: int = 0
+    updates: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    best: float = float("-inf")
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**vars(self), "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "recent": deque(state["recent"], maxlen=RECENT)})
+
+
+def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
+    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
+    torch.set_num_threads(run.run.threads)
+    with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+        return _Training(run, environments, progress).run_to_end(resume)
+
+
+def _environments(run: RunDirectory) -> Environments:
+    options = run.run
+    return envs.make(options.env, options.envs, threads=options.step_threads, bins=options.action_bins)
+
+
+def build(run: RunDirectory, environments: Environments) -> Agent:
+    """The agent of a run, its initial weights drawn from the run's seed."""
+    generator = Generator().manual_seed(envs.seeds(run.run.seed, "weights", 1)[0])
+    return run.agent.build(environments.obs_space, environments.action_space, generator)
+
+
+class _Training:
+    def __init__(self, run: RunDirectory, environments: Environments, progress: Progress) -> None:
+        self.directory, self.options, self.progress = run, run.run, progress
+        self.agent = build(run, environments)
+        generator = Generator().manual_seed(envs.seeds(self.options.seed, "actions", 1)[0])
+        self.rollout = Rollout(environments, envs.seeds(self.options.seed, "environments", environments.batch), generator)
+        self.counters = Counters()
+        self.last_good: Path | None = None
+
+    def run_to_end(self, resume: bool) -> Evaluation:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if resume:
+            self._resume()
+        else:
+            draw(self.agent, self.directory.path)
+            self._save()  # a run that is killed early can be resumed too
+        counters, options = self.counters, self.options
+        upto = counters.step if resume else None
+        self.metrics = Table(self.directory.path / "metrics.csv", upto)
+        self.evaluations = Table(self.directory.path / "evaluations.csv", upto)
+        self.events = SummaryWriter(str(self.directory.path), purge_step=counters.step + 1 if resume else None)
+        evaluation = None
+        try:
+            while counters.step < options.steps:
+                before = counters.step
+                self._update()
+                if _due(before, counters.step, options.steps, options.evaluations):
+                    evaluation = self._evaluate()
+                if _due(before, counters.step, options.steps, options.checkpoints):
+                    self._save()
+        finally:
+            self.events.close()
+        evaluation = evaluation or self._evaluation()  # a finished run, resumed
+        curves.plot([self.directory.path], self.directory.path / "curve.png")
+        return evaluation
+
+    def _update(self) -> None:
+        """Blocks and their updates until there is something to report: at least one block."""
+        counters, total = self.counters, self.options.steps
+        started = time.perf_counter()
+        steps, updates, episodes, means = 0, 0, list[Episode](), Means()
+        try:
+            while updates == 0 or (steps < self.agent.report and counters.step + steps < total):
+                updates += 1
+                block = self.agent.collect(self.rollout, total - counters.step - steps)
+                means.add(self.agent.update(block, (counters.step + steps) / total))
+                steps, episodes = steps + block.steps, episodes + block.episodes
+            metrics = means.take()
+            for name, value in metrics.items():
+                if not np.isfinite(value):
+                    raise NotFinite(f"metric {name!r} is {value}.")
+            self.agent.check_finite()
+        except (NotFinite, EnvironmentFault, scg.GraphError) as error:
+            count = counters.updates
+            which = f"update {count + 1}" if updates == 1 else f"one of the updates {count + 1} to {count + updates}"
+            where = f"{which}, after step {counters.step}"
+            raise TrainingStopped(f"{where}: {error}\nLast good checkpoint: {self.last_good}") from error
+        seconds = time.perf_counter() - started
+        counters.step += steps
+        counters.updates += updates
+        counters.episodes += len(episodes)
+        counters.seconds += seconds
+        counters.recent.extend(episode.total for episode in episodes)
+        self._log(metrics, steps / seconds)
+
+    def _log(self, metrics: Metrics, speed: float) -> None:
+        counters = self.counters
+        recent = float(np.mean(counters.recent)) if counters.recent else float("nan")
+        row = {
+            "return": recent,
+            "episodes": counters.episodes,
+            "updates": counters.updates,
+            "seconds": round(counters.seconds, 3),
+            "steps_per_second": round(speed, 1),
+            **metrics,
+        }
+        self.metrics.write(counters.step, row)
+        for name, value in row.items():
+            if np.isfinite(value):
+                self.events.add_scalar(f"train/{name}", value, counters.step)
+        self.progress.advance(counters.step, recent)
+
+    def _evaluation(self) -> Evaluation:
+        options = self.options
+        return evaluate(
+            self.agent.policy,
+            options.env,
+            options.eval_episodes,
+            options.seed,
+            self.counters.step,
+            options.eval_actions,
+            options.action_bins,
+        )
+
+    def _evaluate(self) -> Evaluation:
+        counters = self.counters
+        evaluation = self._evaluation()
+        self.evaluations.write(counters.step, evaluation.row())
+        for name, value in evaluation.row().items():
+            self.events.add_scalar(f"evaluation/{name}", value, counters.step)
+        self.progress.say(
+            f"step {counters.step:>9,}   evaluation {evaluation.mean:8.1f} ± {evaluation.error:.1f} "
+            f"({len(evaluation.returns)} fresh episodes)"
+        )
+        if evaluation.mean >= counters.best:
+            counters.best = evaluation.mean
+            self.directory.checkpoints.save_best(self._state())  # without memory: to be looked at, not to go on from
+        return evaluation
+
+    def _state(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"agent": self.agent, "rollout": self.rollout, "counters": self.counters}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def _save(self) -> None:
+        state = self._state()
+        if self.agent.memory is not None:
+            state["memory"] = self.agent.memory.save(self.directory.path / "replay")
+        self.last_good = self.directory.checkpoints.save(self.counters.step, state)
+
+    def _resume(self) -> None:
+        for change in self.directory.changed_versions():
+            self.progress.say(f"warning: {change} since this run began; its bits may differ")
+        path, state = self.directory.checkpoints.load_latest(lambda text: self.progress.say(f"warning: {text}"))
+        self.counters.load_state_dict(state["counters"])
+        self.agent.load_state_dict(state["agent"])
+        if self.agent.memory is not None:
+            self.agent.memory.load(self.directory.path / "replay", state["memory"])
+        if not self.rollout.load_state_dict(state["rollout"]):
+            self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
+        self.last_good = path
+        self.progress.say(f"resumed from {path} at step {self.counters.step:,}")
+
+
+def draw(agent: Agent, directory: Path) -> None:
+    """`graph.dot` and `graph.png`."""
+    (directory / "graph.dot").write_text(agent.graph.to_dot())
+    scg.draw.render(agent.graph, directory / "graph.png")
+
+
+def _due(before: int, after: int, total: int, times: int) -> bool:
+    """Whether one of `times` evenly spaced marks lies in (before, after]; the last mark is `total`."""
+    return after >= total or before * times // total < after * times // total

@@ -1,0 +1,92 @@
+"""Films of a policy: every step's picture, at the speed of the environment's own time, without a display.
+
+    obs ─most probable action→ step → picture → one frame of GIF or MP4, whenever 1/fps of simulated time has passed
+
+MuJoCo draws with EGL where no other way is chosen (`MUJOCO_GL`). GIFs need nothing else; MP4 and the pictures of classic
+control need the packages of the extra `torch-scg[video]`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from PIL import Image
+from torch import nn
+
+from scg.agents.environments import envs
+from scg.agents.experience.acting import mode
+
+EXTRA = 'pip install "torch-scg[video]"'
+
+
+class VideoError(ValueError):
+    """A film that cannot be made. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the film goes, how many frames a second, how wide (0: as the environment draws)."""
+
+    out: Path
+    fps: int = 25
+    width: int = 320
+
+    def __post_init__(self) -> None:
+        if self.out.suffix not in (".gif", ".mp4"):
+            raise VideoError(f"{self.out}: a film is a .gif or an .mp4 file. Change the ending.")
+        if self.fps < 1 or self.width < 0:
+            raise VideoError(f"{self.fps} frames a second, {self.width} pixels wide: give at least 1 and 0.")
+
+    def open(self) -> Any:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if self.out.suffix == ".gif":
+            return imageio.get_writer(self.out, duration=1000 / self.fps, loop=0)
+        try:
+            return imageio.get_writer(self.out, fps=self.fps, macro_block_size=2)
+        except (ImportError, ValueError) as error:
+            raise VideoError(f"{self.out}: MP4 needs a codec ({error}). Remedy: {EXTRA}, or choose a .gif file.") from error
+
+    def frame(self, picture: np.ndarray) -> np.ndarray:
+        if not self.width:
+            return picture
+        height = round(picture.shape[0] * self.width / picture.shape[1] / 2) * 2
+        return np.asarray(Image.fromarray(picture).resize((self.width, height)))
+
+
+def record(
+    policy: nn.Module, env_id: str, camera: Camera, episodes: int = 1, seed: int = 0, steps: int = 1000, bins: int = 0
+) -> list[float]:
+    """Film `episodes` episodes of the policy's most probable actions. Their returns, as far as they were filmed."""
+    if "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    act, returns = mode(policy), []
+    with envs.make(env_id, 1, bins=bins, render_mode="rgb_array") as vector:
+        env = vector.vector.envs[0]  # type: ignore[attr-defined]
+        rate = env.metadata.get("render_fps", camera.fps)
+        with camera.open() as film:
+            for episode_seed in envs.seeds(seed, "video", episodes):
+                obs, total, shown = vector.reset([episode_seed]), 0.0, 0
+                for t in range(steps):
+                    if t * camera.fps >= shown * rate:
+                        film.append_data(camera.frame(_picture(env, env_id)))
+                        shown += 1
+                    step = vector.step(act(obs))
+                    total += float(step.reward[0])
+                    if step.terminated[0] or step.truncated[0]:
+                        break
+                    obs = step.obs
+                returns.append(total)
+    return returns
+
+
+def _picture(env: Any, env_id: str) -> np.ndarray:
+    try:
+        return env.render()
+    except (DependencyNotInstalled, ImportError) as error:
+        raise VideoError(f"{env_id} cannot draw itself: {error} Remedy: {EXTRA}.") from error
