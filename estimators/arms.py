@@ -23,6 +23,8 @@ from torch.nn.functional import logsigmoid
 
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
+from scg.laws import log_odds
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class ARMS(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         n = self.samples
         bits, bound = unbound(distribution)
-        theta = bits.logits  # type: ignore[attr-defined]
-        log_r = logsigmoid(-theta.detach().abs())
+        theta, dtype = log_odds(bits), tensor_of(bits).dtype
+        log_r = logsigmoid(-theta.detach().to(wide_dtype(theta)).abs())
         rare = rare_events(n, log_r)
-        b = torch.where(theta > 0, ~rare, rare).to(theta.dtype)
-        z = bound_sum(debiased(n, log_r) * (b - b.mean(0)) / (n - 1) * zero(theta), bound)
-        return Branches(b, n, weights=1 / n + z)
+        b = torch.where(theta > 0, ~rare, rare).to(log_r.dtype)
+        coefficient = (debiased(n, log_r) * (b - b.mean(0)) / (n - 1)).to(theta.dtype)
+        z = bound_sum(coefficient * zero(theta), bound)
+        return Branches(b.to(dtype), n, weights=(1 / n + z).to(dtype))
 
     def order(self, distribution: Distribution) -> float:
         return 1
@@ -53,7 +56,7 @@ class ARMS(Estimator):
 
 def rare_events(n: int, log_r: Tensor) -> Tensor:
     """n events of probability r each, no two pairs of which happen together as often as r²: `[n, *shape]`."""
-    e = torch.empty((n, *log_r.shape), dtype=log_r.dtype, device=log_r.device).exponential_()
+    e = exponential((n, *log_r.shape), log_r)
     total = e.sum(0)
     return (total - e) / total < (log_r / (n - 1)).exp()
 

@@ -27,6 +27,8 @@ from torch.nn.functional import one_hot
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.arms import debiased, rare_events
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.inverse_cdf import tensor_of, wide_dtype
+from scg.laws import log_odds
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,17 @@ class CARMS(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         n = self.samples
         categories, bound = unbound(distribution)
-        logits: Tensor = categories.logits  # type: ignore[attr-defined]
-        ascending, order = logits.detach().sort(-1)
+        logits, dtype = log_odds(categories), tensor_of(categories).dtype
+        ascending, order = logits.detach().to(wide_dtype(logits)).sort(-1)
         log_pi = sticks(ascending)
         place = broken(rare_events(n, log_pi))
         x = order.expand(n, *order.shape).gather(-1, place.unsqueeze(-1)).squeeze(-1)
         log_p = zero(logits.expand(n, *logits.shape).gather(-1, x.unsqueeze(-1)).squeeze(-1))
         earlier = torch.minimum(place, place.unsqueeze(1))  # [n, n, *batch, *event]
         r = ratio(n, log_pi).expand(n, n, *log_pi.shape).gather(-1, earlier.unsqueeze(-1)).squeeze(-1)
-        z = (r * (log_p.unsqueeze(1) - log_p)).sum(1) / (n * (n - 1))
-        values = one_hot(x, logits.shape[-1]).to(logits.dtype) if isinstance(categories, OneHotCategorical) else x
-        return Branches(values, n, weights=1 / n + bound_sum(z, bound))
+        z = (r.to(log_p.dtype) * (log_p.unsqueeze(1) - log_p)).sum(1) / (n * (n - 1))
+        values = one_hot(x, logits.shape[-1]).to(dtype) if isinstance(categories, OneHotCategorical) else x
+        return Branches(values, n, weights=(1 / n + bound_sum(z, bound)).to(dtype))
 
     def order(self, distribution: Distribution) -> float:
         return 1

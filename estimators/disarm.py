@@ -20,7 +20,8 @@ from torch.distributions import Bernoulli, Distribution
 
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
-from scg.estimators.inverse_cdf import open_uniform
+from scg.estimators.inverse_cdf import open_uniform, tensor_of
+from scg.laws import log_odds
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class ARM(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         bits, bound = unbound(distribution)
-        theta = bits.logits  # type: ignore[attr-defined]
+        theta, dtype = log_odds(bits), tensor_of(bits).dtype
         u = open_uniform((self.pairs, *theta.shape), theta)
-        p = torch.sigmoid(theta.detach())
+        fixed = theta.detach().to(u.dtype)
+        p = torch.sigmoid(fixed)
         b, b_tilde = (1 - u < p).to(u.dtype), (u < p).to(u.dtype)
-        z = bound_sum(self.coefficient(u, b, b_tilde, theta.detach()) * zero(theta), bound)
+        coefficient = self.coefficient(u, b, b_tilde, fixed).to(theta.dtype)
+        z = bound_sum(coefficient * zero(theta), bound).to(dtype)
         weights = torch.cat([0.5 + z, 0.5 - z]) / self.pairs
-        return Branches(torch.cat([b, b_tilde]), 2 * self.pairs, weights)
+        return Branches(torch.cat([b, b_tilde]).to(dtype), 2 * self.pairs, weights)
 
     def coefficient(self, u: Tensor, b: Tensor, b_tilde: Tensor, theta: Tensor) -> Tensor:
         """What multiplies f(b) − f(b̃) in the gradient with respect to θ, component by component."""

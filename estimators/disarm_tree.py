@@ -23,7 +23,8 @@ from torch.nn.functional import one_hot
 
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
-from scg.estimators.inverse_cdf import open_uniform
+from scg.estimators.inverse_cdf import open_uniform, tensor_of
+from scg.laws import log_odds
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class CategoricalDisARM(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         categories, bound = unbound(distribution)
-        logits = categories.logits  # type: ignore[attr-defined]
+        logits, dtype = log_odds(categories), tensor_of(categories).dtype
         x, x_tilde, z = self.walk(tree(logits), logits)
-        z = bound_sum(z, bound)
+        z = bound_sum(z, bound).to(dtype)
         values = torch.cat([x, x_tilde])
         if isinstance(categories, OneHotCategorical):
-            values = one_hot(values, logits.shape[-1]).to(logits.dtype)
+            values = one_hot(values, logits.shape[-1]).to(dtype)
         return Branches(values, 2 * self.pairs, torch.cat([0.5 + z, 0.5 - z]) / self.pairs)
 
     def walk(self, levels: list[Tensor], logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,10 +56,11 @@ class CategoricalDisARM(Estimator):
             u = open_uniform((*shape, phi.shape[-1]), phi)
             phi = phi.expand(u.shape)
             (phi_i, u_i), (phi_j, u_j) = (_at(phi, u, k) for k in (i, j))
-            p_i, p_j = torch.sigmoid(phi_i.detach()), torch.sigmoid(phi_j.detach())
+            p_i, p_j = (x.detach().to(u_i.dtype).sigmoid() for x in (phi_i, phi_j))
             b, b_tilde = 1 - u_i < p_i, u_j < p_j
-            both = (b.to(u.dtype) - b_tilde.to(u.dtype)) * torch.sigmoid(phi_i.detach().abs())
-            apart = (b.to(u.dtype) - p_i) * zero(phi_i) - (b_tilde.to(u.dtype) - p_j) * zero(phi_j)
+            both = (b.to(phi.dtype) - b_tilde.to(phi.dtype)) * torch.sigmoid(phi_i.detach().abs())
+            gain_i, gain_j = ((bit.to(p.dtype) - p).to(phi.dtype) for bit, p in ((b, p_i), (b_tilde, p_j)))
+            apart = gain_i * zero(phi_i) - gain_j * zero(phi_j)
             z = z + torch.where(i == j, both * zero(phi_i), apart) / 2
             i, j = 2 * i + b, 2 * j + b_tilde
         return i, j, z
@@ -72,11 +74,9 @@ class CategoricalDisARM(Estimator):
 
 
 def tree(logits: Tensor) -> list[Tensor]:
-    """φ, level by level from the root: `[*batch, 2^level]`. Leaves that K leaves open have no probability."""
-    lowest = torch.finfo(logits.dtype).min / 4  # stands for −∞, whose differences would be undefined
-    mass = logits.clamp_min(lowest)
-    while mass.shape[-1] & (mass.shape[-1] - 1):
-        mass = torch.cat([mass, torch.full_like(mass[..., :1], lowest)], -1)
+    """φ, level by level from the root: `[*batch, 2^level]`. Leaves beyond K have no probability."""
+    lowest, count = torch.finfo(logits.dtype).min / 4, logits.shape[-1]  # stands for −∞, whose differences would be undefined
+    mass = torch.nn.functional.pad(logits.clamp_min(lowest), (0, (1 << (count - 1).bit_length()) - count), value=lowest)
     levels: list[Tensor] = []
     while mass.shape[-1] > 1:
         halves = mass.unflatten(-1, (-1, 2))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from torch.distributions import Distribution
 
 from scg.estimator import Branches, Pathwise, at_least
+from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import positive, relaxable, relaxation
 
 
@@ -49,7 +50,7 @@ class GumbelSoftmax(Relaxed):
 
     def branch(self, distribution: Distribution) -> Branches:
         relaxed, _ = relaxation(distribution)
-        x = relaxed.relaxed(relaxed.draw(self.samples), self.temperature)
+        x = relaxed.relaxed(relaxed.draw(self.samples), self.temperature).to(tensor_of(distribution).dtype)
         return Branches(x, self.samples) if self.samples > 1 else Branches(x[0])
 
     def order(self, distribution: Distribution) -> float:

@@ -72,9 +72,9 @@ def net(n: int, batch: torch.Size, noise: torch.Size, like: Tensor) -> Tensor:
     dimensions = noise.numel()
     cells = sobol(n, dimensions, like).view(n, *[1] * len(batch), dimensions)
     shifted = cells ^ digital_shift((*batch, dimensions), like)
-    inside = open_uniform(shifted.shape, like.new_empty(0, dtype=torch.float64))  # a cell's own width is filled at random
-    epsilon = torch.finfo(like.dtype).eps
-    u = ((shifted + inside) / 2**BITS).to(like.dtype).clamp(epsilon / 2, 1 - epsilon / 2)
+    inside = open_uniform(shifted.shape, like)  # a cell's own width is filled at random
+    epsilon = torch.finfo(inside.dtype).eps
+    u = ((shifted + inside) / 2**BITS).clamp(epsilon / 4, 1 - epsilon / 2)
     return u.view(n, *batch, *noise)
 
 

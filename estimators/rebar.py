@@ -27,6 +27,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
+from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import positive, relaxable, relaxation
 
 
@@ -85,11 +86,12 @@ def rebar(
     relaxed, _ = relaxation(distribution)
     z = relaxed.draw(samples)
     hard = relaxed.hard(z)
-    log_prob = log_density(distribution, hard)
+    dtype = tensor_of(distribution).dtype
+    log_prob = log_density(distribution, hard.to(dtype))
     w = torch.exp(log_prob - log_prob.detach())
     values = torch.cat([hard, *(relaxed.relaxed(noisy, temperature, mean_field) for noisy in (z, relaxed.coupled(z)))])
     weights = torch.cat([w, eta * torch.ones_like(w), -eta * w]) / samples
-    return Branches(values, 3 * samples, weights)
+    return Branches(values.to(dtype), 3 * samples, weights)
 
 
 def strength(estimator: str, eta: object) -> None:

@@ -52,7 +52,7 @@ class RejectionReparameterisation(Estimator):
         accepted, score = proposal(alpha + self.boost, gamma((alpha + self.boost).detach().expand(shape)))
         steps = torch.arange(self.boost, dtype=alpha.dtype, device=alpha.device)
         u = open_uniform((*shape, self.boost), alpha)
-        down = (u.log() / (alpha.unsqueeze(-1) + steps)).sum(-1)
+        down = (u.log().to(alpha.dtype) / (alpha.unsqueeze(-1) + steps)).sum(-1)
         values = (accepted.log() + down).exp().clamp_min(torch.finfo(alpha.dtype).tiny) / rate
         return Branches(values, self.samples if self.samples > 1 else None, score=bound_sum(score, bound))
 

@@ -42,6 +42,7 @@ from torch.distributions import (
 from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import only, unbound, zero
+from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import relaxation
 
 
@@ -91,11 +92,12 @@ class RELAX(Estimator, nn.Module):
         relaxed, bound = relaxation(distribution)
         z = relaxed.draw(self.samples)
         base = unbound(distribution)[0]
-        hard = z.argmax(-1) if isinstance(base, Categorical) else relaxed.hard(z)
+        dtype = tensor_of(base).dtype
+        hard = z.argmax(-1) if isinstance(base, Categorical) else relaxed.hard(z).to(dtype)
         log_prob = log_density(distribution, hard)
         score = log_prob - log_prob.detach()
         event = bound + (not isinstance(base, Bernoulli))
-        c, c_given = (level("RELAX", self.control, v, event, score.shape) for v in (z, relaxed.coupled(z)))
+        c, c_given = (level("RELAX", self.control, v.to(dtype), event, score.shape) for v in (z, relaxed.coupled(z)))
         return gathered(hard, score, c - score.exp() * c_given, self.samples)
 
     def refuses(self, distribution: Distribution) -> str | None:

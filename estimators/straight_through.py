@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from scg.estimator import Branches
 from scg.estimators.gumbel_softmax import Relaxed
+from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import Bits, Categories, relaxation
 
 
@@ -33,7 +34,7 @@ class StraightThroughGumbel(Relaxed):
         z = relaxed.draw(self.samples)
         hard = relaxed.hard(z)
         y = self.path(relaxed, z, hard)
-        x = hard + (y - y.detach())
+        x = (hard + (y - y.detach())).to(tensor_of(distribution).dtype)
         return Branches(x, self.samples) if self.samples > 1 else Branches(x[0])
 
     def path(self, relaxed: Bits | Categories, z: Tensor, hard: Tensor) -> Tensor:
