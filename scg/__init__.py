@@ -11,11 +11,12 @@ from scg.graph import Graph
 from scg.node import detach, dist, prev
 from scg.randomness import randomness
 from scg.shapes import cat
+from scg.signature import examination
 from scg.trace import Trace
 
 __all__ = [
     "Branches", "Credit", "Downstream", "Estimator", "Finding", "Graph", "GraphError", "Pathwise", "ScoreFunction",
-    "Trace", "cat", "detach", "dist", "prev", "randomness",
+    "Trace", "cat", "detach", "dist", "examination", "prev", "randomness",
 ]  # fmt: skip
 
 

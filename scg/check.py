@@ -26,7 +26,8 @@ from scg.errors import GraphError, nearest
 from scg.lifted import missed
 from scg.node import Node
 from scg.plan import Plan
-from scg.scope import classify, leaves, scopes_of
+from scg.scope import classify, known_modules, leaves, scopes_of
+from scg.untouched import ordinary, untouched
 
 if TYPE_CHECKING:
     from scg.evaluate import Evaluation
@@ -94,19 +95,12 @@ def _critic(structure: Structure, node: Node, critic: str, replaces: bool) -> li
     return [Finding("error", node.name, message)]
 
 
-def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Plan:
-    """Examine a graph on its first sample; raise the first error. Inside compiled code only the ranks are learned."""
-    structure = graph.structure
-    if torch.compiler.is_compiling():
-        if any(n.kind == "cost" and n.trains is not None for n in structure.nodes.values()):
-            raise GraphError(
-                "a graph with trains= must be evaluated once before it is compiled: what each objective reaches is learned there"
-            )
-        return _ranks(graph, given, inputs, steps)[0]
-    for finding in structural(structure):
+def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None, before: int = 0) -> Plan:
+    """Examine a graph on a sample; raise the first error. `before`: how often it was examined for this signature."""
+    for finding in structural(graph.structure):
         if finding.severity == "error":
             raise GraphError(f"node {finding.node!r}: {finding.message}")
-    plan, found = examine(graph, given, inputs, steps)
+    plan, found = examine(graph, given, inputs, steps, before)
     for finding in found:
         if finding.severity == "error":
             raise GraphError(f"node {finding.node!r}: {finding.message}")
@@ -127,12 +121,15 @@ def _ranks(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], st
     return plan, evaluation
 
 
-def examine(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, list[Finding]]:
-    """Draw a few plain samples (the user's random stream is left as it was) and hold the graph against them."""
+def examine(
+    graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None, before: int = 0
+) -> tuple[Plan, list[Finding]]:
+    """Draw a few plain samples, which leave nothing behind, and hold the graph against them."""
     from scg.examine import Examination
 
-    with torch.random.fork_rng(), torch.enable_grad(), _validating():
-        given, steps = shortened(graph.structure, given, steps)
+    with untouched(known_modules(graph.nodes)), _validating():
+        given, inputs = ordinary(given), ordinary(inputs)
+        given, steps = shortened(graph.structure, given, steps, 3 << before)
         plan, _ = _ranks(graph, given, inputs, steps)
         examination = Examination(graph, plan, given, inputs, steps)
         found = examination.findings()
@@ -195,8 +192,10 @@ def learn_scopes(graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Map
     plan.scope_of = {cost: i for i, scope in enumerate(scopes) for cost in scope.costs}
 
 
-def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None) -> tuple[dict[str, Any], int | None]:
-    """The first three steps: enough for a first step, a previous one, and one between."""
+def shortened(
+    structure: Structure, given: Mapping[str, Any], steps: int | None, length: int = 3
+) -> tuple[dict[str, Any], int | None]:
+    """The first steps, of which three are enough for a first step, a previous one, and one between."""
     if not structure.has_sequence:
         return dict(given), steps
     short = {}
@@ -204,8 +203,8 @@ def shortened(structure: Structure, given: Mapping[str, Any], steps: int | None)
         inside = isinstance(value, Tensor) and structure.nodes[name.partition(".")[0]].in_sequence
         if inside and steps is not None and value.shape[0] != steps:
             raise GraphError(f"steps={steps}, but {name!r} was given for {value.shape[0]} steps")
-        short[name] = value[:3] if inside else value
-    return short, None if steps is None else min(steps, 3)
+        short[name] = value[:length] if inside else value
+    return short, None if steps is None else min(steps, length)
 
 
 def blame(trace: Trace) -> NoReturn:

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.branching import branch
-from scg.calls import known, length, split
+from scg.calls import length
 from scg.distributions import rebuilt, remember
 from scg.errors import GraphError
 from scg.node import Edge, Node
-from scg.plan import Plan, signature
+from scg.plan import Plan
 from scg.scan import shift
 from scg.scope import Scoped, View, detached, random_state, restored
 from scg.trace import Trace
@@ -33,17 +33,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Trace:
-    """Evaluate a graph: `given` values at nodes, the rest computed or drawn. The first time, everything is checked."""
-    key = signature(given, inputs)
-    plan = graph._plans.get(key)
-    if plan is None:
-        from scg.check import first_sample
-
-        known(graph.structure, given)
-        plan = first_sample(graph, *split(graph.structure, given, inputs), steps)
-        plan.observed = tuple(name for name in inputs if name in graph.nodes)
-        if not torch.compiler.is_compiling():
-            graph._plans[key] = plan
+    """Evaluate a graph: `given` values at nodes, the rest computed or drawn. What was not seen before is examined first."""
+    plans = graph._plans
+    plan = plans.trace(given, inputs, steps) if torch.compiler.is_compiling() else plans.find(given, inputs, steps)
     if plan.observed:
         given = {**given, **{name: inputs[name] for name in plan.observed}}
         inputs = {name: value for name, value in inputs.items() if name not in plan.observed}

@@ -23,6 +23,7 @@ from scg.check import Finding
 from scg.distributions import kind
 from scg.path_check import PathCheck
 from scg.plan import Plan
+from scg.randomness import seed
 from scg.recording import Call, Recording, batched, close, content, same
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Examination:
         self.found: dict[tuple[str, str], Finding] = {}
 
     def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> Recording:
-        torch.manual_seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
+        seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
         recording = Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
         recording.trace = recording.run()
         return recording
@@ -182,7 +183,7 @@ class Examination:
             )
             return
         if first:
-            torch.manual_seed(self._seed())
+            seed(self._seed())
             if not same(again, content(call.again())):
                 self._error(
                     name,

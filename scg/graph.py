@@ -18,8 +18,8 @@ from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.evaluate import evaluate
 from scg.node import Edge, Node, check_edge, edges_of, node_name
-from scg.plan import Plan
 from scg.randomness import randomness
+from scg.signature import Plans
 from scg.trace import Trace
 
 
@@ -47,7 +47,7 @@ class Graph:
         self.first: str | None = None
         self._inside = False
         self._structure: Structure | None = None
-        self._plans: dict[Any, Plan] = {}
+        self._plans = Plans(self)
 
     def __repr__(self) -> str:
         return f"Graph({', '.join(f'{n.name}: {n.kind}' for n in self.nodes.values() if not n.hidden)})"
@@ -178,7 +178,7 @@ class Graph:
         self.nodes[title] = Node(title, kind, fn, edges, self._inside, positional, **settings)
         for label, ((label_edges, by_position), function) in hidden.items():
             self.nodes[label] = Node(label, "deterministic", function, label_edges, self._inside, by_position, hidden=True)
-        self._structure, self._plans = None, {}
+        self._structure, self._plans = None, Plans(self)
         return fn
 
     # -- analysis ------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """What the first sample teaches: ranks, first-order nodes, and what each node is to each objective.
 
-Learned once per graph and signature of the inputs' ranks, on a draw with one branch a node.
+Learned for each signature of a call (see `signature.py`), on a draw with one branch a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from scg.scope import Scope
 
@@ -27,11 +25,3 @@ class Plan:
     scope_of: dict[str, int] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
     sealed: set[str] = field(default_factory=set)
-
-
-def signature(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a plan depends on: which values are given, and the rank of everything."""
-    return (
-        *given, None, *inputs,
-        *[getattr(v, "ndim", 0) for v in given.values()], *[getattr(v, "ndim", 0) for v in inputs.values()],
-    )  # fmt: skip

@@ -123,6 +123,23 @@ def known_modules(nodes: Mapping[str, Node]) -> list[nn.Module]:
     return list(found.values())
 
 
+def watched(nodes: Mapping[str, Node]) -> tuple[list[nn.Module], list[Tensor]]:
+    """The modules that nodes reach, estimators' too, and the loose leaf tensors that their functions close over."""
+    modules = {id(m): m for m in known_modules(nodes)}
+    loose: dict[int, Tensor] = {}
+    for node in nodes.values():
+        if isinstance(node.estimator, nn.Module):
+            modules.update({id(m): m for m in node.estimator.modules()})
+        for cell in getattr(node.fn, "__closure__", None) or ():
+            try:
+                held = cell.cell_contents
+            except ValueError:  # a name that is not bound yet
+                continue
+            if isinstance(held, Tensor) and held.is_leaf and held.is_floating_point():
+                loose[id(held)] = held
+    return list(modules.values()), list(loose.values())
+
+
 def reachable_modules(thing: Any, depth: int = 3) -> list[nn.Module]:
     """Modules that are `thing`, lie in it, or that its code can name: closure, globals, defaults, `self`, partials."""
     if isinstance(thing, nn.Module):

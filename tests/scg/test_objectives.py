@@ -128,10 +128,12 @@ def test_compiled_objectives_leave_nothing_behind_either(parts):
     assert all(g is None for name in ("critic", "target", "log_alpha") for g in gradients(parts)[name])
 
 
-def test_compiling_objectives_before_they_were_seen_is_refused(parts):
-    graph = actor_critic(**parts)
-    with pytest.raises(Exception, match="must be evaluated once before it is compiled"):
-        torch.compile(graph.surrogate, fullgraph=True, backend="eager")(**batch())
+def test_objectives_that_are_compiled_before_they_were_seen_are_learned_while_they_are_traced(parts):
+    graph, data = actor_critic(**parts), batch()
+    compiled = torch.compile(lambda **d: graph.sample(**d).surrogate("soft_policy"), fullgraph=True, backend="aot_eager")
+    compiled(**data).backward()
+    assert all(g is not None for g in gradients(parts)["actor"])
+    assert all(g is None for name in ("critic", "target", "log_alpha") for g in gradients(parts)[name])
 
 
 def shared(encoder, policy, value):
