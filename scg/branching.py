@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from scg.distributions import FirstOrder, rebuilt
+from scg.distributions import FirstOrder, forget, has_rsample, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
 from scg.node import Node
@@ -48,6 +48,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
                 verify(node, distribution, branches)
         else:
             branches = plain(node, distribution)
+    forget(distribution)
     if branches.n is None:
         plated = name in run.structure.on_plate
         return branches.values, Weight(branches.score, branches.weights, None, 0, node.in_sequence, plated, branches.control)
@@ -171,7 +172,7 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
 
 def plain(node: Node, distribution: Distribution) -> Branches:
     """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
-    if node.estimator.moves and distribution.has_rsample:
+    if node.estimator.moves and has_rsample(distribution):
         return Branches(distribution.rsample())
     value = distribution.sample()
     return Branches(value)

@@ -25,6 +25,8 @@ from torch.distributions import Distribution
 
 from scg.distributions import (
     density_order,
+    forget,
+    has_rsample,
     kind,
     log_density,
     moving_support,
@@ -80,6 +82,7 @@ class Estimator:
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
         """The one branch at a recorded value: weight π(x)/μ(x) with μ's recorded `log_prob`, else the score weight."""
+        forget(distribution)
         live = unclamped_log_prob(distribution, value)
         if log_prob is None:
             return Branches(value, score=live - live.detach())
@@ -179,10 +182,11 @@ class Pathwise(Estimator):
         return math.inf if self.smooth else sampler_order(distribution)
 
     def refuses(self, distribution: Distribution) -> str | None:
-        if distribution.has_rsample:
+        if has_rsample(distribution):
             return None
+        found = "only copies the gradient of its probabilities" if distribution.has_rsample else "has has_rsample=False"
         return (
-            f"Pathwise needs a reparameterised distribution, but {kind(distribution)} has has_rsample=False.\n"
+            f"Pathwise needs a reparameterised distribution, but {kind(distribution)} {found}.\n"
             "Use ScoreFunction() or LeaveOneOut(samples=4), or opt into a relaxation such as GumbelSoftmax(allow_bias=True)."
         )
 

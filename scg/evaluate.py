@@ -187,7 +187,7 @@ class Evaluation:
         if edge.dist:
             return self._distribution(edge, values, t, scoped)
         value = self._previous(edge, values, t, scoped) if edge.lag else values[edge.source]
-        return detached(value) if edge.detached else value
+        return detached(value, edge.source) if edge.detached else value
 
     def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Distribution:
         """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""

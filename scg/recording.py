@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from scg.distributions import parameters
 from scg.evaluate import Evaluation
 from scg.node import Node
 from scg.trace import Trace
+from scg.tree import leaves
 
 
 class Call:
@@ -60,10 +61,8 @@ class Recording(Evaluation):
 
 
 def content(result: Any) -> list[Any]:
-    """What can be compared in a node's result: a distribution's parameters, or the leaves of a value."""
-    if isinstance(result, Distribution):
-        return parameters(result)
-    return tree_leaves(tree_map(lambda x: parameters(x) if isinstance(x, Distribution) else x, result))
+    """What can be compared in a node's result: the tensors of a distribution, the leaves of a value or container."""
+    return parameters(result) if isinstance(result, Distribution) else leaves(result)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_iter
 
 from scg.errors import GraphError, nearest
 from scg.node import Node
+from scg.tree import rebuilt
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -233,16 +234,17 @@ class View:
         if name in self.scope.mixed:
             return self.own[name]
         value = self.base[name]
-        return detached(value) if name in self.scope.cut or name in self.scope.blocked_inputs else value
+        return detached(value, name) if name in self.scope.cut or name in self.scope.blocked_inputs else value
 
     def __contains__(self, name: str) -> bool:
         return name in self.base
 
 
-def detached(value: Any) -> Any:
+def detached(value: Any, name: str = "") -> Any:
+    """`value` of node `name` without its gradient, whatever holds its tensors."""
     if isinstance(value, Tensor):
         return value.detach()
-    return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value)
+    return rebuilt(value, Tensor.detach, name)
 
 
 def random_state() -> Tensor:

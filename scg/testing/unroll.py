@@ -139,7 +139,7 @@ class Program:
                 value, has = distributions[edge.source, edge.detached]
             else:
                 value, has = self._value(edge, key[1], read)
-                value = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, value) if edge.detached else value
+                value = rebuilt(value, Tensor.detach, edge.source) if edge.detached else value
             if edge.detached and frozen is not None:
                 frozen[key, edge.param] = value, has
             found.append((edge, value, has))
