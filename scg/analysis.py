@@ -302,7 +302,7 @@ class Structure:
             return ((full, False),)
         if not self.nodes[source].estimator.weighs:  # its gradient is in the values, its weight has none
             return ((full, True),)
-        if not (self.nodes[source].in_sequence and self.nodes[target].in_sequence):
+        if not self.nodes[source].in_sequence:
             self._refuse_changing_times(source, target)
             return ((full, True),)
         classes, period = self._lag_classes(source, target)
@@ -351,11 +351,11 @@ class Structure:
                 reached[live] = self._at_once(later, live)
 
     def _at_once(self, names: set[str], live: bool) -> set[str]:
-        """`names` and what they reach within the step, inside the sequence."""
+        """`names` of the sequence and what they reach within the step, or, after the sequence, from its last step."""
         seen, queue = set(names), list(names)
         while queue:
             for a in self._out[live].get(queue.pop(), ()):
-                if not a.lag and a.target not in seen and self.nodes[a.target].in_sequence:
+                if not a.lag and a.target not in seen:
                     seen.add(a.target)
                     queue.append(a.target)
         return seen
@@ -363,7 +363,7 @@ class Structure:
     def _refuse_changing_times(self, source: str, target: str) -> None:
         """A node outside has one weight for all steps, so it reaches a target with a gradient at every step, or at none."""
         inside = {name for name, node in self.nodes.items() if node.in_sequence}
-        if target not in inside or source in inside:
+        if not self.has_sequence or target in self._around(source, live=True):
             return
         entry: dict[tuple[bool, bool], set[str]] = {}
         for live in (False, True):
@@ -386,6 +386,16 @@ class Structure:
                 f"node {source!r}: it reaches {target!r} with a gradient at some steps and through detach(…) only at others, and has one "
                 "weight for all of them. Detach it on all paths or on none, or use Pathwise() there."
             )
+
+    def _around(self, source: str, live: bool) -> set[str]:
+        """What a node outside the sequence reaches without passing through it."""
+        seen, queue = {source}, [source]
+        while queue:
+            for a in self._out[live].get(queue.pop(), ()):
+                if a.target not in seen and not self.nodes[a.target].in_sequence:
+                    seen.add(a.target)
+                    queue.append(a.target)
+        return seen
 
     def feeds_prev(self, name: str) -> str | None:
         """A node at or below `name` whose previous value is asked for, if there is one."""

@@ -1,7 +1,7 @@
-"""From a distribution to weighted branches in their place: `[branch axes n_k … n_0, (time,) batch…, event…]`.
+"""From a distribution to weighted branches in their place (`axes`).
 
-The j-th node that branches owns axis j, counted leftwards from the batch. An estimator returns `[n, *batch, *event]`;
-here its axis moves to its place, with 1s for the axes and the batch dimensions that the node does not have.
+The j-th node that branches owns branch axis j. An estimator returns `[n, *batch, *event]`; here its axis moves to its
+place, with 1s for the axes that the node does not have.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
         branches = _given(run, node, distribution, t)
     else:
         if at_once:
-            distribution = _with_time(run, name, distribution)
+            distribution = _with_time(run, node, distribution)
         if node.plate is not None:
             distribution = _on_plate(run, name, distribution, node.plate)
         if run.branching:
@@ -47,7 +47,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
             if run.verifying:
                 verify(node, distribution, branches)
         else:
-            branches = plain(node, distribution)
+            branches = run.replicated(node, distribution)
     forget(distribution)
     if branches.n is None:
         plated = name in run.structure.on_plate
@@ -67,14 +67,21 @@ def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) ->
 
 def _axes_above(run: Evaluation, node: Node, distribution: Distribution) -> int:
     """How many axes of the distribution's batch, its leftmost, are the branches of ancestors."""
-    rank = run.plan.ranks[node.name] + (run.vectorised and node.in_sequence)
-    return max(0, len(distribution.batch_shape) - max(run.rank, rank))
+    return max(0, len(distribution.batch_shape) - _rank(run, node))
+
+
+def _rank(run: Evaluation, node: Node) -> int:
+    """Axes of a sample's batch below branching nodes, without branch axes. A node that no weight multiplies may have more."""
+    return max(run.axes.inner, run.plan.ranks[node.name] + run.axes.at_once)
 
 
 def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> Branches:
     value, recorded = run.given[node.name], run.given.get(f"{node.name}.log_prob")
     if t is not None:
         value, recorded = value[t], None if recorded is None else recorded[t]
+    elif node.in_sequence:
+        value = run.axes.shared(value, run.plan.missing.get(node.name))
+        recorded = None if recorded is None else run.axes.given(recorded)
     if not run.branching:
         return Branches(value)
     try:
@@ -93,21 +100,24 @@ def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
     return branches
 
 
-def _with_time(run: Evaluation, name: str, distribution: Distribution) -> Distribution:
+def _with_time(run: Evaluation, node: Node, distribution: Distribution) -> Distribution:
     """A node drawn for all steps at once needs a draw for each: its distribution grows the axis if it has none."""
-    shape, rank = distribution.batch_shape, run.plan.ranks[name]
-    if len(shape) > rank:
-        return distribution
+    shape, rank = distribution.batch_shape, _rank(run, node)
     assert run.steps is not None
-    return distribution.expand(torch.Size((run.steps, *[1] * (run.plan.batch_rank - rank), *shape)))
+    slots = max(0, len(shape) - rank)
+    if len(shape) < rank:
+        shape = torch.Size((run.steps, *[1] * (rank - 1 - len(shape)), *shape))
+    else:
+        shape = torch.Size((*shape[:slots], run.steps, *shape[slots + 1 :]))
+    return distribution if shape == distribution.batch_shape else distribution.expand(shape)
 
 
 def _on_plate(run: Evaluation, name: str, distribution: Distribution, size: int) -> Distribution:
     """K draws along the axis left of the batch; an ancestor that branched has left room for it there."""
     shape = distribution.batch_shape
-    if len(shape) < run.rank or not run.branching:
+    if len(shape) < run.axes.inner or name not in run.plan.ranks:
         return distribution.expand(torch.Size((size, *shape)))
-    room = len(shape) - run.rank
+    room = len(shape) - run.axes.inner
     return distribution.expand(torch.Size((*shape[:room], size, *shape[room + 1 :])))
 
 
@@ -126,15 +136,16 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
                 f"node {name!r}: it branches, and {fed!r}, which it reaches, feeds a prev(…), so branches would multiply "
                 "at every step. Use one sample here and put replicates into the batch."
             )
-    axis = run.axes.setdefault(name, len(run.axes))
+    axis = run.axes.slot.setdefault(name, len(run.axes.slot))
     present = _axes_above(run, node, distribution)
-    own = min(len(distribution.batch_shape) - present, run.rank)
+    rank = _rank(run, node)
+    missing = rank - (len(distribution.batch_shape) - present)
 
     def place(x: Tensor) -> Tensor:
-        if axis == present and own == run.rank:
+        if axis == present and not missing:
             return x
         rest = x.shape[1:]
-        return x.reshape(x.shape[0], *[1] * (axis - present), *rest[:present], *[1] * (run.rank - own), *rest[present:])
+        return x.reshape(x.shape[0], *[1] * (axis - present), *rest[:present], *[1] * missing, *rest[present:])
 
     score = None if branches.score is None else place(branches.score)
     weights = None if branches.weights is None else place(branches.weights)

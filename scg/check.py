@@ -108,17 +108,9 @@ def first_sample(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, An
 
 
 def _ranks(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, Evaluation]:
-    from scg.evaluate import Evaluation
+    from scg.layout import lay_out
 
-    evaluation = Evaluation(graph, Plan(0, {}, {}, {}), given, inputs, steps, branching=False, stepping=True)
-    trace = evaluation.run()
-    values = trace.history[-1].values if trace.history else trace.values
-    values = {**values, **{k: trace.values[k] for k in (n.name for n in graph.structure.after) if k in trace.values}}
-    value_ranks = {k: v.ndim for k, v in values.items() if k in graph.nodes and isinstance(v, Tensor)}
-    ranks = {k: len(d.batch_shape) + (graph.nodes[k].plate is not None) for k, d in evaluation.distributions.items()}
-    costs = {c: values[c].ndim for c in graph.structure.costs}
-    plan = Plan(max([0, *costs.values()]), ranks, value_ranks, costs)
-    return plan, evaluation
+    return lay_out(graph, given, inputs, steps)
 
 
 def examine(

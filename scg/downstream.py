@@ -24,9 +24,8 @@ class View:
     """The costs downstream of one node, and the way there and back."""
 
     def __init__(self, trace: Trace, name: str, costs: Iterable[str]) -> None:
-        self.trace, self.name = trace, name
+        self.trace, self.name, self.axes = trace, name, trace.axes
         self.timed = trace.structure.nodes[name].in_sequence
-        self.rank = trace.plan.batch_rank + self.timed
         found = []
         for cost in costs:
             window = trace.structure.window(name, cost, live=True)
@@ -34,7 +33,7 @@ class View:
                 found.append((self._cost(cost), window.lo, window.hi))
         if not found:
             raise GraphError(f"node {name!r}: it has a credit, but no cost is downstream of it")
-        self.width = max(self.rank, *(cost.ndim for cost, _, _ in found))
+        self.width = max(cost.ndim for cost, _, _ in found)
         self.costs = tuple((self.forth(cost), lo, hi) for cost, lo, hi in found)
 
     def downstream(self) -> Downstream:
@@ -49,42 +48,47 @@ class View:
             None
             if weight.factor is None or f"{self.name}.log_prob" not in self.trace.given
             else self.forth(weight.factor.detach()),
-            lambda other: self.forth(self._seen(other)),
+            self._seen,
         )
 
     def _cost(self, cost: str) -> Tensor:
-        trace, value = self.trace, marginal(self.trace, cost, self.name)
-        inside = trace.structure.nodes[cost].in_sequence
+        trace, value, time = self.trace, marginal(self.trace, cost, self.name), self.axes.time_dim
+        if self.axes.plate:  # a cost has reduced the plate
+            value = value.squeeze(self.axes.plate_dim)
+            time += 1
+        if not self.axes.time:
+            return value
+        assert trace.steps is not None
+        inside, constant = trace.structure.nodes[cost].in_sequence, value.shape[time] != trace.steps
+        shape = list(value.shape)
+        shape[time] = trace.steps
         if inside and not self.timed:  # the whole sequence lies downstream of what comes before it
-            return value.sum(-1 - trace.plan.batch_rank)
-        if self.timed and not inside:  # what comes after it is charged to its last step
-            assert trace.steps is not None
-            value = trace.seen_from_inside(value)
-            value = value.reshape((*[1] * (self.rank - value.ndim), *value.shape))
-            before = torch.zeros_like(value).expand(
-                (*value.shape[: value.ndim - self.rank], trace.steps - 1, *value.shape[value.ndim - self.rank + 1 :])
-            )
-            return torch.cat([before, value], value.ndim - self.rank)
+            return value.sum(time, keepdim=True) * (trace.steps if constant else 1)
+        if inside:
+            return value.expand(shape) if constant else value
+        if self.timed:  # what comes after it is charged to its last step
+            shape[time] -= 1
+            return torch.cat([value.new_zeros(()).expand(shape), value], time)
         return value
 
     def _seen(self, name: str) -> Tensor:
-        node = self.trace.structure.nodes.get(name)
-        value = self.trace.batch_value(name).detach() if node is None else marginal(self.trace, name, self.name)
-        outside = node is not None and not node.in_sequence
-        return self.trace.seen_from_inside(value) if self.timed and outside else value
+        value = self.trace.batch_value(name).detach()
+        if name in self.trace.structure.nodes:
+            value = marginal(self.trace, name, self.name)
+        return self.forth(value)
 
     def forth(self, x: Tensor) -> Tensor:
-        """Into a credit's form."""
+        """A block in a credit's form."""
         if not self.timed:
-            return x
-        width = max(self.width, x.ndim)
-        return x.reshape((*[1] * (width - x.ndim), *x.shape)).movedim(width - self.rank, 0)
+            return x.squeeze(self.axes.time_dim) if self.axes.time else x
+        width = max(getattr(self, "width", 0), x.ndim)
+        return x.reshape((*[1] * (width - x.ndim), *x.shape)).movedim(width - self.axes.rank, 0)
 
     def back(self, x: Tensor) -> Tensor:
-        """A credit, in the trace's form again, without the axes that it only had for its rank."""
+        """A credit as a block, without the axes that it only had for its rank."""
         if not self.timed:
-            return x
-        x = x.movedim(0, x.ndim - self.rank)
-        while x.ndim > self.rank and x.shape[0] == 1:
+            return self.axes.block(x) if not self.axes.time else x.unsqueeze(x.ndim - self.axes.batch - self.axes.plate)
+        x = x.movedim(0, x.ndim - self.axes.rank)
+        while x.ndim > self.axes.rank and x.shape[0] == 1:
             x = x.squeeze(0)
         return x

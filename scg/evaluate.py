@@ -4,23 +4,26 @@
     inside, something recurs    step by step, T times                        (sampling a process)
     inside, all of it is given  once, on `[time, batch…]` blocks             (replaying a recording)
 
-Values are `[branch axes n_k … n_0, (time,) batch…, event…]`. The j-th node that branches owns axis j, counted
-leftwards from the batch, so values of different nodes broadcast against each other as they are.
+`axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from scg.branching import branch
+from scg.axes import Axes, at_step
+from scg.branching import branch, plain
 from scg.calls import length
 from scg.distributions import rebuilt, remember
 from scg.errors import GraphError
+from scg.estimator import Branches
 from scg.node import Edge, Node
 from scg.plan import Plan
 from scg.scan import shift
@@ -61,7 +64,6 @@ class Evaluation:
         self.verifying = self.learning = False
         self.total_steps = steps
         self.state: Tensor | None = None
-        self.axes: dict[str, int] = {}
         self.outside: dict[str, Any] = dict(inputs)
         self.distributions: dict[str, Distribution] = {}
         self.weights: dict[str, Weight] = {}
@@ -70,12 +72,18 @@ class Evaluation:
         timed = self.structure.has_sequence
         self.steps = length(self.structure, given, steps) if timed else None
         self.vectorised = timed and not stepping and self._replayable()
-        self.rank = plan.batch_rank + self.vectorised + (self.structure.plate is not None)
+        plate = self.structure.plate is not None
+        self.axes = Axes(plan.batch_rank, int(plate), int(timed), int(self.vectorised), plan.below)
         self.previous: dict[str, Any] = {}
 
     def _replayable(self) -> bool:
-        """Nothing recurrent is left to compute: every previous value that a node asks for is given."""
-        return all(s in self.given or f"{s}.prev" in self.given for s in self.structure.recurrent_sources)
+        """Nothing recurrent is left to compute: every previous value that a node asks for is given.
+
+        A given value at a node whose gradient goes through its values is computed again, from the noise that made it.
+        """
+        nodes = self.structure.nodes
+        moving = {s for s in self.structure.recurrent_sources if nodes[s].kind == "stochastic" and nodes[s].estimator.moves}
+        return all(f"{s}.prev" in self.given or (s in self.given and s not in moving) for s in self.structure.recurrent_sources)
 
     def run(self) -> Trace:
         structure = self.structure
@@ -90,7 +98,7 @@ class Evaluation:
         if self.vectorised:
             for name in structure.observed_inside:
                 if name in self.given:
-                    values[name] = self.given[name]
+                    values[name] = self.axes.shared(self.given[name], self.plan.missing.get(name))
             self._nodes(self.inside, values, None)
         elif self.steps is not None:
             history = self._unrolled()
@@ -99,14 +107,11 @@ class Evaluation:
             late = dict(values)
             for name in (*(node.name for node in self.inside), *structure.observed_inside):
                 if name in trace:
-                    late[name] = history[-1].values.get(name) if history else self._last(trace, name)
+                    late[name] = history[-1].values.get(name) if history else self.axes.last(name, values[name])
+            self.ended = True
             self._nodes(structure.after, late, None)
             values.update({node.name: late[node.name] for node in structure.after})
         return trace
-
-    def _last(self, trace: Trace, name: str) -> Any:
-        value, rank = trace.values[name], self.plan.value_ranks.get(name)
-        return value.select(-1 - rank, -1) if isinstance(value, Tensor) and rank is not None and value.ndim > rank else value
 
     def _unrolled(self) -> list[Step]:
         first = self.given.get(self.structure.first) if self.structure.first else None
@@ -116,7 +121,7 @@ class Evaluation:
             values = dict(self.outside)
             for name in self.structure.observed_inside:
                 if name in self.given:
-                    values[name] = self.given[name][t]
+                    values[name] = at_step(self.given[name], t)
             self.distributions, self.weights = dict(self.distributions), dict(self.weights)
             self.first_now = None if first is None else first[t]
             self._nodes(self.inside, values, t)
@@ -125,6 +130,10 @@ class Evaluation:
             for scoped in self.scoped:
                 scoped.previous = dict(scoped.values)
         return history
+
+    def replicated(self, node: Node, distribution: Distribution) -> Branches:
+        """What a node draws where no estimator branches it: one plain sample."""
+        return plain(node, distribution)
 
     # -- one step ------------------------------------------------------------------------------------------
 
@@ -192,6 +201,8 @@ class Evaluation:
     def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Distribution:
         """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""
         source = self.structure.nodes[edge.source]
+        if self.ended and self.vectorised and source.in_sequence:
+            return self._last_distribution(source, edge, scoped)
         if edge.detached:
             return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
         if scoped is not None and source.name in scoped.scope.cut:
@@ -201,18 +212,29 @@ class Evaluation:
             return scoped.distributions[source.name]
         return self.distributions[source.name]
 
+    def _last_distribution(self, source: Node, edge: Edge, scoped: Scoped | None) -> Distribution:
+        """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""
+        values: Any = self.outside
+        if scoped is not None:
+            values = View(values, scoped, self.inputs)
+        arguments = self._arguments(source, values, None, scoped)
+        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
+        of = {e.param: e.source for e in source.parents}
+        last = {key: self.axes.last(of[str(key)], value) for key, value in pairs}
+        with scoped.scope.detached() if scoped is not None else nullcontext():
+            distribution = self._call(source, list(last.values()) if source.positional else last)
+        return rebuilt(distribution, Tensor.detach, source.name) if edge.detached else distribution
+
     def _previous(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
         assert edge.init is not None
         recorded = self.given.get(f"{edge.source}.prev")
         if recorded is not None:
-            return recorded if t is None else recorded[t]
+            return self.axes.shared(recorded, self.plan.missing.get(edge.source)) if t is None else at_step(recorded, t)
         if self.vectorised:
-            initial, now = values[edge.init], self.given[edge.source]
-            before = shift(now, 1, 0, 0.0) if now.is_floating_point() else shift(now, 1, 0, 0)
-            opens = torch.arange(now.shape[0], device=now.device).view(-1, *[1] * (self.rank - 1)) == 0
-            if self.structure.first is not None:
-                opens = opens | self.given[self.structure.first].bool()
-            return torch.where(_grown(opens, before), initial, before)
+            now = self.axes.shared(self.given[edge.source], self.plan.missing.get(edge.source))
+            opens = self._opens(now)
+            before = tree_map(lambda x: shift(x, 1, 0, 0.0) if x.is_floating_point() else shift(x, 1, 0, 0), now)
+            return self._where(opens, edge.source, values[edge.init], before)
         if t == 0 or not self.previous:
             return values[edge.init]
         if scoped is not None:
@@ -221,9 +243,34 @@ class Evaluation:
             before = self.previous[edge.source]
         if self.first_now is None:
             return before
-        return torch.where(_grown(self.first_now.bool(), before), values[edge.init], before)
+        return self._where(self.first_now.bool(), edge.source, values[edge.init], before)
+
+    def _opens(self, now: Any) -> Tensor:
+        """Where an episode starts, `[time, batch…]` with axes of size 1 where it is the same for the batch."""
+        steps = self.steps
+        assert steps is not None
+        device = next(x for x in tree_flatten(now)[0] if isinstance(x, Tensor)).device
+        opens = (torch.arange(steps, device=device) == 0).view(-1, *[1] * self.plan.batch_rank)
+        if self.structure.first is None:
+            return opens
+        return opens | self.axes.given(self.given[self.structure.first].bool())
+
+    def _where(self, mask: Tensor, source: str, initial: Any, before: Any) -> Any:
+        """`initial` where an episode starts, else `before`, leaf by leaf."""
+        leaves, spec = tree_flatten(before)
+        others = tree_flatten(initial)[0]
+        if len(others) != len(leaves):
+            raise GraphError(
+                f"node {source!r}: its value has {len(leaves)} tensors, and its initial value {len(others)}; they are to be alike"
+            )
+        chosen = [
+            torch.where(self.axes.over(mask, source, i, x), y, x) if isinstance(x, Tensor) else x
+            for i, (x, y) in enumerate(zip(leaves, others, strict=True))
+        ]
+        return tree_unflatten(chosen, spec)
 
     first_now: Tensor | None = None
+    ended: bool = False
 
     def _call(self, node: Node, arguments: Any) -> Any:
         assert node.fn is not None
@@ -251,11 +298,6 @@ class Step:
 
     def __init__(self, values: Any, distributions: Any, weights: Any, scoped: Any) -> None:
         self.values, self.distributions, self.weights, self.scoped = values, distributions, weights, scoped
-
-
-def _grown(mask: Tensor, like: Tensor) -> Tensor:
-    """`mask` with trailing axes to broadcast over the event of `like`."""
-    return mask.reshape((*mask.shape, *[1] * (like.ndim - mask.ndim)))
 
 
 def _shapes(node: Node, arguments: Any) -> str:

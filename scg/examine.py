@@ -264,7 +264,7 @@ class Examination:
     def _branches(self) -> None:
         """On branch 0 alone every function must give slice 0 of what it gave on all branches."""
         recording = self._draw(self.given, branching=True, stepping=True)
-        if not recording.axes:
+        if not recording.axes.slot:
             return
         for call in recording.calls:
             changes = {}

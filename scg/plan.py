@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from scg.axes import Ranks
 from scg.scope import Scope
 
 
 @dataclass
 class Plan:
     """batch_rank: the rank of the costs at one step. ranks: of each stochastic node's distribution, unbranched.
-    value_ranks: of each node's value, unbranched. first_order: nodes whose estimator stops there.
+    value_ranks: of each node's value, unbranched. below: as in `Axes`. missing: axes of the batch that given values of the sequence lack. first_order: nodes whose estimator stops there.
     observed: nodes that were given among the inputs. scope_of: the scope of each cost with `trains=`. sealed: costs whose gradient was seen to leak nowhere."""
 
     batch_rank: int
     ranks: dict[str, int]
     value_ranks: dict[str, int]
     cost_ranks: dict[str, int]
+    below: dict[str, Ranks] = field(default_factory=dict)
+    missing: dict[str, Ranks] = field(default_factory=dict)
     first_order: frozenset[str] = frozenset()
     scopes: tuple[Scope, ...] = ()
     scope_of: dict[str, int] = field(default_factory=dict)

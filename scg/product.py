@@ -1,14 +1,15 @@
 """The product of weights, and the fold: what a target's ancestors do to its value.
 
 weigh    Π_{x ∈ anc(target)} w_x        along time the window of lags at which x influences the target, within its episode
-fold     Σ over branches, mean over the batch, sum (or mean) over time
+fold     Σ over branches, mean over the batch, sum over time
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+import torch
 from torch import Tensor
 
 from scg.analysis import Influence
@@ -24,7 +25,7 @@ class Product:
     """`Π w_x` over the ancestors of one target, kept factored: scores are summed, other weights multiplied."""
 
     def __init__(self, trace: Trace, scope: int | None, target: str) -> None:
-        self.trace, self.scope, self.target = trace, scope, target
+        self.trace, self.scope, self.target, self.axes = trace, scope, target, trace.axes
         self.in_sequence = trace.structure.nodes[target].in_sequence
         self.on_plate = target in trace.structure.on_plate
         self.scores: dict[tuple[bool, int, float], Tensor] = {}
@@ -39,7 +40,7 @@ class Product:
     def add(self, influence: Influence, live: bool) -> None:
         weight = self.trace.weight(influence.node, self.scope)
         if weight.on_plate and not self.on_plate:
-            weight = _joint(weight, -1 - self.trace.plan.batch_rank)
+            weight = _joint(weight, self.axes.plate_dim)
         if weight.n is not None:
             self.branched.append(weight)
         for window, gradient in influence.parts:
@@ -53,16 +54,15 @@ class Product:
 
     def _along(self, x: Tensor, in_sequence: bool, lo: int, hi: float, scan: Callable[..., Tensor]) -> Tensor:
         """A weight, seen from the target: its window along time, or the same at every step."""
-        rank = self.trace.plan.batch_rank
         if not in_sequence:
-            return self.trace.seen_from_inside(x) if self.in_sequence else x
+            return x
         if lo != 0 or hi != 0:
             first = self.trace.first
-            x = scan(x, lo, hi, None if first is None else starts(first), -(rank + 1))
-        return x if self.in_sequence else x.select(-(rank + 1), -1)
+            x = scan(x, lo, hi, None if first is None else starts(first), self.axes.time_dim)
+        return x if self.in_sequence else x.narrow(self.axes.time_dim, x.shape[self.axes.time_dim] - 1, 1)
 
-    def fold(self, value: Tensor, reduce: Literal["sum", "mean"], name: str) -> Tensor:
-        """Weigh `value`, then reduce: branches by their weights, the batch by its mean, time by sum or mean."""
+    def fold(self, value: Tensor, name: str, scale: float = 1.0) -> Tensor:
+        """Weigh the block `value`, then reduce: branches by their weights, the batch by its mean, time by its sum, times `scale`."""
         weight = self.factor
         if self.scores:
             log: Tensor | None = None
@@ -71,38 +71,34 @@ class Product:
                 log = part if log is None else log + part
             assert log is not None
             weight = log.exp() if weight is None else weight * log.exp()
-        rank = self.trace.plan.batch_rank + self.in_sequence
-        if name in self.trace.structure.reducing and value.ndim > rank:
-            value = value.unsqueeze(value.ndim - rank)  # the cost has reduced the plate; axes beyond it keep their places
         total = value if weight is None else value * weight
         if total.ndim == 0:
-            return total
+            return total if scale == 1.0 else total * scale
+        axes = self.axes
         if weight is not None and total.shape != value.shape:
-            mine, weighed = value.shape[max(0, value.ndim - rank) :], total.shape[max(0, total.ndim - rank) :]
-            grown = len(weighed) - len(mine)
-            if weighed[grown:] != mine or weighed[:grown].numel() != 1:
-                _refuse_broadcast(name, value, weight, rank)
-        batch = total.shape[max(0, total.ndim - rank) :]
-        scale = (batch[1:] if self.in_sequence and reduce == "sum" else batch).numel()
+            own, weighed = value.shape[max(0, value.ndim - axes.batch) :], total.shape[max(0, total.ndim - axes.batch) :]
+            grown = len(weighed) - len(own)
+            if weighed[grown:] != own or weighed[:grown].numel() != 1:
+                _refuse_broadcast(name, own, weight, axes.batch)
+        count = total.shape[max(0, total.ndim - axes.batch) :].numel()
+        if self.in_sequence and total.shape[axes.time_dim] != self.trace.steps:  # the same at every step
+            assert self.trace.steps is not None
+            scale *= self.trace.steps
         for branched in self.branched:  # uniform weights average over their axis where the value has it
-            dim = total.ndim - self.inner() - 1 - branched.axis
+            dim = total.ndim + axes.slot_dim(branched.axis)
             if branched.factor is None and dim >= 0:
-                scale *= total.shape[dim]
-        return total.sum() if scale == 1 else total.sum() / scale
+                count *= total.shape[dim]
+        scale /= max(count, 1)
+        return total.sum() if scale == 1.0 else total.sum() * scale
 
     def average(self, value: Tensor) -> Tensor:
-        """`value` with its branch axes reduced by their weights, and kept with size 1."""
+        """The block `value` with its branch axes reduced by their weights, and kept with size 1."""
         value = value if self.factor is None else value * self.factor
         for branched in self.branched:
-            dim = value.ndim - self.inner() - 1 - branched.axis
+            dim = value.ndim + self.axes.slot_dim(branched.axis)
             if dim >= 0:
                 value = value.mean(dim, keepdim=True) if branched.factor is None else value.sum(dim, keepdim=True)
         return value
-
-    def inner(self) -> int:
-        """How many axes lie right of the branch axes: plate, time, batch."""
-        timed = self.in_sequence or self.trace.evaluation.vectorised
-        return self.trace.plan.batch_rank + timed + (self.trace.structure.plate is not None)
 
 
 def _joint(weight: Weight, dim: int) -> Weight:
@@ -112,9 +108,9 @@ def _joint(weight: Weight, dim: int) -> Weight:
     return Weight(score, factor, weight.n, weight.axis, weight.in_sequence)
 
 
-def _refuse_broadcast(name: str, value: Tensor, weight: Tensor, rank: int) -> NoReturn:
+def _refuse_broadcast(name: str, batch: torch.Size, weight: Tensor, rank: int) -> NoReturn:
     raise GraphError(
-        f"node {name!r}: its value has batch shape {tuple(value.shape[max(0, value.ndim - rank) :])}, and the weights of its "
+        f"node {name!r}: its value has batch shape {tuple(batch)}, and the weights of its "
         f"stochastic ancestors have {tuple(weight.shape[max(0, weight.ndim - rank) :])}; broadcasting one up to the other "
         "mixes batch elements.\nReturn one cost per batch element, or wrap the ancestors' distributions in Independent(…, 1)."
     )

@@ -10,6 +10,9 @@
 `fold` is the weighted sum over branch axes, the mean over the batch and the sum over time. Along time the products
 run over the window of lags at which x influences c, within the episode. Only the first term has a value.
 
+The mean over time, `reduce="mean"`, divides each cost of the sequence by its number of steps T, and a credit or baseline
+with the costs that it stands for; a cost outside the sequence is there once.
+
 Schulman et al. (2015), the costs-downstream rule; Foerster et al. (2018), the operator; Weber et al. (2019), credit.
 """
 
@@ -62,7 +65,7 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
             product.add(influence, live=live and nodes[influence.node].credit is None)
             if live:
                 scored[influence.node] = None
-        term = product.fold(trace.batch_value(cost), reduce, cost)
+        term = product.fold(trace.batch_value(cost), cost, step_share(trace, [cost], cost, reduce))
         total = term if total is None else total + term
     assert total is not None
     untrained = trace.plan.scopes[scope].cut if scope is not None else ()
@@ -71,11 +74,11 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
             continue
         node = nodes[name]
         if trace.weight(name, scope).control is not None:
-            total = total + _control_term(trace, name, scope, reduce)
+            total = total + _control_term(trace, name, scope, costs, reduce)
         if node.credit is not None:
             total = total + _credit_term(trace, name, scope, costs, reduce)
         elif node.baseline is not None:
-            total = total - _baseline_term(trace, name, scope, reduce)
+            total = total - _baseline_term(trace, name, scope, costs, reduce)
     if scope is not None and not torch.compiler.is_compiling() and not trace.plan.sealed.issuperset(costs):
         leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
         trace.plan.sealed.update(costs)
@@ -89,14 +92,32 @@ def objective(trace: Trace) -> Tensor:
         product = Product(trace, None, cost)
         for influence in trace.structure.influences(cost):
             product.add(influence, live=False)
-        term = product.fold(trace.batch_value(cost).detach(), "sum", cost)
+        term = product.fold(trace.batch_value(cost).detach(), cost)
         total = term if total is None else total + term
     if total is None:
         raise GraphError("this graph has no cost: declare one with @graph.cost or @graph.reward")
     return total.detach()
 
 
-def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
+def step_share(trace: Trace, costs: Iterable[str], name: str, reduce: Literal["sum", "mean"], exact: bool = True) -> float:
+    """What `reduce` multiplies the costs downstream of `name` by: 1/T for a mean over the steps of a sequence.
+
+    exact   refuse costs of both kinds downstream; where the mean of the term is zero, any share is right
+    """
+    if reduce == "sum" or not trace.structure.has_sequence:
+        return 1.0
+    nodes = trace.structure.nodes
+    inside = {nodes[c].in_sequence for c in costs if c == name or trace.structure.window(name, c, live=True) is not None}
+    if len(inside) > 1 and exact:
+        raise GraphError(
+            f"node {name!r}: reduce='mean' divides the costs of the sequence by its steps and leaves the others whole, but its "
+            "credit stands for costs of both kinds together.\nUse reduce='sum' (and scale the costs), or drop credit=."
+        )
+    assert trace.steps is not None
+    return 1.0 / trace.steps if True in inside else 1.0
+
+
+def _baseline_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
     weight = trace.weight(name, scope)
     if weight.score is None and weight.factor is None:
         return torch.zeros(())  # a pathwise node has no score to subtract from
@@ -106,16 +127,16 @@ def _baseline_term(trace: Trace, name: str, scope: int | None, reduce: Literal["
         product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
     product.own(weight)
     centred = torch.expm1(weight.score) if weight.score is not None else weight.factor - weight.factor.detach()  # type: ignore[union-attr,operator]
-    return product.fold(centred * baseline, reduce, name)
+    return product.fold(centred * baseline, name, step_share(trace, costs, name, reduce, exact=False))
 
 
-def _control_term(trace: Trace, name: str, scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
+def _control_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
     control = trace.weight(name, scope).control
     assert control is not None
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
         product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
-    return product.fold(control - control.detach(), reduce, name)
+    return product.fold(control - control.detach(), name, step_share(trace, costs, name, reduce, exact=False))
 
 
 def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
@@ -140,14 +161,15 @@ def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], r
         if higher or influence.node != name:  # else earlier steps of the node itself are left out, as PPO does
             product.add(influence, live=higher)
     product.own(weight)
-    return product.fold(combined - combined.detach(), reduce, name)
+    return product.fold(combined - combined.detach(), name, step_share(trace, costs, name, reduce))
 
 
 def credit_of(trace: Trace, name: str, scope: int | None, costs: Iterable[str] | None = None) -> Tensor:
-    """`sg (credit_x − b_x)`, from what was given, a node, a constant, or a `Credit` over the downstream costs."""
+    """`sg (credit_x − b_x)` as a block, from what was given, a node, a constant, or a `Credit` over the downstream costs."""
     node = trace.structure.nodes[name]
     given = trace.given.get(f"{name}.credit")
     if given is not None:
+        given = trace.axes.given(given) if node.in_sequence else trace.axes.block(given)
         return fitting(trace, name, "credit", given.detach())
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
@@ -171,18 +193,15 @@ def level(trace: Trace, name: str, what: str, source: str | float) -> Tensor | f
     """A baseline or credit of node `name` that is a node or a constant, detached."""
     if not isinstance(source, str):
         return float(source)
-    nodes, value = trace.structure.nodes, marginal(trace, source, name)
-    if nodes[name].in_sequence and not nodes[source].in_sequence:
-        value = trace.seen_from_inside(value)
-    return fitting(trace, name, what, value)
+    return fitting(trace, name, what, marginal(trace, source, name))
 
 
 def fitting(trace: Trace, name: str, what: str, value: Tensor) -> Tensor:
     """A baseline or credit whose axes are those of a batch, and those on which its node's ancestors branch; else an error."""
-    rank = Product(trace, None, name).inner()
+    axes = trace.axes
     sizes = {w.axis: w.n for w in trace.evaluation.weights.values() if w.n is not None}
-    for axis in range(value.ndim - rank):
-        if value.shape[value.ndim - rank - 1 - axis] not in (1, sizes.get(axis, 1)):
+    for axis in range(value.ndim - axes.rank):
+        if value.shape[axes.slot_dim(axis)] not in (1, sizes.get(axis, 1)):
             weight = trace.weight(name)
             shape = (weight.score if weight.factor is None else weight.factor).shape  # type: ignore[union-attr]
             raise GraphError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
 
 from scg.errors import GraphError, nearest
 from scg.surrogate import assemble, credit_of, objective
@@ -30,6 +31,7 @@ class Trace:
         self.given = evaluation.given
         self.steps = evaluation.steps
         self.evaluation = evaluation
+        self.axes = evaluation.axes
         self.values = values
         self.history = history
         self._stacked: dict[Any, Any] = {}
@@ -42,20 +44,13 @@ class Trace:
             if name not in self._stacked:
                 if name not in self.history[-1].values:
                     raise KeyError(name)
-                self._stacked[name] = self._stack(name, [step.values[name] for step in self.history])
+                self._stacked[name] = self.axes.stacked(name, [step.values[name] for step in self.history])
             return self._stacked[name]
         if name in self.values:
             return self.values[name]
         if name in self.given:
             return self.given[name]
         raise KeyError(f"{name!r} has no value in this trace.{nearest(name, self.structure.nodes)}")
-
-    def _stack(self, name: str, values: list[Any]) -> Any:
-        if not isinstance(values[0], Tensor):
-            return values
-        values = alike(values)  # a branch that enters through a recurrence is not there at the first step
-        rank = self.plan.value_ranks.get(name, values[0].ndim)
-        return torch.stack(values, max(0, values[0].ndim - rank))
 
     def dist(self, name: str) -> Distribution | list[Distribution]:
         """The distribution of a stochastic node; one for each step where the sequence was stepped through."""
@@ -72,55 +67,32 @@ class Trace:
             return torch.stack([d.log_prob(step.values[name]).detach() for d, step in steps])
         return distribution.log_prob(self[name]).detach()
 
-    # -- along time ----------------------------------------------------------------------------------------
+    # -- blocks (see `axes`) -------------------------------------------------------------------------------
 
     @property
     def first(self) -> Tensor | None:
         """Where episodes start, `[time, batch…]` with the batch padded to the graph's rank."""
         if self.structure.first is None or self.structure.first not in self.given:
             return None
-        return self.timed(self.given[self.structure.first], varies=True)
-
-    def timed(self, x: Tensor, varies: bool) -> Tensor:
-        """`x` of a node of the sequence with its time axis at `-(rank + 1)`: `[branch…, time, batch…]`."""
-        rank = self.plan.batch_rank
-        if not varies:
-            assert self.steps is not None
-            x = x.reshape((*[1] * (rank - x.ndim), *x.shape))
-            head, batch = x.shape[: x.ndim - rank], x.shape[x.ndim - rank :]
-            if head and self.evaluation.vectorised and head[-1] == 1:  # room for time beside an outer branch axis
-                return x.expand((*head[:-1], self.steps, *batch))
-            return x.unsqueeze(x.ndim - rank).expand((*head, self.steps, *batch))
-        if x.ndim <= rank:
-            return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
-        return x
-
-    def _stack_batch(self, tensors: list[Tensor]) -> Tensor:
-        """Steps' `[branch…, batch…]` into `[branch…, time, batch…]`."""
-        rank = self.plan.batch_rank
-        tensors = alike(tensors, rank)
-        return torch.stack(tensors, tensors[0].ndim - rank)
-
-    def seen_from_inside(self, x: Tensor) -> Tensor:
-        """A batch-shaped tensor from outside the sequence, ready to meet one from inside: `[branch…, 1, batch…]`."""
-        rank = self.plan.batch_rank
-        return x if x.ndim <= rank or self.evaluation.vectorised else x.unsqueeze(x.ndim - rank)
+        return self.axes.given(self.given[self.structure.first])
 
     def batch_value(self, name: str) -> Tensor:
-        """A cost's, baseline's or credit's value, shaped `[branch…, (time,) batch…]`."""
+        """A cost's, baseline's or credit's value as a block."""
         node = self.structure.nodes.get(name)
-        if node is None or not node.in_sequence:
-            return self[name]
         key = ("batch", name)
         if key not in self._stacked:
-            if self.history is not None and name in self.history[-1].values:
-                self._stacked[key] = self._stack_batch([step.values[name] for step in self.history])
+            if self.history is not None and node is not None and node.in_sequence and name in self.history[-1].values:
+                self._stacked[key] = self.axes.along_time([step.values[name] for step in self.history])
+            elif self.structure.plate is not None:
+                value = self[name]
+                slots = self.axes.slots(name, 0, value)
+                self._stacked[key] = self.axes.block(value, reduced=slots > 0 and value.ndim - slots == self.plan.batch_rank)
             else:
-                self._stacked[key] = self.timed(self[name], varies=name not in self.structure.timeless)
+                self._stacked[key] = self.axes.block(self[name]) if self.axes.time else self[name]
         return self._stacked[key]
 
     def weight(self, name: str, scope: int | None = None) -> Weight:
-        """The live weight of a stochastic node, as the objective `scope` sees it."""
+        """The live weight of a stochastic node as blocks, as the objective `scope` sees it."""
         key = ("weight", name, scope)
         if key in self._stacked:
             return self._stacked[key]
@@ -130,14 +102,14 @@ class Trace:
             steps = [step.scoped[scope][name] if mixed else step.weights[name] for step in self.history]  # type: ignore[index]
             weight = replace(
                 steps[0],
-                score=None if steps[0].score is None else self._stack_batch([w.score for w in steps]),  # type: ignore[misc]
-                factor=None if steps[0].factor is None else self._stack_batch([w.factor for w in steps]),  # type: ignore[misc]
-                control=None if steps[0].control is None else self._stack_batch([w.control for w in steps]),  # type: ignore[misc]
+                score=None if steps[0].score is None else self.axes.along_time([w.score for w in steps]),  # type: ignore[misc]
+                factor=None if steps[0].factor is None else self.axes.along_time([w.factor for w in steps]),  # type: ignore[misc]
+                control=None if steps[0].control is None else self.axes.along_time([w.control for w in steps]),  # type: ignore[misc]
             )
         else:
             weight = self.evaluation.scoped[scope].weights[name] if mixed else self.evaluation.weights[name]  # type: ignore[index]
-            if weight.in_sequence and self.plan.batch_rank:
-                weight = weight.over(lambda x: self.timed(x, varies=True))
+            if self.axes.time or self.axes.plate:
+                weight = weight.over(self.axes.block)
         if own is not None and name in own.cut:
             weight = weight.over(Tensor.detach)
         self._stacked[key] = weight
@@ -179,7 +151,7 @@ class Trace:
 
         Hand it to a replay of any part of the trace as `given["name.credit"]`.
         """
-        return credit_of(self, name, None)
+        return self.axes.natural(credit_of(self, name, None), self.structure.nodes[name].in_sequence)
 
     def pairs(self, index: Tensor) -> dict[str, Any]:
         """`given` for a replay of the (time, batch) pairs numbered by `index` (t · batch + b), as one step of a batch.
@@ -195,25 +167,30 @@ class Trace:
             raise GraphError(f"trace.pairs needs one batch axis besides time, this graph's costs have {rank}")
         chosen: dict[str, Any] = {}
         for name, value in self.given.items():
-            if isinstance(value, Tensor) and self.structure.nodes[name.partition(".")[0]].in_sequence:
-                chosen[name] = value.flatten(0, 1)[index].unsqueeze(0)
+            stem, _, suffix = name.partition(".")
+            if self.structure.nodes[stem].in_sequence:
+                missing = self.plan.missing.get(stem) if suffix in ("", "prev") else None
+                value = self.axes.given(value) if suffix in ("log_prob", "credit") else self.axes.shared(value, missing)
+                chosen[name] = self._taken(value, index)
             else:
                 chosen[name] = value
         for edge in (e for n in self.structure.inside if n.kind != "observed" for e in n.parents if e.lag):
             if f"{edge.source}.prev" not in chosen:
                 previous = self.evaluation._previous(edge, self.values, None, None)
-                chosen[f"{edge.source}.prev"] = previous.flatten(0, 1)[index].unsqueeze(0)
+                chosen[f"{edge.source}.prev"] = self._taken(previous, index)
         for name in self.structure.stochastic:
             node = self.structure.nodes[name]
             if node.credit is not None and node.in_sequence and f"{name}.credit" not in chosen:
-                chosen[f"{name}.credit"] = self.credit(name).flatten(0, 1)[index].unsqueeze(0)
+                chosen[f"{name}.credit"] = self._taken(self.axes.given(self.credit(name)), index)
         return chosen
 
+    def _taken(self, value: Any, index: Tensor) -> Any:
+        """The numbered pairs of each leaf `[time, batch, event…]`, as one step of a batch."""
+        batch = max(self.batch_value(cost).shape[-1] for cost in self.structure.costs)
 
-def alike(tensors: list[Tensor], rank: int = 0) -> list[Tensor]:
-    """The same tensors, of one shape and of at least that rank: axes that only some have are grown on the left."""
-    shape = tensors[0].shape
-    if len(shape) >= rank and all(t.shape == shape for t in tensors):
-        return tensors
-    shape = torch.broadcast_shapes(*[t.shape for t in tensors], (1,) * rank)
-    return [t.expand(shape) for t in tensors]
+        def pairs(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return x.expand((x.shape[0], batch, *x.shape[2:])).flatten(0, 1)[index].unsqueeze(0)
+
+        return tree_map(pairs, value)

@@ -1,0 +1,81 @@
+"""What the first sample teaches about the axes of a graph's values: two plain draws, one of them replicated.
+
+The first draws one sample a node, step by step. In the second each stochastic node has P replicates along one common
+axis, left of all others; P is a size that nothing in the first draw has, so what depends on a sample shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scg.axes import learned, ranks, unlike
+from scg.branching import plain
+from scg.errors import GraphError
+from scg.estimator import Branches
+from scg.evaluate import Evaluation
+from scg.node import Node
+from scg.plan import Plan
+
+if TYPE_CHECKING:
+    from scg.graph import Graph
+    from scg.trace import Trace
+
+
+class Replicated(Evaluation):
+    """An evaluation in which each stochastic node that is not given has `size` replicates, along one axis for all."""
+
+    size = 1
+
+    def replicated(self, node: Node, distribution: Distribution) -> Branches:
+        """One sample of each replicate, with the axes that a branching node's samples have."""
+        own = self.plan.ranks[node.name]
+        full = max(own, self.axes.inner)
+        shape = distribution.batch_shape
+        if len(shape) <= full:
+            distribution = distribution.expand((self.size, *[1] * (full - len(shape)), *shape))
+        return plain(node, distribution)
+
+
+def lay_out(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, Evaluation]:
+    """The ranks of everything at one step, and the evaluation that showed them."""
+    evaluation = Evaluation(graph, Plan(0, {}, {}, {}), given, inputs, steps, branching=False, stepping=True)
+    trace = evaluation.run()
+    plain_steps = _values(trace)
+    last = plain_steps[-1]
+    nodes = graph.nodes
+    value_ranks = {k: v.ndim for k, v in last.items() if isinstance(v, Tensor)}
+    own = {k: len(d.batch_shape) + (nodes[k].plate is not None) for k, d in evaluation.distributions.items()}
+    costs = {c: last[c].ndim for c in graph.structure.costs}
+    batch = max([0, *costs.values()])
+    plan = Plan(batch, own, value_ranks, costs)
+    if batch and graph.structure.has_sequence:
+        plan.missing = {k: _missing(k, last[k], own, batch) for k in given if k in last and nodes[k].in_sequence}
+    branched = Replicated(graph, plan, given, inputs, steps, branching=False, stepping=True)
+    branched.size = unlike([plain_steps, list(inputs.values()), list(given.values())])
+    try:
+        plan.below = learned(plain_steps, _values(branched.run()), branched.size, batch)
+    except GraphError:
+        raise
+    except Exception:  # a function that does not work below branches; the examination says so where one branches
+        plan.below = learned(plain_steps, plain_steps, branched.size, batch)
+    return plan, evaluation
+
+
+def _values(trace: Trace) -> list[dict[str, Any]]:
+    """The values of all nodes, at each step."""
+    nodes = trace.structure.nodes
+    outside = {k: v for k, v in trace.values.items() if k in nodes}
+    if trace.history is None:
+        return [outside]
+    return [{**outside, **{k: v for k, v in step.values.items() if k in nodes}} for step in trace.history]
+
+
+def _missing(name: str, value: Any, own: Mapping[str, int], batch: int) -> tuple[int, ...]:
+    """How many axes of the batch each leaf of a value lacks at one step. Of an observed value the axes of a batch come first."""
+    if name in own:
+        return (max(0, batch - own[name]),)
+    return tuple(max(0, batch - rank) for rank in ranks(value))
