@@ -298,13 +298,14 @@ class Structure:
 
     def _parts(self, source: str, target: str, full: Window, live: Window | None) -> tuple[tuple[Window, bool], ...]:
         """The full window, cut where live lags meet lags at which only detached paths arrive. Lags of neither do no harm."""
+        outside = not self.nodes[source].in_sequence
         if live is None:
-            return ((full, False),)
+            return ((self._steps_reached(source, target, full) if outside else full, False),)
         if not self.nodes[source].estimator.weighs:  # its gradient is in the values, its weight has none
-            return ((full, True),)
-        if not self.nodes[source].in_sequence:
+            return ((self._steps_reached(source, target, full) if outside else full, True),)
+        if outside:
             self._refuse_changing_times(source, target)
-            return ((full, True),)
+            return ((self._steps_reached(source, target, full), True),)
         classes, period = self._lag_classes(source, target)
         if False not in classes:
             return ((full, True),)
@@ -386,6 +387,23 @@ class Structure:
                 f"node {source!r}: it reaches {target!r} with a gradient at some steps and through detach(…) only at others, and has one "
                 "weight for all of them. Detach it on all paths or on none, or use Pathwise() there."
             )
+
+    def _steps_reached(self, source: str, target: str, full: Window) -> Window:
+        """The steps since the start of an episode at which a node outside the sequence reaches a target.
+
+        What enters at every step reaches all later ones; an initial value enters at the first step only.
+        """
+        if not self.has_sequence or target in self._around(source, live=False):
+            return Window(0, INFINITE)
+        inside = {name for name, node in self.nodes.items() if node.in_sequence}
+        entries = {
+            a.target
+            for n in self._around(source, live=False)
+            for a in self._out[False].get(n, ())
+            if a.target in inside and not a.first
+        }
+        always = any(n == target or target in self.reached(n) for n in entries)
+        return Window(full.lo, INFINITE if always else full.hi)
 
     def _around(self, source: str, live: bool) -> set[str]:
         """What a node outside the sequence reaches without passing through it."""

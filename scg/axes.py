@@ -74,7 +74,9 @@ class Axes:
         if not self.time and not self.plate and x.ndim >= self.batch:
             return x
         inner = self.plate * (not reduced) + self.batch
-        timed = self.at_once if self.at_once and x.ndim > inner else 0  # outside the sequence, and where nothing varies, it has none
+        timed = (
+            self.at_once if self.at_once and x.ndim > inner else 0
+        )  # outside the sequence, and where nothing varies, it has none
         slots = max(0, x.ndim - inner - timed)
         head, along, rest = x.shape[:slots], x.shape[slots : slots + timed], x.shape[slots + timed :]
         if not timed:

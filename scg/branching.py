@@ -22,6 +22,7 @@ from scg.scope import swapped
 from scg.weight import Weight
 
 if TYPE_CHECKING:
+    from scg.analysis import Structure
     from scg.evaluate import Evaluation
 
 
@@ -115,10 +116,18 @@ def _with_time(run: Evaluation, node: Node, distribution: Distribution) -> Distr
 def _on_plate(run: Evaluation, name: str, distribution: Distribution, size: int) -> Distribution:
     """K draws along the axis left of the batch; an ancestor that branched has left room for it there."""
     shape = distribution.batch_shape
-    if len(shape) < run.axes.inner or name not in run.plan.ranks:
+    if name not in run.plan.ranks:  # the layout is still to be learned
+        return distribution if plated(run.structure, name, distribution) else distribution.expand(torch.Size((size, *shape)))
+    if len(shape) < run.axes.inner:
         return distribution.expand(torch.Size((size, *shape)))
     room = len(shape) - run.axes.inner
     return distribution.expand(torch.Size((*shape[:room], size, *shape[room + 1 :])))
+
+
+def plated(structure: Structure, name: str, distribution: Distribution) -> bool:
+    """Whether a distribution on the plate has its axis from its parents already; on a plain draw, where nothing branches."""
+    shape, node = distribution.batch_shape, structure.nodes[name]
+    return any(e.source in structure.on_plate for e in node.parents) and len(shape) > 0 and shape[0] == node.plate
 
 
 def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: Branches) -> tuple[Any, Weight]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scg.credit import Downstream
 from scg.errors import GraphError
-from scg.product import marginal
+from scg.product import marginal, reached_from_outside
 
 if TYPE_CHECKING:
     from scg.trace import Trace
@@ -63,6 +63,10 @@ class View:
         shape = list(value.shape)
         shape[time] = trace.steps
         if inside and not self.timed:  # the whole sequence lies downstream of what comes before it
+            part = next(i.parts[0][0] for i in trace.structure.influences(cost) if i.node == self.name)
+            reached = reached_from_outside(trace, part, inside=True)
+            if reached is not None:
+                return torch.where(reached, value, 0.0).sum(time, keepdim=True)
             return value.sum(time, keepdim=True) * (trace.steps if constant else 1)
         if inside:
             return value.expand(shape) if constant else value

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves, tree_map
 
 from scg.axes import learned, ranks, unlike
-from scg.branching import plain
+from scg.branching import plain, plated
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.evaluate import Evaluation
@@ -42,13 +44,17 @@ class Replicated(Evaluation):
 
 def lay_out(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> tuple[Plan, Evaluation]:
     """The ranks of everything at one step, and the evaluation that showed them."""
+    given, steps = lengthened(graph, given, steps)
     evaluation = Evaluation(graph, Plan(0, {}, {}, {}), given, inputs, steps, branching=False, stepping=True)
     trace = evaluation.run()
     plain_steps = _values(trace)
     last = plain_steps[-1]
     nodes = graph.nodes
     value_ranks = {k: v.ndim for k, v in last.items() if isinstance(v, Tensor)}
-    own = {k: len(d.batch_shape) + (nodes[k].plate is not None) for k, d in evaluation.distributions.items()}
+    own = {
+        k: len(d.batch_shape) + (nodes[k].plate is not None and not plated(graph.structure, k, d))
+        for k, d in evaluation.distributions.items()
+    }
     costs = {c: last[c].ndim for c in graph.structure.costs}
     batch = max([0, *costs.values()])
     plan = Plan(batch, own, value_ranks, costs)
@@ -63,6 +69,19 @@ def lay_out(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], s
     except Exception:  # a function that does not work below branches; the examination says so where one branches
         plan.below = learned(plain_steps, plain_steps, branched.size, batch)
     return plan, evaluation
+
+
+def lengthened(graph: Graph, given: Mapping[str, Any], steps: int | None) -> tuple[dict[str, Any], int | None]:
+    """Two steps at least, the recorded one repeated: what an initial value hides at the first step is seen at the second."""
+    structure = graph.structure
+    if not structure.has_sequence:
+        return dict(given), steps
+    recorded = {k for k in given if structure.nodes[k.partition(".")[0]].in_sequence}
+    short = {k for k in recorded if any(x.shape[:1] == (1,) for x in tree_leaves(given[k]) if isinstance(x, Tensor))}
+    if recorded and not short:
+        return dict(given), steps
+    twice = {k: tree_map(lambda x: torch.cat([x, x]) if isinstance(x, Tensor) else x, given[k]) for k in short}
+    return {**given, **twice}, 2 if steps == 1 else steps
 
 
 def _values(trace: Trace) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor
 
-from scg.analysis import Influence
+from scg.analysis import Influence, Window
+from scg.axes import grown
 from scg.errors import GraphError
-from scg.scan import starts, window_product, window_sum
+from scg.scan import INFINITE, starts, window_product, window_sum
 from scg.weight import Weight
 
 if TYPE_CHECKING:
@@ -49,13 +50,17 @@ class Product:
                 self.scores[key] = weight.score if key not in self.scores else self.scores[key] + weight.score
             if weight.factor is not None:
                 factor = weight.factor if live and gradient else weight.factor.detach()
-                part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product)
+                fill = 1.0 if weight.n is None else 1.0 / weight.n
+                part = self._along(factor, weight.in_sequence, window.lo, window.hi, window_product, fill)
                 self.factor = part if self.factor is None else self.factor * part
 
-    def _along(self, x: Tensor, in_sequence: bool, lo: int, hi: float, scan: Callable[..., Tensor]) -> Tensor:
-        """A weight, seen from the target: its window along time, or the same at every step."""
+    def _along(
+        self, x: Tensor, in_sequence: bool, lo: int, hi: float, scan: Callable[..., Tensor], fill: float = 0.0
+    ) -> Tensor:
+        """A weight, seen from the target: its window along time, or the same at every step that it reaches, `fill` elsewhere."""
         if not in_sequence:
-            return x
+            reached = reached_from_outside(self.trace, Window(lo, hi), self.in_sequence)
+            return x if reached is None else torch.where(reached, x, x.new_full((), fill))
         if lo != 0 or hi != 0:
             first = self.trace.first
             x = scan(x, lo, hi, None if first is None else starts(first), self.axes.time_dim)
@@ -116,11 +121,28 @@ def _refuse_broadcast(name: str, batch: torch.Size, weight: Tensor, rank: int) -
     )
 
 
+def reached_from_outside(trace: Trace, window: Window, inside: bool) -> Tensor | None:
+    """The steps at which a node outside the sequence reaches a target, a block; None for all.
+
+    window   the steps since the start of an episode; a target after the sequence is reached as its last step is
+    """
+    if trace.steps is None or (window.lo == 0 and window.hi == INFINITE):
+        return None
+    steps = grown(torch.arange(trace.steps), trace.axes.plate + trace.axes.batch)
+    since = steps if trace.first is None else steps.to(trace.first.device) - starts(trace.first)
+    reached = (since >= window.lo) & (since <= window.hi)
+    return reached if inside else reached[-1:]
+
+
 def marginal(trace: Trace, source: str, name: str) -> Tensor:
-    """The value of `source`, detached, averaged over the branches of what does not come before node `name`."""
+    """The value of `source`, detached, averaged over the branches of what does not come before node `name`, its own too."""
     value = trace.batch_value(source).detach()
     kept = {name, *(influence.node for influence in trace.structure.influences(name))}
     product = Product(trace, None, source)
+    if trace.structure.nodes[source].kind == "stochastic" and source not in kept:
+        own = trace.weight(source)
+        product.own(own)
+        product.factor = None if own.factor is None or own.n is None else own.factor.detach()
     for influence in trace.structure.influences(source):
         if influence.node not in kept and trace.weight(influence.node).n is not None:
             product.add(influence, live=False)
