@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scg.check import Finding
 from scg.distributions import kind
+from scg.errors import GraphError
 from scg.path_check import PathCheck
 from scg.plan import Plan
 from scg.randomness import seed
@@ -304,7 +305,21 @@ class Examination:
         """All steps at once must give what one step after another gives, where nothing is drawn."""
         if self.recording.steps in (None, 1):
             return
-        at_once = self._draw(self.given, stepping=False)
+        try:
+            at_once = self._draw(self.given, stepping=False)
+        except GraphError:
+            raise
+        except Exception as error:
+            self._error(
+                next(
+                    (n.name for n in self.structure.inside if any(n.name in note for note in getattr(error, "__notes__", ()))),
+                    "",
+                ),
+                "time",
+                f"one step after another the graph is evaluated, all steps at once it fails ({type(error).__name__}: {error}).\n"
+                "Give what is the same for the whole batch an axis of size 1 in the batch's place.",
+            )
+            return
         if not at_once.vectorised:
             return
         drawn = {n for n in self.structure.stochastic if n not in self.given}
@@ -320,7 +335,8 @@ class Examination:
                 for block, single in zip(blocks[name], call.content, strict=True):
                     if not isinstance(block, Tensor) or block.ndim <= single.ndim:
                         continue
-                    if block.shape[1:] != single.shape or not close(block[t], single):
+                    now = block[t] if block.shape[0] == len(steps[name]) else block
+                    if now.squeeze().shape != single.squeeze().shape or not close(now.squeeze(), single.squeeze()):
                         self._error(
                             name,
                             "time",
