@@ -8,12 +8,14 @@ or a `Credit`, which sees the whole `[time, batch]` trace through a `Downstream`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from scg.distributions import FirstOrder
 from scg.scan import INFINITE, affine, shift
 
 
@@ -103,3 +105,27 @@ class Credit:
 
     def __call__(self, downstream: Downstream) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(downstream)")
+
+
+CREDIT = (
+    "its credit, which is a constant there: what the costs and the earlier weights add to a second derivative is left out.\n"
+    "Drop credit=, or use LoadedDice(…) where the costs depend on θ through the samples alone."
+)
+DIRECT = (
+    "its credit, and a cost downstream of it depends on θ by itself, or through pathwise samples: the product of its slope and "
+    "the score's is left out.\nDrop credit=; LoadedDice(…) is for costs of the samples alone."
+)
+
+
+def first_order(weight: Tensor, name: str, credit: Any, costs: Iterable[Tensor]) -> Tensor:
+    """The weight that a credit multiplies, behind a barrier where its second derivative would be wrong without a word.
+
+    costs   what lies downstream of the node, with gradients
+    """
+    if torch.compiler.is_compiling() or not weight.requires_grad:
+        return weight
+    if not isinstance(credit, Credit) or credit.order <= 1:
+        return FirstOrder.apply(weight, name, CREDIT)  # type: ignore[no-any-return,no-untyped-call]
+    if any(c.requires_grad for c in costs):
+        return FirstOrder.apply(weight, name, DIRECT)  # type: ignore[no-any-return,no-untyped-call]
+    return weight

@@ -35,6 +35,13 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Why a derivative of an identity is the last one.
+SAMPLER = (
+    "an estimator that is right to first order only.\n"
+    "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
+)
+
+
 def kind(distribution: Distribution) -> str:
     """The name of a distribution, looking through Independent."""
     while isinstance(distribution, D.Independent):
@@ -294,32 +301,29 @@ def _limits(constraint: Any) -> list[tuple[str, Any]]:
 
 
 class FirstOrder(torch.autograd.Function):
-    """Identity whose gradient refuses to be differentiated again, whatever it is differentiated for."""
+    """Identity whose gradient refuses to be differentiated again, whatever it is differentiated for: `apply(x, name, why)`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
-        ctx.name = name
+    def forward(ctx: Any, x: Tensor, name: str, why: str = SAMPLER) -> Tensor:
+        ctx.name, ctx.why = name, why
         ctx.save_for_backward(x)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         # The gradient is made to depend on x: an f that is linear in x would otherwise hide the second derivative.
-        return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name), None
+        return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name, ctx.why), None, None
 
 
 class _NoSecond(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, name: str) -> Tensor:
-        ctx.name = name
+    def forward(ctx: Any, grad: Tensor, x: Tensor, name: str, why: str) -> Tensor:
+        ctx.name, ctx.why = name, why
         return grad.view_as(grad)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        raise GraphError(
-            f"node {ctx.name!r}: a second derivative was asked through an estimator that is right to first order only.\n"
-            "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
-        )
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        raise GraphError(f"node {ctx.name!r}: a second derivative was asked through {ctx.why}")
 
 
 def torch_kind(distribution: Distribution) -> type[Distribution] | None:

@@ -34,6 +34,7 @@ from scg.distributions import (
     sampler_order,
     unclamped_log_prob,
 )  # fmt: skip
+from scg.errors import GraphError
 from scg.laws import rsample
 
 
@@ -102,32 +103,26 @@ class Estimator:
 
     @staticmethod
     def of(candidate: Any) -> Estimator:
-        """`candidate` if it is an estimator; any object with a `branch` method made into one."""
-        return candidate if isinstance(candidate, Estimator) else _Adopted(candidate)
+        """`candidate` if it is an estimator; an object with a `branch` method gets this class as a base."""
+        return candidate if isinstance(candidate, Estimator) else _adopted(candidate)
 
 
-class _Adopted(Estimator):
-    """An object with `branch` that does not inherit: its own attributes first, the protocol's defaults after."""
+def _adopted(candidate: Any) -> Estimator:
+    """The object under a class that inherits from its own and then from `Estimator`, with the same attributes, not copies.
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        for name in (
-            "branch",
-            "branch_below",
-            "given",
-            "combine",
-            "order",
-            "refuses",
-            "unbiased",
-            "allow_bias",
-            "path",
-            "weighs",
-        ):
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))
-
-    def __repr__(self) -> str:
-        return repr(self.inner)
+    So it answers every question of the protocol by what it says now, and a module is still seen as one.
+    """
+    kind = type(candidate)
+    if not callable(getattr(candidate, "branch", None)):
+        raise GraphError(f"{candidate!r} is no estimator: inherit from scg.Estimator and define branch(distribution)")
+    try:
+        adopted = object.__new__(type(kind)(kind.__name__, (kind, Estimator), {"__module__": kind.__module__}))
+        object.__setattr__(adopted, "__dict__", candidate.__dict__)
+    except (TypeError, AttributeError) as error:  # slots, an extension type, a metaclass of its own
+        raise GraphError(
+            f"{candidate!r} cannot be used as an estimator as it is: inherit from scg.Estimator ({error})"
+        ) from error
+    return adopted
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from scg.credit import Credit
+from scg.credit import Credit, first_order
 from scg.downstream import View
 from scg.errors import GraphError
 from scg.estimator import Estimator
@@ -155,6 +155,9 @@ def _credit_term(trace: Trace, name: str, scope: int | None, costs: list[str], r
         raise GraphError(
             f"node {name!r}: {node.credit!r} is of higher order, and {node.estimator!r} combines to first order only"
         )
+    if not trace.evaluation.learning:
+        below = (trace.batch_value(c) for c in costs if trace.structure.window(name, c, live=True) is not None)
+        live = first_order(live, name, node.credit, below)
     combined = node.estimator.combine(live, credit)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):
