@@ -21,7 +21,8 @@ from torch.distributions import Distribution, TransformedDistribution
 
 from scg.distributions import kind, log_density, moving_support
 from scg.estimator import Branches, Estimator, Pathwise
-from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
+from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, pushes, tensor_of
+from scg.laws import is_exactly
 
 _AROUND_LOC = (D.Normal, D.Laplace, D.Cauchy, D.StudentT, D.MultivariateNormal, D.LowRankMultivariateNormal)
 
@@ -37,7 +38,7 @@ class Antithetic(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         with torch.no_grad():
-            values = pairs(distribution, self.samples // 2)
+            values = pairs(distribution, self.samples // 2).detach()  # no_grad leaves forward-mode tangents
         log_prob = log_density(distribution, values)
         return Branches(values, self.samples, score=log_prob - log_prob.detach())
 
@@ -81,18 +82,22 @@ def pairs(distribution: Distribution, count: int) -> Tensor:
 
 def _centre(distribution: Distribution) -> Tensor | None:
     """What the distribution is symmetric about."""
-    if isinstance(distribution, D.Uniform):
+    if is_exactly(distribution, D.Uniform):
         return (distribution.low + distribution.high) / 2
-    return distribution.loc if isinstance(distribution, _AROUND_LOC) else None
+    return distribution.loc if is_exactly(distribution, *_AROUND_LOC) else None
 
 
 def _pushed(distribution: Distribution) -> TypeGuard[TransformedDistribution]:
     """Transforms of a base's pair; not where they would fold it (|x| of HalfNormal), which an icdf of its own tells."""
-    return type(distribution).icdf is TransformedDistribution.icdf and isinstance(distribution, TransformedDistribution)
+    return (
+        isinstance(distribution, TransformedDistribution)
+        and type(distribution).icdf is TransformedDistribution.icdf
+        and pushes(distribution)
+    )
 
 
 def _pairable(distribution: Distribution) -> bool:
-    if isinstance(distribution, D.Independent) or _pushed(distribution):
+    if is_exactly(distribution, D.Independent) or _pushed(distribution):
         return _pairable(distribution.base_dist)
     return _centre(distribution) is not None or has_inverse(distribution)
 

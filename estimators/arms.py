@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
-from scg.laws import log_odds
+from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ARMS(Estimator):
         return 1
 
     def refuses(self, distribution: Distribution) -> str | None:
-        return only("ARMS", distribution, (Bernoulli,), f"LeaveOneOut(samples={self.samples})")
+        return only("ARMS", distribution, (Bernoulli,), f"LeaveOneOut(samples={self.samples})") or unseen(distribution)
 
 
 def rare_events(n: int, log_r: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.arms import debiased, rare_events
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of, wide_dtype
-from scg.laws import log_odds
+from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CARMS(Estimator):
 
     def refuses(self, distribution: Distribution) -> str | None:
         instead = f"ARMS(samples={self.samples}) for bits, LeaveOneOut(samples={self.samples}) for the rest"
-        return only("CARMS", distribution, (Categorical, OneHotCategorical), instead)
+        return only("CARMS", distribution, (Categorical, OneHotCategorical), instead) or unseen(distribution)
 
 
 def sticks(ascending: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ Kahn & Marshall (1953); Glasserman & Yao (1992); for measure-valued derivatives 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,30 +28,18 @@ from scg.distributions import kind
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
 from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, tensor_of
+from scg.estimators.wrapping import Wrapping
 
 
-@dataclass(frozen=True)
-class CommonRandomNumbers(Estimator):
+class CommonRandomNumbers(Wrapping):
     """An estimator that samples (ScoreFunction, LeaveOneOut, your own), its noise shared across the ancestors' branches."""
 
-    estimator: Estimator = field(default_factory=ScoreFunction)
-
-    def __post_init__(self) -> None:
+    def __init__(self, estimator: Estimator | None = None) -> None:
+        super().__init__(ScoreFunction() if estimator is None else estimator)
         if isinstance(self.estimator, Pathwise):
             raise ValueError(
                 f"CommonRandomNumbers({self.estimator!r}): for pathwise gradients use CommonRandomNumbersPathwise(samples=…)"
             )
-
-    @property
-    def unbiased(self) -> bool:  # type: ignore[override]
-        return self.estimator.unbiased
-
-    @property
-    def allow_bias(self) -> bool:  # type: ignore[override]
-        return self.estimator.allow_bias
-
-    def branch(self, distribution: Distribution) -> Branches:
-        return self.estimator.branch(distribution)
 
     def branch_below(self, distribution: Distribution, axes: int) -> Branches:
         shared = Shared(distribution, axes)
@@ -62,15 +50,6 @@ class CommonRandomNumbers(Estimator):
                 "Use ScoreFunction() or LeaveOneOut() inside, or leave CommonRandomNumbers out."
             )
         return branches
-
-    def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
-        return self.estimator.given(distribution, value, log_prob)
-
-    def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
-        return self.estimator.combine(weight, credit)
-
-    def order(self, distribution: Distribution) -> float:
-        return self.estimator.order(distribution)
 
     def refuses(self, distribution: Distribution) -> str | None:
         return self.estimator.refuses(distribution) or _no_inverse("CommonRandomNumbers", distribution, repr(self.estimator))

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, OneHotCategorical
 
 from scg.distributions import kind
+from scg.laws import is_exactly
 
 
 def unbound(distribution: Distribution) -> tuple[Distribution, int]:
     """The distribution of one component, and how many trailing axes Independent binds into one sample."""
     bound = 0
-    while isinstance(distribution, Independent):
+    while isinstance(distribution, Independent) and is_exactly(distribution, Independent):
         bound += distribution.reinterpreted_batch_ndims
         distribution = distribution.base_dist
     return distribution, bound
@@ -37,7 +38,14 @@ def support_size(distribution: Distribution) -> int | None:
     base, _ = unbound(distribution)
     if not base.has_enumerate_support:
         return None
-    return base.enumerate_support(expand=False).shape[0] ** components(distribution)
+    return category_count(base) ** components(distribution)
+
+
+def category_count(base: Distribution) -> int:
+    """How many values one component has; of one-hot vectors without making them, for all together are K² numbers."""
+    if isinstance(base, OneHotCategorical):
+        return base.event_shape[-1]
+    return base.enumerate_support(expand=False).shape[0]
 
 
 def zero(theta: Tensor) -> Tensor:
@@ -65,8 +73,12 @@ def one_each(z: Tensor, bound: int) -> Tensor:
 
 
 def only(estimator: str, distribution: Distribution, kinds: tuple[type[Distribution], ...], instead: str) -> str | None:
-    """The refusal of distributions other than `kinds` (and Independent ones of them)."""
-    if isinstance(unbound(distribution)[0], kinds):
+    """The refusal of distributions other than `kinds` (and Independent ones of them), and of subclasses with another law."""
+    base, _ = unbound(distribution)
+    if is_exactly(base, *kinds):
         return None
     names = ", ".join(k.__name__ for k in kinds)
-    return f"{estimator} is for {names} (also inside Independent), and this is {kind(distribution)}.\nUse {instead}."
+    what = kind(distribution)
+    if isinstance(base, kinds):
+        what += f", a subclass with a law of its own (its sample, log_prob, … are not those of {names})"
+    return f"{estimator} is for {names} (also inside Independent), and this is {what}.\nUse {instead}."

@@ -21,7 +21,7 @@ from torch.distributions import Bernoulli, Distribution
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
-from scg.laws import log_odds
+from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ARM(Estimator):
 
     def refuses(self, distribution: Distribution) -> str | None:
         instead = "CategoricalDisARM() for categories, LeaveOneOut(samples=2) for the rest"
-        return only(type(self).__name__, distribution, (Bernoulli,), instead)
+        return only(type(self).__name__, distribution, (Bernoulli,), instead) or unseen(distribution)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
-from scg.laws import log_odds
+from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CategoricalDisARM(Estimator):
 
     def refuses(self, distribution: Distribution) -> str | None:
         instead = "DisARM() for bits, LeaveOneOut(samples=2) for the rest"
-        return only("CategoricalDisARM", distribution, (Categorical, OneHotCategorical), instead)
+        return only("CategoricalDisARM", distribution, (Categorical, OneHotCategorical), instead) or unseen(distribution)
 
 
 def tree(logits: Tensor) -> list[Tensor]:

@@ -2,7 +2,9 @@
 
     E[f(x)] = Σ_{v ∈ support} p(v; θ) f(v)
 
-No sampling noise, exact to any order; the cost is one evaluation of what follows for each value.
+No sampling noise, exact to any order; the cost is one evaluation of what follows for each value. Probabilities of 0 and 1
+have their gradient. Memory: one value and one probability for each of at most `budget` branches, linear in their number
+(a one-hot value is K numbers, so K² for K of those).
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.distributions import Distribution, Independent
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, OneHotCategorical
 
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
+from scg.estimators.componentwise import support_size, unbound
+from scg.laws import is_exactly, mass
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,15 @@ class Enumeration(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         values = support(distribution)
-        return Branches(values, values.shape[0], weights=log_density(distribution, values).exp())
+        return Branches(values, values.shape[0], weights=probabilities(distribution))
 
     def refuses(self, distribution: Distribution) -> str | None:
-        base, width = distribution, 1
-        while isinstance(base, Independent):
-            width *= base.base_dist.batch_shape[-base.reinterpreted_batch_ndims :].numel()
-            base = base.base_dist
-        if not base.has_enumerate_support:
+        size = support_size(distribution)
+        if size is None:
             return (
                 f"Enumeration needs a finite support, and {kind(distribution)} has none to enumerate.\n"
                 "Use ScoreFunction(), LeaveOneOut(samples=4), or Pathwise() where it reparameterises."
             )
-        size = base.enumerate_support(expand=False).shape[0] ** width
         if size > self.budget:
             return (
                 f"Enumeration would take {size} branches, the budget is {self.budget}.\n"
@@ -45,15 +46,37 @@ class Enumeration(Estimator):
         return None
 
 
+def probabilities(distribution: Distribution) -> Tensor:
+    """p(v) of all values that `support` lists, `[n, *batch]`, with its gradient also where it is 0 or 1."""
+    base, bound = unbound(distribution)
+    if is_exactly(base, Categorical, OneHotCategorical):
+        single = base.probs.movedim(-1, 0)  # type: ignore[attr-defined]
+    else:
+        values = base.enumerate_support()
+        exact = mass(base, values)
+        single = log_density(base, values).exp() if exact is None else exact
+    if not bound:
+        return single
+    rest = single.shape[1 : single.ndim - bound]
+    flat = single.reshape(single.shape[0], *rest, -1)  # [m, *batch, D]
+    choices = _choices(single.shape[0], flat.shape[-1], flat)
+    index = choices.reshape(len(choices), *[1] * len(rest), -1)
+    return flat.gather(0, index.expand(-1, *flat.shape[1:])).prod(-1)
+
+
+def _choices(m: int, count: int, like: Tensor) -> Tensor:
+    """All joint values of `count` variables with m values each, as indices `[m^count, count]`."""
+    return torch.cartesian_prod(*[torch.arange(m, device=like.device)] * count).reshape(-1, count)
+
+
 def support(distribution: Distribution) -> torch.Tensor:
     """All values `[n, *batch, *event]`, the joint ones where Independent binds several variables into one sample."""
     if not isinstance(distribution, Independent):
         return distribution.enumerate_support()
-    base = distribution.base_dist
-    single = support(base)  # [m, *batch, *bound, *event]
-    m, count = single.shape[0], distribution.reinterpreted_batch_ndims
-    bound = base.batch_shape[-count:]
-    choices = torch.cartesian_prod(*[torch.arange(m, device=single.device)] * bound.numel()).reshape(-1, *bound)
+    base, count = unbound(distribution)
+    single = base.enumerate_support()  # [m, *batch, *bound, *event]
+    bound = base.batch_shape[len(base.batch_shape) - count :]
+    choices = _choices(single.shape[0], bound.numel(), single).reshape(-1, *bound)
     rest = base.batch_shape[: len(base.batch_shape) - count]
     index = choices.reshape(-1, *[1] * len(rest), *bound, *[1] * len(base.event_shape))
     return single.gather(0, index.expand(-1, *single.shape[1:]))

@@ -50,7 +50,7 @@ def has_inverse(distribution: Distribution) -> bool:
     """Whether `from_uniform` knows this distribution. A subclass that samples in its own way has no inverse that is known."""
     if is_exactly(distribution, *_BY_FORMULA) or _own_icdf(distribution):
         return True
-    return _pushes(distribution) and has_inverse(distribution.base_dist)  # type: ignore[attr-defined]
+    return pushes(distribution) and has_inverse(distribution.base_dist)  # type: ignore[attr-defined]
 
 
 def noise_shape(distribution: Distribution) -> torch.Size:
@@ -130,7 +130,7 @@ def _definer(distribution: Distribution) -> type[Distribution]:
     return next(c for c in type(distribution).__mro__ if "icdf" in vars(c))
 
 
-def _pushes(distribution: Distribution) -> bool:
+def pushes(distribution: Distribution) -> bool:
     """Whether its sample is that of its base distribution, reshaped or transformed."""
     return isinstance(distribution, (D.Independent, TransformedDistribution)) and (
         is_exactly(distribution, D.Independent, TransformedDistribution) or type(distribution).__module__.startswith("torch.")

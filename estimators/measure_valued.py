@@ -14,13 +14,13 @@
 
 with x ~ p and e, e' ~ Exponential(1) (Rayleigh: Weibull of concentration 2). `coupled`: both measures share their noise,
 as written, and where one of them is p itself it is the primal sample; else all are independent. Only parameters that
-require a gradient are differentiated. D components of a joint sample are differentiated one by one, the others left at
+require a gradient (or have a forward-mode tangent) are differentiated. D components of a joint sample are differentiated one by one, the others left at
 the primal sample.
 
 As branches: the primal sample with weight 1, and plus and minus with weights ±z, z zero-valued with gradient c ∇θ: 1 + 2D
 evaluations for one parameter, 1 + D where one measure is the primal sample, 1 + 2DK for K categories (for one
 categorical variable Enumeration takes K). Unbiased for any f; first order, but any order for one bit or one category (E is linear in
-its probabilities). Pflug (1989); Heidergott & Vázquez-Abad (2000); Mohamed et al. (2020), section 6.
+its probabilities). Memory is linear in the number of branches, which the budget bounds. Pflug (1989); Heidergott & Vázquez-Abad (2000); Mohamed et al. (2020), section 6.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from torch.distributions import Distribution
 from scg.distributions import kind
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
+from scg.estimators.inverse_cdf import exponential as noise
+from scg.estimators.inverse_cdf import wide_dtype
+from scg.laws import moves
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class MeasureValued(Estimator):
         base, _ = unbound(distribution)
         rule = _RULES[_rule(base)]
         for name in rule.fixed:
-            if getattr(base, name).requires_grad:
+            if moves(getattr(base, name)):
                 return (
                     f"MeasureValued knows no simple pair of measures for the {name} of {kind(base)}, which requires a gradient.\n"
                     f"Detach it, or use LeaveOneOut(samples=2), or Pathwise() where f is differentiable."
@@ -124,12 +127,23 @@ def maxwell(like: Tensor) -> Tensor:
     return side * torch.randn((3, *like.shape), dtype=like.dtype, device=like.device).norm(dim=0)
 
 
-def others(probs: Tensor) -> Tensor:
-    """For each category k a sample that is not k: `[K, *batch]` from `probs [*batch, K]`."""
+def others(probs: Tensor, shared: bool) -> Tensor:
+    """For each category k a sample that is not k: `[K, *batch]` from `probs [*batch, K]`, all from the same noise if `shared`.
+
+    The first of exponential clocks with rates p that is not k. Noise for all k at once would be K² numbers.
+    """
     count = probs.shape[-1]
-    arrival = torch.empty((count, *probs.shape), dtype=probs.dtype, device=probs.device).exponential_() / probs
-    own = torch.eye(count, dtype=torch.bool, device=probs.device).view(count, *[1] * (probs.ndim - 1), count)
-    return arrival.masked_fill(own, math.inf).argmin(-1)  # the first of exponential clocks with rates p
+    rates = probs.to(wide_dtype(probs))
+    if shared:
+        first, second = (
+            (noise(probs.shape, probs) / rates).topk(min(2, count), -1, largest=False).indices[..., [0, -1]].unbind(-1)
+        )
+        k = torch.arange(count, device=probs.device).view(count, *[1] * first.ndim)
+        return torch.where(first == k, second, first)
+    each = [
+        (noise(probs.shape, probs) / rates).select_scatter(rates[..., k] + math.inf, -1, k).argmin(-1) for k in range(count)
+    ]
+    return torch.stack(each)
 
 
 # -- the table -------------------------------------------------------------------------------------------------
@@ -137,24 +151,24 @@ def others(probs: Tensor) -> Tensor:
 
 def _bernoulli(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     x = sample(base)
-    return x, [Signed(zero(base.probs), torch.ones_like(x), torch.zeros_like(x))] if base.probs.requires_grad else []
+    return x, [Signed(zero(base.probs), torch.ones_like(x), torch.zeros_like(x))] if moves(base.probs) else []
 
 
 def _categorical(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     x, probs = sample(base), base.probs
-    if not probs.requires_grad:
+    if not moves(probs):
         return x, []
+    # ∇ logit_k = ∇θ_k / θ_k, so c ∇ logit_k is (1 − θ_k) ∇θ_k, which is finite at θ_k = 0.
+    z = ((1 - probs.detach()) * zero(probs)).movedim(-1, 0)
     derivatives = []
-    for k, other in enumerate(others(probs.detach())):
-        # ∇ logit_k = ∇θ_k / θ_k, so c ∇ logit_k is (1 − θ_k) ∇θ_k, which is finite at θ_k = 0.
-        z = (1 - probs[..., k].detach()) * zero(probs[..., k])
-        derivatives.append(Signed(z, torch.full_like(x, k), torch.where(x == k, other, x) if coupled else other))
+    for k, (own, other) in enumerate(zip(z, others(probs.detach(), coupled), strict=True)):
+        derivatives.append(Signed(own, torch.full_like(x, k), torch.where(x == k, other, x) if coupled else other))
     return x, derivatives
 
 
 def _poisson(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     x = sample(base)
-    if not base.rate.requires_grad:
+    if not moves(base.rate):
         return x, []
     z = zero(base.rate)
     return x, [Signed(z, x + 1, None) if coupled else Signed(z, sample(base) + 1, sample(base))]
@@ -164,11 +178,11 @@ def _normal(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     mu, sigma = base.loc.detach(), base.scale.detach()
     m = maxwell(sigma)
     x, derivatives = mu + sigma * m * uniform(sigma), []
-    if base.loc.requires_grad:
+    if moves(base.loc):
         up = rayleigh(sigma)
         down = up if coupled else rayleigh(sigma)
         derivatives.append(Signed(zero(base.loc) / (sigma * math.sqrt(2 * math.pi)), mu + sigma * up, mu - sigma * down))
-    if base.scale.requires_grad:
+    if moves(base.scale):
         z = zero(base.scale) / sigma
         derivatives.append(Signed(z, mu + sigma * m, None) if coupled else Signed(z, mu + sigma * maxwell(sigma), sample(base)))
     return x, derivatives
@@ -176,7 +190,7 @@ def _normal(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
 
 def _exponential(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     x, rate = sample(base), base.rate.detach()
-    if not base.rate.requires_grad:
+    if not moves(base.rate):
         return x, []
     plus = None if coupled else sample(base)
     return x, [Signed(zero(base.rate) / rate, plus, (x if coupled else sample(base)) + exponential(rate) / rate)]
@@ -184,7 +198,7 @@ def _exponential(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
 
 def _gamma(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     x, rate = sample(base), base.rate.detach()
-    if not base.rate.requires_grad:
+    if not moves(base.rate):
         return x, []
     z = base.concentration * zero(base.rate) / rate
     plus = None if coupled else sample(base)
@@ -195,7 +209,7 @@ def _weibull(base: Any, coupled: bool) -> tuple[Tensor, list[Signed]]:
     scale, k = base.scale.detach(), base.concentration.detach()
     e = exponential(scale)
     x = scale * e.pow(1 / k)
-    if not base.scale.requires_grad:
+    if not moves(base.scale):
         return x, []
     plus = scale * ((e if coupled else exponential(scale)) + exponential(scale)).pow(1 / k)
     return x, [Signed(zero(base.scale) * k / scale, plus, None if coupled else scale * exponential(scale).pow(1 / k))]
@@ -223,7 +237,7 @@ _RULES: dict[type[Distribution], Rule] = {
     D.Bernoulli: Rule(_bernoulli, _two),
     D.Categorical: Rule(_categorical, lambda base, coupled: 2 * base.probs.shape[-1]),
     D.Poisson: Rule(_poisson, _one_if_coupled),
-    D.Normal: Rule(_normal, lambda base, coupled: 2 * base.loc.requires_grad + (2 - coupled) * base.scale.requires_grad),
+    D.Normal: Rule(_normal, lambda base, coupled: 2 * moves(base.loc) + (2 - coupled) * moves(base.scale)),
     D.Exponential: Rule(_exponential, _one_if_coupled),
     D.Gamma: Rule(_gamma, _one_if_coupled, fixed=("concentration",)),
     D.Weibull: Rule(_weibull, _one_if_coupled, fixed=("concentration",)),

@@ -28,6 +28,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import only, unbound, zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.relaxation import relaxable
+from scg.laws import unseen
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,6 @@ def numeric(estimator: str, distribution: Distribution) -> str | None:
     if isinstance(unbound(distribution)[0], Categorical):
         return relaxable(estimator, distribution)
     kinds = (Bernoulli, OneHotCategorical, Binomial, Geometric, Poisson)
-    return only(estimator, distribution, kinds, "Pathwise() where it reparameterises, LeaveOneOut(samples=2) for the rest")
+    return only(
+        estimator, distribution, kinds, "Pathwise() where it reparameterises, LeaveOneOut(samples=2) for the rest"
+    ) or unseen(distribution)

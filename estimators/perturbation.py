@@ -32,6 +32,7 @@ from torch.distributions import Distribution
 
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
+from scg.laws import unseen
 
 _KINDS = (D.Bernoulli, D.Binomial, D.Geometric, D.Poisson, D.Categorical)
 
@@ -83,7 +84,7 @@ class Perturbation(Estimator):
                 f"Perturbation would take {size} branches, the budget is {self.budget}: it moves each component alone.\n"
                 "Use LeaveOneOut(samples=2), or raise Perturbation(budget=…)."
             )
-        return refusal
+        return refusal or unseen(distribution)
 
 
 def sample(base: Distribution) -> Tensor:

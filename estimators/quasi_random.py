@@ -37,7 +37,7 @@ class QuasiRandom(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         with torch.no_grad():
-            values = net_samples(distribution, self.samples)
+            values = net_samples(distribution, self.samples).detach()  # no_grad leaves forward-mode tangents
         log_prob = log_density(distribution, values)
         return Branches(values, self.samples, score=log_prob - log_prob.detach())
 

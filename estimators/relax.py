@@ -44,6 +44,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import relaxation
+from scg.laws import unseen
 
 
 class LAX(Estimator, nn.Module):
@@ -102,7 +103,7 @@ class RELAX(Estimator, nn.Module):
 
     def refuses(self, distribution: Distribution) -> str | None:
         instead = "LAX(control) where it reparameterises, LeaveOneOut(samples=2) for the rest"
-        return only("RELAX", distribution, (Bernoulli, Categorical, OneHotCategorical), instead)
+        return only("RELAX", distribution, (Bernoulli, Categorical, OneHotCategorical), instead) or unseen(distribution)
 
 
 def learnable(distribution: Distribution) -> bool:

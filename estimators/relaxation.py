@@ -31,7 +31,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from scg.estimators.componentwise import only, unbound
 from scg.estimators.inverse_cdf import open_uniform
-from scg.laws import log_odds
+from scg.laws import log_odds, unseen
 
 
 def towards(temperature: float | Tensor) -> float | Tensor:
@@ -129,7 +129,8 @@ def relaxable(estimator: str, distribution: Distribution) -> str | None:
             f"{estimator} relaxes a sample into a point between the values, and between the indices of a Categorical there is none.\n"
             "Use OneHotCategorical, whose relaxed samples are points of the simplex."
         )
-    return only(estimator, distribution, (Bernoulli, OneHotCategorical), "LeaveOneOut(samples=2), which needs no relaxation")
+    instead = "LeaveOneOut(samples=2), which needs no relaxation"
+    return only(estimator, distribution, (Bernoulli, OneHotCategorical), instead) or unseen(distribution)
 
 
 def positive(estimator: str, temperature: Any) -> None:

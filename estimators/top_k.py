@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import kind, log_density
+from scg.distributions import kind
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import support_size
-from scg.estimators.enumeration import support
+from scg.estimators.enumeration import probabilities, support
+from scg.estimators.inverse_cdf import exponential
+from scg.laws import safe_log, unseen
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TopK(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         values = support(distribution)
-        log_p = log_density(distribution, values)
+        log_p = safe_log(probabilities(distribution))
         likely = log_p.detach().topk(self.k, 0).indices
         tail = log_p.detach().scatter(0, likely, -math.inf)
         rest = remainder(tail, self.samples)
@@ -64,10 +66,10 @@ class TopK(Estimator):
             return (
                 f"TopK(k={self.k}) leaves nothing to sample of a support of {size} values.\nUse Enumeration(), which is exact."
             )
-        return None
+        return unseen(distribution)
 
 
 def remainder(tail: Tensor, samples: int) -> Tensor:
     """Indices `[samples, *batch]` of samples from the values with log-probabilities `tail [N, *batch]`, up to scale."""
-    arrival = torch.empty((samples, *tail.shape), dtype=tail.dtype, device=tail.device).exponential_().log() - tail
+    arrival = exponential((samples, *tail.shape), tail).log() - tail
     return arrival.argmin(1)

@@ -13,7 +13,7 @@ unordered set has a baseline built in: given that v came first, the rest of S st
     ∇ = Σ_{v ∈ S} ∇p(v) R(S, v) (f(v) − B(v)),   B(v) = p(v) f(v) + Σ_{u ∈ S∖v} p(u) R^{D∖v}(S, u) f(u)
 
 Joint samples of D independent components are drawn component by component: only the k prefixes that ring first are
-kept, so 2^200 values are no obstacle. Huijben et al. (2022) survey the clocks; Kool, van Hoof & Welling (2019),
+kept, so 2^200 values are no obstacle: memory is linear in D and in the K values of a component. Huijben et al. (2022) survey the clocks; Kool, van Hoof & Welling (2019),
 "Stochastic beams and where to find them"; (2020), "Estimating gradients for discrete random variables by sampling without
 replacement" (the unordered set); Duffield, Lund & Thorup (2007) and Vieira (2017) (priority); Liu et al. (2019) (sum and sample).
 """
@@ -27,11 +27,14 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution, OneHotCategorical
+from torch.nn.functional import one_hot
 
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import support_size, unbound
+from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
+from scg.laws import is_exactly, log_odds, unseen
 
 MOST = 10  # the unordered set sums over the 2^k subsets of its sample
 
@@ -40,11 +43,12 @@ MOST = 10  # the unordered set sums over the 2^k subsets of its sample
 class Subset:
     """k different values in the order in which they rang, and what was left.
 
-    values `[k, *batch, *event]`, times `[k, *batch]`; `left`: log of the probability outside them, `[*batch]`.
+    values `[k, *batch, *event]`, the logs of their times `[k, *batch]`; `left`: log of the probability outside them, `[*batch]`.
+    Times and probabilities are float64 and in logs: with logits far apart either may lie beyond what a number holds.
     """
 
     values: Tensor
-    times: Tensor
+    log_times: Tensor
     left: Tensor
 
 
@@ -63,7 +67,7 @@ class UnorderedSet(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         drawn = subset(distribution, self.samples)
         log_p = _finite(log_density(distribution, drawn.values))
-        first, second = leave_out(log_p.detach(), drawn.left)
+        first, second = (x.to(log_p.dtype) for x in leave_out(log_p.detach().to(drawn.left.dtype), drawn.left))
         weights = (log_p - log_p.detach()).exp() * first
         if self.baseline:
             weights = weights - (torch.expm1(log_p - log_p.detach()) * first).unsqueeze(1).mul(second).sum(0)
@@ -85,7 +89,7 @@ class SumAndSample(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         drawn = subset(distribution, self.samples)
         log_p = _finite(log_density(distribution, drawn.values))
-        rest = torch.logaddexp(drawn.left, log_p[-1].detach())
+        rest = torch.logaddexp(drawn.left, log_p[-1].detach().to(drawn.left.dtype)).to(log_p.dtype)
         factor = torch.cat([log_p[:-1], (log_p[-1] - log_p[-1].detach() + rest).unsqueeze(0)])
         return Branches(drawn.values, self.samples, factor.exp())
 
@@ -109,9 +113,11 @@ class PrioritySampling(Estimator):
         k = self.samples
         drawn = subset(distribution, k + 1)
         log_p = _finite(log_density(distribution, drawn.values[:k]))
-        p, tau = log_p.detach().exp(), drawn.times[k]
-        small = p * tau < torch.finfo(p.dtype).eps  # p / (1 − exp(−pτ)) is 1/τ there
-        worth = torch.where(small, 1 / tau, p / -torch.expm1(-p * tau))
+        log_tau = drawn.log_times[k]
+        fixed = log_p.detach().to(log_tau.dtype)
+        log_rate = fixed + log_tau  # of pτ
+        rung = torch.where(log_rate < -30, log_rate, (-torch.expm1(-log_rate.exp())).log())  # log (1 − exp(−pτ))
+        worth = (fixed - rung).exp().to(log_p.dtype)
         return Branches(drawn.values[:k], k, (log_p - log_p.detach()).exp() * worth)
 
     def refuses(self, distribution: Distribution) -> str | None:
@@ -124,24 +130,36 @@ class PrioritySampling(Estimator):
 def subset(distribution: Distribution, k: int) -> Subset:
     """The k values whose clocks ring first. A prefix rings when the first of its continuations does."""
     base, bound = unbound(distribution)
-    values = base.enumerate_support(expand=False)  # [m, 1…, *base event]
     with torch.no_grad():
-        log_p = log_density(base, base.enumerate_support())  # [m, *batch, *bound]
+        log_p = log_probabilities(base)  # [m, *batch, *bound]
     batch, event = base.batch_shape[: len(base.batch_shape) - bound], base.batch_shape[len(base.batch_shape) - bound :]
     log_p = log_p.reshape(log_p.shape[0], *batch, event.numel())
-    index, times, left = beam(log_p, k)  # [k, *batch, D]
-    chosen = values.reshape(values.shape[0], *base.event_shape)[index]
-    return Subset(chosen.reshape(k, *batch, *event, *base.event_shape), times, left)
+    index, log_times, left = beam(log_p, k)  # [k, *batch, D]
+    if isinstance(base, OneHotCategorical):
+        chosen = one_hot(index, log_p.shape[0]).to(tensor_of(base).dtype)
+    else:
+        values = base.enumerate_support(expand=False)  # [m, 1…]
+        chosen = values.reshape(values.shape[0], *base.event_shape)[index]
+    return Subset(chosen.reshape(k, *batch, *event, *base.event_shape), log_times, left)
+
+
+def log_probabilities(base: Distribution) -> Tensor:
+    """log p of every value of one component, `[m, *batch]`, in float64."""
+    if is_exactly(base, Categorical, OneHotCategorical):
+        theta = log_odds(base)
+        return theta.to(wide_dtype(theta)).log_softmax(-1).movedim(-1, 0)
+    log_p = log_density(base, base.enumerate_support())
+    return log_p.to(wide_dtype(log_p))
 
 
 def beam(log_p: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first k of all joint values of D components, `log_p [m, *batch, D]`: index `[k, *batch, D]`, times, log p left.
+    """The first k of all joint values of D components, `log_p [m, *batch, D]`: index `[k, *batch, D]`, log times, log p left.
 
     Clocks have no memory: given when the first child of a prefix rings, the others ring as if started then.
     """
     m, batch = log_p.shape[0], log_p.shape[1:-1]
-    times = exponential((1, *batch), log_p)
-    mass = torch.zeros_like(times)
+    log_times = exponential((1, *batch), log_p).log()
+    mass = torch.zeros_like(log_times)
     pruned: list[Tensor] = []
     parents: list[Tensor] = []
     values: list[Tensor] = []
@@ -149,17 +167,18 @@ def beam(log_p: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         mass = mass.unsqueeze(1) + log_p[..., d]  # [width, m, *batch]
         log_ring = exponential(mass.shape, log_p).log() - mass  # logs: probabilities of long prefixes underflow
         log_first = log_ring.amin(1, keepdim=True)
-        later = log_first.exp() * torch.expm1(log_ring - log_first)
-        times = times.unsqueeze(1) + torch.where(log_ring == log_first, torch.zeros_like(later), later)
+        behind = torch.where(log_ring > log_first, log_ring - log_first, math.inf)  # also where all of them never ring
+        log_later = torch.where(log_ring > log_first, log_ring + torch.log(-torch.expm1(-behind)), -math.inf)
+        log_times = torch.logaddexp(log_times.unsqueeze(1), log_later)
         mass = mass.flatten(0, 1)
-        times, order = times.flatten(0, 1).sort(0)
+        log_times, order = log_times.flatten(0, 1).sort(0)
         mass = mass.gather(0, order)
         pruned.append(mass[k:])
-        times, mass, order = times[:k], mass[:k], order[:k]
+        log_times, mass, order = log_times[:k], mass[:k], order[:k]
         parents.append(order // m)
         values.append(order % m)
     left = torch.cat([torch.full_like(mass[:1], -math.inf), *pruned]).logsumexp(0)
-    return traced_back(parents, values), times, left
+    return traced_back(parents, values), log_times, left
 
 
 def traced_back(parents: list[Tensor], values: list[Tensor]) -> Tensor:
@@ -171,10 +190,6 @@ def traced_back(parents: list[Tensor], values: list[Tensor]) -> Tensor:
         index.append(value.gather(0, at))
         at = parent.gather(0, at)
     return torch.stack(index[::-1], -1)
-
-
-def exponential(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_()
 
 
 # -- the probabilities of sets ---------------------------------------------------------------------------------
@@ -236,4 +251,4 @@ def _too_few(estimator: str, distribution: Distribution, needed: int) -> str | N
             f"{estimator} needs a support of {needed} different values, and this {kind(distribution)} has {size}.\n"
             "Use Enumeration(), which is exact, or fewer samples."
         )
-    return None
+    return unseen(distribution)

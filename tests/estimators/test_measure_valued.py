@@ -187,10 +187,11 @@ def test_a_category_is_exact_to_any_order(monkeypatch, coupled):
     assert far(mean(branches, lambda v: f[v], probability), (p * f).sum(), [theta], 2) < 1e-12
 
 
-def test_other_categories_are_drawn_with_their_conditional_probabilities():
+@pytest.mark.parametrize("shared", [True, False])
+def test_other_categories_are_drawn_with_their_conditional_probabilities(shared):
     """100,000 draws a category; false alarm below 1e-5."""
     probs = torch.tensor([0.5, 0.2, 0.3, 0.0])
-    drawn = measure_valued.others(probs.expand(100_000, 4))
+    drawn = measure_valued.others(probs.expand(100_000, 4), shared)
     for k in range(3):
         expected = torch.where(torch.arange(4) == k, 0.0, probs) / (1 - probs[k])
         seen = torch.bincount(drawn[k], minlength=4) / 100_000

@@ -94,7 +94,7 @@ def test_priority_weights_are_exact_to_second_order(monkeypatch, estimator, k):
         tau = t / out
         probability = w * (1 - torch.exp(-p[s].detach().unsqueeze(1) * tau)).prod(0)
         values = torch.cat([s, s[:1]]).unsqueeze(1).expand(k + 1, 300)
-        drawn = Subset(values, tau.expand(k + 1, 300), torch.zeros(300))
+        drawn = Subset(values, tau.log().expand(k + 1, 300), torch.zeros(300))
         monkeypatch.setattr(without_replacement, "subset", lambda d, n, drawn=drawn: drawn)
         branches = estimator(k).branch(Categorical(logits=theta.expand(300, 5)))
         total = total + mean(branches, lambda x: F[x], probability)
@@ -167,7 +167,8 @@ def test_the_beam_draws_ordered_subsets_with_their_probabilities():
 def test_the_beams_clocks_ring_at_their_rates():
     """The first of all clocks has rate 1; from there to the second, p(D∖first)... in mean and in mean square, false alarm 7e-6."""
     log_p = torch.log(torch.tensor([[0.3, 0.6], [0.7, 0.4]]))  # [m, D]
-    index, times, _ = beam(log_p.unsqueeze(1).expand(2, 200_000, 2), 2)
+    index, log_times, _ = beam(log_p.unsqueeze(1).expand(2, 200_000, 2), 2)
+    times = log_times.exp()
     first = log_p[index[0, :, 0], 0] + log_p[index[0, :, 1], 1]
     for wait, rate in ((times[0], torch.ones(())), (times[1] - times[0], -torch.expm1(first))):
         for moment in (1, 2):

@@ -1,0 +1,65 @@
+"""An estimator around another one: all that the graph asks of it, it asks of the one inside.
+
+What the inner estimator promises (`unbiased`, `allow_bias`, `order`), needs (`refuses`, `moves`, `weighs`), does with recorded
+values and credits, and its parameters, are the wrapping estimator's too, unless that overrides them: a check that asks
+whether a path moves, and `trace.variance`, which trains what an estimator learns, see through it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from scg.estimator import Branches, Estimator
+
+
+class Wrapping(Estimator, nn.Module):
+    """A subclass overrides what it changes, `branch` or `branch_below`, and calls `self.estimator`.
+
+    It is a module with the inner estimator as its child where that is one, so what is learned inside is found.
+    """
+
+    estimator: Estimator
+
+    def __init__(self, estimator: Estimator) -> None:
+        if not isinstance(estimator, Estimator):
+            raise TypeError(f"{type(self).__name__}({estimator!r}): what it wraps is an estimator")
+        nn.Module.__init__(self)
+        self.estimator = estimator
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        return self.estimator.unbiased
+
+    @property
+    def allow_bias(self) -> bool:  # type: ignore[override]
+        return self.estimator.allow_bias
+
+    @property
+    def moves(self) -> bool:  # type: ignore[override]
+        return self.estimator.moves
+
+    @property
+    def weighs(self) -> bool:  # type: ignore[override]
+        return self.estimator.weighs
+
+    def branch(self, distribution: Distribution) -> Branches:
+        return self.estimator.branch(distribution)
+
+    def branch_below(self, distribution: Distribution, axes: int) -> Branches:
+        return self.estimator.branch_below(distribution, axes)
+
+    def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
+        return self.estimator.given(distribution, value, log_prob)
+
+    def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
+        return self.estimator.combine(weight, credit)
+
+    def order(self, distribution: Distribution) -> float:
+        return self.estimator.order(distribution)
+
+    def refuses(self, distribution: Distribution) -> str | None:
+        return self.estimator.refuses(distribution)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.estimator!r})"
