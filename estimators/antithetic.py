@@ -12,7 +12,7 @@ each other's baseline: that is biased, and its remedy is DisARM. Hammersley & Mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def pairs(distribution: Distribution, count: int) -> Tensor:
     return from_uniform(distribution, torch.cat([u, 1 - u]))
 
 
-def _centre(distribution: Distribution) -> Tensor | None:
+def _centre(distribution: Any) -> Tensor | None:
     """What the distribution is symmetric about."""
     if is_exactly(distribution, D.Uniform):
         return (distribution.low + distribution.high) / 2
@@ -96,7 +96,7 @@ def _pushed(distribution: Distribution) -> TypeGuard[TransformedDistribution]:
     )
 
 
-def _pairable(distribution: Distribution) -> bool:
+def _pairable(distribution: Any) -> bool:
     if is_exactly(distribution, D.Independent) or _pushed(distribution):
         return _pairable(distribution.base_dist)
     return _centre(distribution) is not None or has_inverse(distribution)

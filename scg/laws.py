@@ -74,6 +74,7 @@ def mass(distribution: Distribution, x: Tensor) -> Tensor | None:
     formula = _formula(base)
     if formula is None:
         return None
+    p: Tensor | None = None
     if formula is _event_log:
         p = _event(base, x)
         if not _from_probs(base):
@@ -81,9 +82,7 @@ def mass(distribution: Distribution, x: Tensor) -> Tensor | None:
         p = torch.where(_clamped(base, x), p, base.log_prob(x).exp()) if "logits" in vars(_holder(base)) else p
     elif formula is _binomial_log:
         p = _binomial_mass(base, x)
-    else:
-        return None
-    return p.flatten(p.ndim - bound).prod(-1) if bound else p
+    return p if p is None or not bound else p.flatten(p.ndim - bound).prod(-1)
 
 
 def log_odds(base: Any) -> Tensor:
