@@ -32,6 +32,7 @@ class Downstream:
     first   whether a step opens an episode, bool; None without episode boundaries
     batch_rank, node_rank   axes of the batch; axes of it that the node's own distribution has (0: one sample for all)
     ratio   π/μ of the node where its value was recorded with a log-probability, else None
+    sizes   of those axes, from the right: 1 where one sample is for all elements of the costs
     value   any other node or given value by name, `value("value")`
     """
 
@@ -43,6 +44,7 @@ class Downstream:
     node_rank: int
     ratio: Tensor | None
     value: Callable[[str], Tensor]
+    sizes: tuple[int, ...] = ()
 
     def ends(self) -> Tensor:
         """1 where the next step belongs to another episode or lies beyond the block, shaped like the costs."""

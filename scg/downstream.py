@@ -38,17 +38,19 @@ class View:
 
     def downstream(self) -> Downstream:
         first, weight = self.trace.first, self.trace.weight(self.name)
+        own, rank = weight.factor if weight.score is None else weight.score, self.trace.plan.ranks[self.name]
         return Downstream(
             self.name,
             self.costs,
             None if first is None or not self.timed else self.forth(first),
             self.timed,
             self.trace.plan.batch_rank,
-            self.trace.plan.ranks[self.name],
+            rank,
             None
             if weight.factor is None or f"{self.name}.log_prob" not in self.trace.given
             else self.forth(weight.factor.detach()),
             self._seen,
+            () if own is None else tuple(own.shape[own.ndim - rank :]),
         )
 
     def _cost(self, cost: str) -> Tensor:

@@ -76,9 +76,9 @@ def mass(distribution: Distribution, x: Tensor) -> Tensor | None:
         return None
     p: Tensor | None = None
     if formula is _event_log:
-        p = _event(base, x)
         if not _from_probs(base):
             return None
+        p = _event(base, x)
         p = torch.where(_clamped(base, x), p, base.log_prob(x).exp()) if "logits" in vars(_holder(base)) else p
     elif formula is _binomial_log:
         p = _binomial_mass(base, x)

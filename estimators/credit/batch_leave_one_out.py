@@ -39,7 +39,14 @@ class BatchLeaveOneOut(Credit):
                 f"node {downstream.node!r}: {self!r} compares batch elements along an axis that the node's distribution does not "
                 "have, so one sample influences them all, and the others' costs are its own. Use a baseline of another kind."
             )
+        own = downstream.sizes[self.axis] if -self.axis <= len(downstream.sizes) else None
         count = cost_to_go.shape[self.axis]
+        if own == 1 and count > 1:
+            raise GraphError(
+                f"node {downstream.node!r}: {self!r} compares {count} batch elements whose costs one sample influences, for the "
+                f"node's batch has size 1 on that axis: the others' costs are its own, and nothing would be left of the gradient.\n"
+                "Expand the distribution to a sample for each, or use a baseline of another kind."
+            )
         if count < 2:
             raise GraphError(
                 f"node {downstream.node!r}: {self!r} compares at least 2 batch elements; its costs have {count} on that axis"

@@ -391,6 +391,20 @@ def test_batch_leave_one_out_compares_along_one_axis():
     assert torch.allclose(trace.credit("answer"), c - (c.sum(1, keepdim=True) - c) / 3)
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_batch_leave_one_out_refuses_a_sample_that_the_elements_share(axis):
+    """Its cost-to-go would be its own baseline, and the gradient 0."""
+    shape = [4, 3]
+    shape[axis] = 1
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="x", credit=BatchLeaveOneOut(axis=axis))
+    graph.cost(lambda x, n: (x + n) ** 2, name="c")
+    with pytest.raises(GraphError, match=r"node 'x': .*one sample influences"):
+        graph.surrogate(theta=torch.zeros(shape, requires_grad=True), n=torch.randn(4, 3))
+    graph = graph.with_estimators(x=ScoreFunction())
+    graph.surrogate(theta=torch.zeros(4, 3, requires_grad=True), n=torch.randn(4, 3))
+
+
 def test_batch_leave_one_out_needs_two_elements():
     for shape, message in (
         ((1,), "compares at least 2 batch elements; its costs have 1"),
