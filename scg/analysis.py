@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from torch.compiler import assume_constant_result
 
 from scg.errors import GraphError, nearest
+from scg.lags import Arrow, Lags, runs
 from scg.node import Node
+from scg.reach import Reach, members
 from scg.scan import INFINITE
 
 
@@ -23,20 +26,6 @@ class Window:
 
     lo: int
     hi: float
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """A resolved influence `source → target`. `dist` edges are resolved into the arrows of the distribution's parents.
-
-    `first` marks an initial value: the arrow is there at the first step of an episode only.
-    """
-
-    source: str
-    target: str
-    lag: int
-    live: bool
-    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,18 @@ class Influence:
     parts: tuple[tuple[Window, bool], ...]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Stochastic nodes that reach a target at the same lags: with a gradient (`live`), or without. Bit i of `members` is `order[i]`."""
+
+    members: int
+    window: Window
+    live: bool
+
+
+NOW, EVERY = Window(0, 0), Window(0, INFINITE)
+
+
 class Structure:
     """The analysis of a finished graph. Raises GraphError on what no value could repair."""
 
@@ -59,13 +60,19 @@ class Structure:
         self.nodes = dict(nodes)
         self.first = first
         self._check_edges()
-        self.arrows = tuple(a for node in self.nodes.values() for a in self._resolve(node))
-        self._out: dict[bool, dict[str, list[Arrow]]] = {False: {}, True: {}}
-        for arrow in self.arrows:
-            self._out[False].setdefault(arrow.source, []).append(arrow)
-            if arrow.live:
-                self._out[True].setdefault(arrow.source, []).append(arrow)
         self.order = self._topological()
+        self.arrows = self._resolved()
+        self.index = {name: i for i, name in enumerate(self.order)}
+        numbered = [(self.index[a.source], self.index[a.target], a) for a in self.arrows]
+        self._full = Reach(len(self.order), ((s, t, a.lag) for s, t, a in numbered))
+        every = all(a.live for a in self.arrows)
+        self._live = self._full if every else Reach(len(self.order), ((s, t, a.lag) for s, t, a in numbered if a.live))
+        self._lags = Lags(
+            numbered, self._full, self._live, self.those(n.in_sequence for n in (self.nodes[name] for name in self.order))
+        )
+        self._cost_set = self.those(self.nodes[n].kind == "cost" for n in self.order)
+        self._stochastic_set = self.those(self.nodes[n].kind == "stochastic" for n in self.order)
+        self._groups: dict[str, tuple[Group, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
         self._sort()
@@ -171,17 +178,21 @@ class Structure:
                 if isinstance(name, str) and name not in self.nodes:
                     raise GraphError(f"node {node.name!r}: {what}={name!r} is no node.{nearest(name, self.nodes)}")
 
-    def _resolve(self, node: Node) -> Iterable[Arrow]:
-        for edge in node.parents:
-            if edge.source not in self.nodes:
-                pass
-            elif edge.dist:
-                for arrow in self._resolve(self.nodes[edge.source]):
-                    yield Arrow(arrow.source, node.name, arrow.lag, arrow.live and not edge.detached, arrow.first)
-            else:
-                yield Arrow(edge.source, node.name, edge.lag, not edge.detached)
-            if edge.init in self.nodes:
-                yield Arrow(edge.init, node.name, 0, not edge.detached, first=True)
+    def _resolved(self) -> tuple[Arrow, ...]:
+        """The arrows of all edges; those of a distribution are known before it is read."""
+        into: dict[str, dict[Arrow, None]] = {}
+        for name in self.order:
+            found = into[name] = {}
+            for edge in self.nodes[name].parents:
+                if edge.dist:
+                    for arrow in into[edge.source]:
+                        live = arrow.live and not edge.detached
+                        found[Arrow(arrow.source, name, arrow.lag, live, arrow.first)] = None
+                elif edge.source in self.nodes:
+                    found[Arrow(edge.source, name, edge.lag, not edge.detached)] = None
+                if edge.init in self.nodes:
+                    found[Arrow(edge.init, name, 0, not edge.detached, first=True)] = None
+        return tuple(arrow for name in self.nodes for arrow in into[name])
 
     def _topological(self) -> tuple[str, ...]:
         """Declaration order where it is one already; every node after all it needs within its step."""
@@ -191,22 +202,22 @@ class Structure:
             for n in self.nodes.values()
         }
         order: list[str] = []
-        state: dict[str, int] = {}
-
-        def visit(name: str, path: tuple[str, ...]) -> None:
-            if state.get(name) == 2:
-                return
-            if state.get(name) == 1:
-                cycle = " → ".join((*path[path.index(name) :], name))
-                raise GraphError(f"node {name!r}: cycle {cycle}; break it with prev(…) inside a sequence")
-            state[name] = 1
-            for source in needs[name]:
-                visit(source, (*path, name))
-            state[name] = 2
-            order.append(name)
-
-        for name in self.nodes:
-            visit(name, ())
+        done: set[str] = set()
+        for root in self.nodes:
+            path = {} if root in done else {root: iter(needs[root])}  # depth first; names in the order of descent
+            while path:
+                name = next(reversed(path))
+                source = next(path[name], None)
+                if source is None:
+                    del path[name]
+                    done.add(name)
+                    order.append(name)
+                elif source in path:
+                    names = list(path)
+                    cycle = " → ".join((*names[names.index(source) :], source))
+                    raise GraphError(f"node {source!r}: cycle {cycle}; break it with prev(…) inside a sequence")
+                elif source not in done:
+                    path[source] = iter(needs[source])
         late = set()
         for name in order:
             node = self.nodes[name]
@@ -232,189 +243,122 @@ class Structure:
 
     # -- influence -----------------------------------------------------------------------------------------
 
+    def those(self, flags: Iterable[bool]) -> int:
+        """The set of the nodes for which a flag, one a node in topological order, is true."""
+        return int("".join("1" if flag else "0" for flag in flags)[::-1] or "0", 2)
+
+    def named(self, bits: int) -> tuple[str, ...]:
+        """The nodes of a set, in topological order."""
+        return tuple(self.order[i] for i in members(bits))
+
+    def above(self, name: str, live: bool = False) -> int:
+        """The set of everything that influences `name`, itself only through a recurrence."""
+        return (self._live if live else self._full).above[self.index[name]]
+
+    def below(self, name: str, live: bool = False) -> int:
+        """The set of everything that `name` influences."""
+        return (self._live if live else self._full).below[self.index[name]]
+
     def reached(self, name: str, live: bool = False) -> frozenset[str]:
         """Everything that `name` influences, itself only through a recurrence."""
         key = (name, live)
         if key not in self._reached:
-            seen: set[str] = set()
-            queue = [name]
-            while queue:
-                for arrow in self._out[live].get(queue.pop(), ()):
-                    if arrow.target not in seen:
-                        seen.add(arrow.target)
-                        queue.append(arrow.target)
-            self._reached[key] = frozenset(seen)
+            self._reached[key] = frozenset(self.named(self.below(name, live)))
         return self._reached[key]
 
+    @assume_constant_result
+    def costs_below(self, name: str, live: bool = False) -> tuple[str, ...]:
+        """The costs that `name` influences, in topological order."""
+        return self.named(self.below(name, live) & self._cost_set)
+
+    @assume_constant_result
+    def counts(self, name: str, live: bool = False) -> bool:
+        """Whether any cost is downstream of `name`."""
+        return bool(self.below(name, live) & self._cost_set)
+
+    @assume_constant_result
     def window(self, source: str, target: str, live: bool = False) -> Window | None:
         """The lags at which `source` influences `target`; None if it does not. A node reaches itself only in time."""
-        if target not in self.reached(source, live):
+        reach, i = self._live if live else self._full, self.index[source]
+        if not reach.above[self.index[target]] >> i & 1:
             return None
-        on_path = {n for n in {source, *self.reached(source, live)} if n == target or target in self.reached(n, live)}
-        arrows = {n: [a for a in self._out[live].get(n, ()) if a.target in on_path] for n in on_path}
-        least: dict[str, int] = {}
-        frontier = [(a.lag, a.target) for a in arrows[source]]
-        while frontier:  # few nodes: the smallest first, by sorting
-            frontier.sort(reverse=True)
-            lag, name = frontier.pop()
-            if name not in least:
-                least[name] = lag
-                frontier += [(lag + a.lag, a.target) for a in arrows[name]]
-        if any(n in self.reached(n, live) for n in on_path):
-            return Window(least[target], INFINITE)
-        greatest: dict[str, int] = {source: 0}
-        for name in self._by_arrows(on_path, arrows):
-            for a in arrows[name]:
-                greatest[a.target] = max(greatest.get(a.target, 0), greatest[name] + a.lag)
-        return Window(least[target], greatest[target])
+        if not reach.lagged:
+            return NOW
+        return next(Window(*window) for window, bits in reach.windows(self.index[target]).items() if bits >> i & 1)
 
-    def _by_arrows(self, names: set[str], arrows: Mapping[str, list[Arrow]]) -> list[str]:
-        """Topological order over all arrows of an acyclic set, lagged ones too."""
-        order: list[str] = []
-        seen: set[str] = set()
-
-        def visit(name: str) -> None:
-            if name not in seen:
-                seen.add(name)
-                for a in arrows[name]:
-                    visit(a.target)
-                order.append(name)
-
-        for name in names:
-            visit(name)
-        return order[::-1]
-
+    @assume_constant_result
     def influences(self, target: str) -> tuple[Influence, ...]:
         """The stochastic nodes that reach `target`, in topological order."""
         if target not in self._influences:
-            found = []
-            for name in self.stochastic:
-                full = self.window(name, target)
-                if full is not None:
-                    live = self.window(name, target, live=True)
-                    found.append(Influence(name, full, live, self._parts(name, target, full, live)))
+            above, found = self.above(target) & self._stochastic_set, []
+            windows = {live: self._windows(target, live) for live in (False, True)} if self._full.lagged else {}
+            for i in members(above):
+                full = windows[False][i] if windows else NOW
+                live = windows[True].get(i) if windows else NOW if self.above(target, live=True) >> i & 1 else None
+                found.append(Influence(self.order[i], full, live, self._parts(i, target, full, live)))
             self._influences[target] = tuple(found)
         return self._influences[target]
 
-    def _parts(self, source: str, target: str, full: Window, live: Window | None) -> tuple[tuple[Window, bool], ...]:
+    def _windows(self, target: str, live: bool) -> dict[int, Window]:
+        found = (self._live if live else self._full).windows(self.index[target])
+        return {i: window for (lo, hi), bits in found.items() for window in (Window(lo, hi),) for i in members(bits)}
+
+    @assume_constant_result
+    def groups(self, target: str) -> tuple[Group, ...]:
+        """`influences`, the nodes with the same lags together. A node with several parts is in several groups."""
+        if target not in self._groups:
+            found: dict[tuple[Window, bool], int] = {}
+            if self._full.lagged:
+                for influence in self.influences(target):
+                    for part in influence.parts:
+                        found[part] = found.get(part, 0) | 1 << self.index[influence.node]
+            else:  # no time passes on any path
+                above, inside = self.above(target) & self._stochastic_set, self._lags.inside
+                for live, those in ((True, self.above(target, live=True)), (False, ~self.above(target, live=True))):
+                    found[NOW, live], found[EVERY, live] = above & those & inside, above & those & ~inside
+            self._groups[target] = tuple(Group(bits, *part) for part, bits in found.items() if bits)
+        return self._groups[target]
+
+    def _parts(self, i: int, target: str, full: Window, live: Window | None) -> tuple[tuple[Window, bool], ...]:
         """The full window, cut where live lags meet lags at which only detached paths arrive. Lags of neither do no harm."""
-        outside = not self.nodes[source].in_sequence
+        source, t = self.nodes[self.order[i]], self.index[target]
+        window = full if source.in_sequence else self._steps_reached(i, t, full)
         if live is None:
-            return ((self._steps_reached(source, target, full) if outside else full, False),)
-        if not self.nodes[source].estimator.weighs:  # its gradient is in the values, its weight has none
-            return ((self._steps_reached(source, target, full) if outside else full, True),)
-        if outside:
-            self._refuse_changing_times(source, target)
-            return ((self._steps_reached(source, target, full), True),)
-        classes, period = self._lag_classes(source, target)
-        if False not in classes:
+            return ((window, False),)
+        # Without likelihood ratio, its gradient is in the values; and where no path is cut, it is there at all lags.
+        if not source.estimator.weighs or not self._full.lagged or not self._lags.cut[t] >> i & 1:
+            return ((window, True),)
+        if not source.in_sequence:
+            if not self._lags.around(i, t, live=True) and self._lags.mixed(i) >> t & 1:
+                raise GraphError(
+                    f"node {source.name!r}: it reaches {target!r} with a gradient at some steps and through detach(…) only at others, "
+                    "and has one weight for all of them. Detach it on all paths or on none, or use Pathwise() there."
+                )
+            return ((window, True),)
+        found, period = self._lags.classes(t)
+        kinds = [True if at_live >> i & 1 else False if at_all >> i & 1 else None for at_all, at_live in found]
+        if False not in kinds:
             return ((full, True),)
-        tail = set(classes[len(classes) - period :]) - {None} if full.hi == INFINITE else set()
-        if len(tail) > 1:
+        if full.hi == INFINITE and len(set(kinds[-period:]) - {None}) > 1:
             raise GraphError(
-                f"node {source!r}: it reaches {target!r} with a gradient at some lags and through detach(…) only at others, again and "
-                "again; no window tells them apart. Detach it on all paths, or on none."
+                f"node {source.name!r}: it reaches {target!r} with a gradient at some lags and through detach(…) only at others, again "
+                "and again; no window tells them apart. Detach it on all paths, or on none."
             )
-        runs: list[tuple[Window, bool]] = []
-        for lag, kind in enumerate(classes):
-            if kind is None or lag < full.lo:
-                continue
-            if runs and runs[-1][1] == kind:
-                runs[-1] = (Window(runs[-1][0].lo, lag), kind)
-            else:
-                runs.append((Window(lag, lag), kind))
-        if full.hi == INFINITE:
-            last = bool(tail.pop())
-            if runs[-1][1] == last:
-                runs[-1] = (Window(runs[-1][0].lo, INFINITE), last)
-            else:
-                runs.append((Window(int(runs[-1][0].hi) + 1, INFINITE), last))
-        return tuple(runs)
+        return tuple((Window(lo, hi), kind) for lo, hi, kind in runs(kinds, full.lo, full.hi == INFINITE))
 
-    def _lag_classes(self, source: str, target: str) -> tuple[list[bool | None], int]:
-        """For each lag: True where a live path arrives, False where only detached ones do, None where none does.
-
-        The set of nodes reached at one lag follows from that at the lag before, so it repeats in the end; the second
-        result is the length of the repeating tail.
-        """
-        states: dict[tuple[frozenset[str], frozenset[str]], int] = {}
-        classes: list[bool | None] = []
-        reached = {live: self._at_once({source}, live) for live in (False, True)}
-        while True:
-            state = (frozenset(reached[False]), frozenset(reached[True]))
-            if state in states:
-                return classes, len(classes) - states[state]
-            states[state] = len(classes)
-            here = {live: nodes - ({source} if not classes else set()) for live, nodes in reached.items()}
-            classes.append(True if target in here[True] else False if target in here[False] else None)
-            for live, nodes in reached.items():
-                later = {a.target for n in nodes for a in self._out[live].get(n, ()) if a.lag}
-                reached[live] = self._at_once(later, live)
-
-    def _at_once(self, names: set[str], live: bool) -> set[str]:
-        """`names` of the sequence and what they reach within the step, or, after the sequence, from its last step."""
-        seen, queue = set(names), list(names)
-        while queue:
-            for a in self._out[live].get(queue.pop(), ()):
-                if not a.lag and a.target not in seen:
-                    seen.add(a.target)
-                    queue.append(a.target)
-        return seen
-
-    def _refuse_changing_times(self, source: str, target: str) -> None:
-        """A node outside has one weight for all steps, so it reaches a target with a gradient at every step, or at none."""
-        inside = {name for name, node in self.nodes.items() if node.in_sequence}
-        if not self.has_sequence or target in self._around(source, live=True):
-            return
-        entry: dict[tuple[bool, bool], set[str]] = {}
-        for live in (False, True):
-            before = {source} | (set(self.reached(source, live)) - inside)
-            arrows = [a for n in before for a in self._out[live].get(n, ()) if a.target in inside]
-            entry[live, True] = {a.target for a in arrows}
-            entry[live, False] = {a.target for a in arrows if not a.first}  # initial values enter at the first step only
-        reached = {live: self._at_once(entry[live, True], live) for live in (False, True)}
-        states: set[tuple[frozenset[str], frozenset[str]]] = set()
-        classes: set[bool] = set()
-        while (state := (frozenset(reached[False]), frozenset(reached[True]))) not in states:
-            states.add(state)
-            if target in reached[False]:
-                classes.add(target in reached[True])
-            for live, nodes in reached.items():
-                later = {a.target for n in nodes for a in self._out[live].get(n, ()) if a.lag}
-                reached[live] = self._at_once(later | entry[live, False], live)
-        if len(classes) == 2:
-            raise GraphError(
-                f"node {source!r}: it reaches {target!r} with a gradient at some steps and through detach(…) only at others, and has one "
-                "weight for all of them. Detach it on all paths or on none, or use Pathwise() there."
-            )
-
-    def _steps_reached(self, source: str, target: str, full: Window) -> Window:
+    def _steps_reached(self, i: int, t: int, full: Window) -> Window:
         """The steps since the start of an episode at which a node outside the sequence reaches a target.
 
         What enters at every step reaches all later ones; an initial value enters at the first step only.
         """
-        if not self.has_sequence or target in self._around(source, live=False):
-            return Window(0, INFINITE)
-        inside = {name for name, node in self.nodes.items() if node.in_sequence}
-        entries = {
-            a.target
-            for n in self._around(source, live=False)
-            for a in self._out[False].get(n, ())
-            if a.target in inside and not a.first
-        }
-        always = any(n == target or target in self.reached(n) for n in entries)
-        return Window(full.lo, INFINITE if always else full.hi)
+        if not self._full.lagged or self._lags.around(i, t, live=False):
+            return EVERY
+        return Window(full.lo, INFINITE) if self._lags.always(i, t) else full
 
-    def _around(self, source: str, live: bool) -> set[str]:
-        """What a node outside the sequence reaches without passing through it."""
-        seen, queue = {source}, [source]
-        while queue:
-            for a in self._out[live].get(queue.pop(), ()):
-                if a.target not in seen and not self.nodes[a.target].in_sequence:
-                    seen.add(a.target)
-                    queue.append(a.target)
-        return seen
-
+    @assume_constant_result
     def feeds_prev(self, name: str) -> str | None:
         """A node at or below `name` whose previous value is asked for, if there is one."""
-        return next((n for n in (name, *sorted(self.reached(name))) if n in self.recurrent_sources), None)
+        if name in self.recurrent_sources:
+            return name
+        asked = self.those(n in self.recurrent_sources for n in self.order) & self.below(name) if self.recurrent_sources else 0
+        return min(self.named(asked), default=None)

@@ -72,9 +72,9 @@ def structural(structure: Structure) -> list[Finding]:
             found += [f for critic in node.credit.critics for f in _critic(structure, node, critic, False)]
             found += [f for critic in node.credit.q_critics for f in _critic(structure, node, critic, True)]
         if node.kind == "stochastic":
-            if not any(structure.window(node.name, c) for c in structure.costs):
+            if not structure.counts(node.name):
                 found.append(Finding("note", node.name, "no cost is downstream of it"))
-            elif node.credit is not None and not any(structure.window(node.name, c, live=True) for c in structure.costs):
+            elif node.credit is not None and not structure.counts(node.name, live=True):
                 found.append(Finding("error", node.name, "it has a credit, but no cost is downstream of it"))
     return found
 

@@ -74,7 +74,7 @@ class Examination:
     def _distributions(self) -> None:
         for name, distribution in self.distributions.items():
             node = self.graph.nodes[name]
-            live = any(self.structure.window(name, c, live=True) for c in self.structure.costs)
+            live = self.structure.counts(name, live=True)
             if name in self.given and (f"{name}.log_prob" in self.given or node.estimator.moves):
                 continue
             refusal = node.estimator.refuses(distribution) if live or node.estimator.moves else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import assume_constant_result
 
 from scg.analysis import Structure, Window
 from scg.auto import chosen
@@ -187,8 +188,12 @@ class Graph:
     def structure(self) -> Structure:
         """Order, ancestors and lags. Raises what is structurally wrong, at the first use after a declaration."""
         if self._structure is None:
-            self._structure = Structure(self.nodes, self.first)
+            self._structure = self._analysed()
         return self._structure
+
+    @assume_constant_result  # compiled code asks for the analysis, and does not look inside
+    def _analysed(self) -> Structure:
+        return Structure(self.nodes, self.first)
 
     def ancestors(self, name: str) -> tuple[str, ...]:
         """The stochastic nodes that influence `name`, in topological order."""

@@ -81,7 +81,7 @@ def _paths(structure: Structure, given: Mapping[str, Any]) -> Iterator[_Path]:
     useful = set(structure.costs)
     for name in structure.order:
         node = structure.nodes[name]
-        reaches = name in useful or any(c in structure.reached(name, live=True) for c in structure.costs)
+        reaches = name in useful or structure.counts(name, live=True)
         if node.kind == "observed" or not reaches:
             continue
         for edge in node.parents:

@@ -54,7 +54,7 @@ def valid_conditioning_sets(graph: Graph, node: str, largest: int = 4) -> Condit
     structure = graph.structure
     if node not in structure.stochastic:
         raise GraphError(f"valid_conditioning_sets: {node!r} is no stochastic node.{nearest(node, structure.stochastic)}")
-    if not any(structure.window(node, cost) for cost in structure.costs):
+    if not structure.counts(node):
         raise GraphError(f"valid_conditioning_sets: no cost is downstream of node {node!r}")
     lifted = Lifted(structure)
     x = (node, 0)

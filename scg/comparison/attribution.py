@@ -102,7 +102,7 @@ def attribute(
         raise GraphError(f"confidence={confidence!r}: a probability between 0 and 1")
     parameters = Parameters(graph, inputs, wrt)
     structure = graph.structure
-    nodes = [n for n in structure.stochastic if any(structure.window(n, c) for c in structure.costs)]
+    nodes = [n for n in structure.stochastic if structure.counts(n)]
     if not nodes:
         raise GraphError("no stochastic node of this graph influences a cost: its gradient has no variance")
     with torch.random.fork_rng(), torch.enable_grad():

@@ -112,7 +112,7 @@ def _nodes(graph: Graph, candidates: Mapping[str, Any] | None) -> list[str]:
         return [n for n in graph.structure.order if n in candidates]
     structure = graph.structure
     auto = [n for n in structure.stochastic if isinstance(graph.nodes[n].estimator, Auto)]
-    live = [n for n in structure.stochastic if any(structure.window(n, c, live=True) for c in structure.costs)]
+    live = [n for n in structure.stochastic if structure.counts(n, live=True)]
     if not auto and not live:
         raise GraphError("nothing to tune: no stochastic node of this graph is reached by a cost's gradient")
     return auto or live

@@ -94,7 +94,7 @@ def candidates(graph: Graph, parameters: Parameters, steps: int | None) -> Itera
     distributions = drawn(graph, parameters, steps)
     for name in graph.structure.stochastic:
         node = graph.nodes[name]
-        if not any(graph.structure.window(name, c, live=True) for c in graph.structure.costs):
+        if not graph.structure.counts(name, live=True):
             continue
         if node.baseline is not None:
             what = "a function" if node.baseline == f"{name}.baseline" else repr(node.baseline)
