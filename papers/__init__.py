@@ -29,7 +29,7 @@ def as_markdown() -> str:
         verdicts = Counter(row["verdict"] for row in results["rows"])
         who, _, about = (load(name).__doc__ or "").splitlines()[0].partition(": ")
         told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-        lines.append(f"| [{who}](papers/{name}/README.md) | {about.rstrip('.')}; `scg paper {name}` | {told} |")
+        lines.append(f"| [{who}](../papers/{name}/README.md) | {about.rstrip('.')}; `scg paper {name}` | {told} |")
     return "\n".join(lines)
 
 
