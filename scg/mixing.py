@@ -1,0 +1,176 @@
+"""Whether a weight per batch element accounts for everything that depends on its sample.
+
+    Σᵢ wᵢ(xᵢ) · cᵢ        is right where cᵢ is a function of xᵢ, and wrong where another element's xⱼ moves it:
+                          ∇E[cᵢ] holds cᵢ ∇log p(xⱼ) then, and wⱼ multiplies cⱼ alone
+
+So the samples of a half of the batch are exchanged for others, at every node whose weights multiply a cost, everything
+else is computed again on the same random numbers, and in the other half neither that cost nor a log-density in its
+weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart.
+
+No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scg.analysis import Structure
+from scg.plan import Plan
+from scg.recording import Recording, close
+
+Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
+
+MESSAGE = (
+    "element {} of the batch moves when only the samples of other elements do: its function mixes batch elements "
+    "(batch normalisation in training mode, a reduction or a product over the wrong axis), and a weight per "
+    "element cannot account for that.\nReduce over event axes only (dim=-1, not dim=0 or none); call .eval() on "
+    "normalisation layers."
+)
+
+
+def weighed(structure: Structure, name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a likelihood ratio of the node's multiplies what lies downstream."""
+    if name in given and structure.nodes[name].estimator.moves:
+        return f"{name}.log_prob" in given
+    return structure.nodes[name].estimator.weighs or f"{name}.log_prob" in given
+
+
+def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[str, str]]:
+    """(node, message) of each function that mixes batch elements which a weight tells apart.
+
+    `draw(given, like)` evaluates once more, on the random numbers of the recording `like` where there is one.
+    """
+    structure, given = recording.structure, recording.given
+    targets: dict[frozenset[str], list[str]] = {}
+    for name in (*structure.costs, *_credits(structure)):
+        ancestors = frozenset(
+            x for x in structure.stochastic if weighed(structure, x, given) and structure.window(x, name, live=True)
+        )
+        if ancestors:
+            targets.setdefault(ancestors, []).append(name)
+    for ancestors, names in targets.items():
+        batch = _Batch(recording, names)
+        for axis, size in enumerate(reversed(batch.shape)):
+            if size < 2:
+                continue
+            order = torch.randperm(size)
+            for bit in range(min(halvings, (size - 1).bit_length())):
+                other = draw(batch.exchanged(given), None)
+                for side in (0, 1):
+                    kept = torch.where((order >> bit & 1) == side)[0]
+                    try:
+                        again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, recording)
+                        found = batch.moved(again, ancestors, names, axis, kept)
+                    except ValueError:
+                        continue  # a given value and inputs that belong to another element may not fit each other
+                    if found is not None:
+                        yield found[0], MESSAGE.format(found[1])
+                        return
+
+
+def _credits(structure: Structure) -> list[str]:
+    return [n.credit for n in structure.nodes.values() if isinstance(n.credit, str) and n.credit in structure.nodes]
+
+
+class _Batch:
+    """The batch of some targets, and where its axes lie in each value: counted from its right end."""
+
+    def __init__(self, recording: Recording, names: list[str]) -> None:
+        self.recording, self.structure = recording, recording.structure
+        shapes = [self._values(recording, name).shape for name in names]
+        self.shape = torch.broadcast_shapes(*[shape[self._lead(n) :] for n, shape in zip(names, shapes, strict=True)])
+
+    def _lead(self, name: str) -> int:
+        """Axes left of the batch: time, or a plate."""
+        return int(self.structure.nodes[name].in_sequence) + int(name in self.structure.on_plate)
+
+    def _values(self, recording: Recording, name: str) -> Any:
+        """`[time or plate, batch…, event…]`."""
+        if name in recording.given:
+            return recording.given[name]
+        value = recording.trace[name]
+        node = self.structure.nodes[name]
+        if node.kind == "stochastic" or not node.in_sequence or not isinstance(value, Tensor):
+            return value
+        history = recording.trace.history
+        return value if history is None else torch.stack([torch.as_tensor(step.values[name]) for step in history])
+
+    def _axis(self, name: str, value: Tensor, axis: int) -> int | None:
+        """Where the batch axis lies in the value of a node, None where it is not there."""
+        rank = len(self.shape)
+        if self.structure.nodes[name].kind == "stochastic":
+            rank = value.ndim - self._lead(name) - len(self.recording.distributions[name].event_shape)
+        elif name in self.structure.costs:
+            rank = value.ndim - self._lead(name)
+        place = self._lead(name) + rank - 1 - axis
+        if axis >= rank or place >= value.ndim or value.shape[place] != self.shape[-1 - axis]:
+            return None
+        return place
+
+    def exchanged(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Given values cannot be drawn again: other elements' stand in for them, the same ones in all of them."""
+        changed = dict(given)
+        shifts = [int(torch.randint(1, size, ())) if size > 1 else 0 for size in reversed(self.shape)]
+        for name, value in given.items():
+            if name in self.structure.nodes and isinstance(value, Tensor) and name != self.structure.first:
+                for axis, shift in enumerate(shifts):
+                    place = self._axis(name, value, axis)
+                    value = value if place is None else value.roll(shift, place)
+                changed[name] = value
+        return changed
+
+    def mixed(self, other: Recording, ancestors: frozenset[str], axis: int, kept: Tensor) -> dict[str, Tensor]:
+        """Values to give: those of `kept` as they were, those of the other elements from the other draw."""
+        below = {n for x in ancestors for n in self.structure.reached(x)}
+        observed = [n for n in self.recording.given if n in below and self.structure.nodes[n].kind == "observed"]
+        values: dict[str, Tensor] = {}
+        for name in (*ancestors, *observed):
+            mine, theirs = self._values(self.recording, name), self._values(other, name)
+            if not isinstance(mine, Tensor):
+                continue
+            place = self._axis(name, mine, axis)
+            values[name] = mine.detach()
+            if place is not None and mine.shape == theirs.shape:
+                values[name] = theirs.detach().index_copy(place, kept, mine.detach().index_select(place, kept))
+        return values
+
+    def moved(
+        self, again: Recording, ancestors: frozenset[str], names: list[str], axis: int, kept: Tensor
+    ) -> tuple[str, int] | None:
+        """The first node that moved though its samples did not, and the element where it did."""
+        hit = [self._moved(n, self._values(self.recording, n), self._values(again, n), axis, kept) for n in names]
+        for name in ancestors:
+            try:
+                hit.append(self._moved(name, self.recording.trace.log_prob(name), again.trace.log_prob(name), axis, kept, 0))
+            except NotImplementedError:
+                continue  # no density: the estimator's weights are others, and nothing can be read off them
+        elements = [element for element in hit if element is not None]
+        if not elements:
+            return None
+        for mine, theirs in zip(self.recording.calls, again.calls, strict=True):
+            for before, after in zip(mine.content, theirs.content, strict=False):
+                if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape:
+                    plated = int(mine.node.name in self.structure.on_plate and before.ndim > len(self.shape))
+                    place = plated + len(self.shape) - 1 - axis
+                    if place < before.ndim and before.shape[place] == self.shape[-1 - axis]:
+                        before, after = before.index_select(place, kept), after.index_select(place, kept)
+                    if not close(before, after):
+                        return mine.node.name, elements[0]
+        return names[0], elements[0]
+
+    def _moved(
+        self, name: str, before: Tensor, after: Tensor, axis: int, kept: Tensor, event: int | None = None
+    ) -> int | None:
+        rank = before.ndim - self._lead(name)
+        place = self._lead(name) + rank - 1 - axis
+        if axis < rank and before.shape[place] == self.shape[-1 - axis]:
+            before, after = before.index_select(place, kept), after.index_select(place, kept)
+            for i in range(len(kept)):
+                if not close(before, after) and not close(before.select(place, i), after.select(place, i)):
+                    return int(kept[i])
+            return None if close(before, after) else int(kept[0])
+        return None if close(before, after) else int(kept[0])
