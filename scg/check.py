@@ -123,7 +123,7 @@ def examine(
         given, inputs = ordinary(given), ordinary(inputs)
         given, steps = shortened(graph.structure, given, steps, 3 << before)
         plan, _ = _ranks(graph, given, inputs, steps)
-        examination = Examination(graph, plan, given, inputs, steps)
+        examination = Examination(graph, plan, given, inputs, steps, before)
         found = examination.findings()
         if not any(f.severity == "error" for f in found):
             plan.first_order = frozenset(

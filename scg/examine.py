@@ -22,33 +22,41 @@ from torch import Tensor
 from scg.check import Finding
 from scg.distributions import kind
 from scg.errors import GraphError
+from scg.mixing import mixing
 from scg.path_check import PathCheck
 from scg.plan import Plan
 from scg.randomness import seed
-from scg.recording import Call, Recording, batched, close, content, same
+from scg.recording import Call, Recording, close, content, same
 
 if TYPE_CHECKING:
     from scg.graph import Graph
 
 DRAWS = 16
+HALVINGS = 4  # of the batch: 16 elements are all told apart, of more at least 15 pairs in 16
 
 
 class Examination:
     """Draws plain samples of a graph and compares. `findings()` is the outcome."""
 
     def __init__(
-        self, graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None
+        self, graph: Graph, plan: Plan, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None, before: int = 0
     ) -> None:
         self.graph, self.plan, self.structure = graph, plan, graph.structure
         self.given, self.inputs, self.steps = given, inputs, steps
         self.stream = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.recording = self._draw(given)
         self.distributions = self.recording.distributions
+        self.halvings = HALVINGS if before == 0 else 1
         self.found: dict[tuple[str, str], Finding] = {}
 
-    def _draw(self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True) -> Recording:
+    def _draw(
+        self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True, like: Recording | None = None
+    ) -> Recording:
         seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
-        recording = Recording(self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping)
+        recording = Recording(
+            self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping, like=like
+        )
+        self.latest = recording
         recording.trace = recording.run()
         return recording
 
@@ -64,7 +72,7 @@ class Examination:
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        for examine in (self._again, self._branches, self._at_once):
+        for examine in (self._again, self._mixing, self._branches, self._at_once):
             if not self._failed():
                 examine()
         return list(self.found.values())
@@ -159,8 +167,6 @@ class Examination:
             # Backwards, so that what a function leaves behind is still the other draw's when its reader runs.
             for mine in reversed(self.recording.calls):
                 self._same_again(mine, first=i == 0)
-            for mine, theirs in zip(self.recording.calls, other.calls, strict=True):
-                self._batch_elements(mine, theirs)
             paths.compare(self.recording, other)
             if self._failed() or (i and not unchanged and paths.settled):
                 break
@@ -205,60 +211,9 @@ class Examination:
             exchanged[name] = value
         return exchanged
 
-    def _batch_elements(self, mine: Call, theirs: Call) -> None:
-        """Element 0 must not move when the samples of all other elements do."""
-        rank = self.plan.batch_rank
-        if rank == 0 or ("batch" in (w for _, w in self.found)):
-            return
-        shape = self._batch_shape()
-        if shape is None or shape.numel() == 1:
-            return
-        changes = {}
-        for key, value in mine.named.items():
-            edge = next(e for e in mine.node.parents if e.param == str(key))
-            other = theirs.named[key]
-            first = self._first_element(edge.source)
-            if edge.source in self.graph.nodes and batched(value, shape, first) and batched(other, shape, first):
-                mixed = other.detach().clone().to(value.dtype)
-                mixed[first] = value[first].detach()
-                changes[str(key)] = mixed
-        if not changes:
-            return
-        torch.set_rng_state(mine.state)
-        try:
-            result = mine.again(**changes)
-        except ValueError:
-            return  # a mixture of two draws may leave a constraint that holds within each
-        for before, after in zip(mine.content, content(result), strict=True):
-            if not isinstance(before, Tensor) or before.shape != after.shape:
-                continue
-            # The distribution of a node on a plate has the plate's axis only if its parents have it.
-            for first in (self._first_element(mine.node.name), (0,) * rank):
-                if batched(before, shape, first):
-                    before, after = before[first], after[first]
-                    break
-            if not close(before, after):
-                self._error(
-                    mine.node.name,
-                    "mixing",
-                    "element 0 of the batch moves when only the samples of other elements do: its function mixes batch elements "
-                    "(batch normalisation in training mode, a reduction or a product over the wrong axis), and a weight per "
-                    "element cannot account for that.\nReduce over event axes only (dim=-1, not dim=0 or none); call .eval() on "
-                    "normalisation layers.",
-                )
-                return
-
-    def _first_element(self, name: str) -> tuple[slice | int, ...]:
-        """The index of element 0 of the batch, which lies right of the plate on nodes that have one."""
-        return (*[slice(None)] * (name in self.structure.on_plate), *[0] * self.plan.batch_rank)
-
-    def _batch_shape(self) -> torch.Size | None:
-        trace = self.recording.trace
-        values = trace.history[-1].values if trace.history else trace.values
-        for cost in self.structure.costs:
-            if self.plan.cost_ranks[cost] == self.plan.batch_rank:
-                return values[cost].shape if cost in values else trace.values[cost].shape
-        return None
+    def _mixing(self) -> None:
+        for node, message in mixing(self.recording, lambda given, like: self._draw(given, like=like), self.halvings):
+            self._error(node, "mixing", message)
 
     # -- branches and time ---------------------------------------------------------------------------------
 
@@ -267,26 +222,23 @@ class Examination:
         recording = self._draw(self.given, branching=True, stepping=True)
         if not recording.axes.slot:
             return
-        for call in recording.calls:
-            changes = {}
-            for key, value in call.named.items():
-                edge = next(e for e in call.node.parents if e.param == str(key))
-                rank = self.plan.value_ranks.get(edge.source)
-                if isinstance(value, Tensor) and rank is not None and value.ndim > rank:
-                    changes[str(key)] = value[(0,) * (value.ndim - rank)].detach()
-            if not changes:
-                continue
-            torch.set_rng_state(call.state)
-            try:
-                alone = call.again(**changes)
-            except Exception as error:
-                self._error(
-                    call.node.name,
-                    "branch",
-                    f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}",
-                )
-                return
-            for together, single in zip(call.content, content(alone), strict=True):
+        first: dict[str, Any] = {}
+        for name in self.structure.stochastic:
+            value = recording.trace[name]
+            if isinstance(value, Tensor):
+                extra = value.ndim - self.plan.value_ranks[name] - self.graph.nodes[name].in_sequence
+                first[name] = value[(0,) * extra].detach() if extra > 0 else value.detach()
+        try:
+            alone = self._draw({**self.given, **first}, like=recording)
+        except Exception as error:
+            self._error(
+                recording.calls[len(self.latest.calls)].node.name,
+                "branch",
+                f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}",
+            )
+            return
+        for call, again in zip(recording.calls, alone.calls, strict=True):
+            for together, single in zip(call.content, again.content, strict=False):
                 if not isinstance(together, Tensor) or not isinstance(single, Tensor):
                     continue
                 extra = together.ndim - single.ndim

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from scg.analysis import Structure
-from scg.plan import Plan
-from scg.recording import Recording, close
+from scg.recording import Recording, close, same
 
 Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
+
+REDRAWN = 16  # times at most, until a discrete sample differs in both halves
 
 MESSAGE = (
     "element {} of the batch moves when only the samples of other elements do: its function mixes batch elements "
@@ -57,13 +58,20 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
         for axis, size in enumerate(reversed(batch.shape)):
             if size < 2:
                 continue
-            order = torch.randperm(size)
-            for bit in range(min(halvings, (size - 1).bit_length())):
-                other = draw(batch.exchanged(given), None)
-                for side in (0, 1):
-                    kept = torch.where((order >> bit & 1) == side)[0]
+            bits = (size - 1).bit_length()
+            for turn in range(halvings):
+                if turn % bits == 0:
+                    order = torch.randperm(size)
+                if turn:  # where a function looks at other elements may depend on the sample
+                    batch.recording = draw(given, None)
+                sides = [torch.where((order >> turn % bits & 1) == side)[0] for side in (0, 1)]
+                for _ in range(REDRAWN):
+                    other = draw(batch.exchanged(given), None)
+                    if batch.differs(other, ancestors, axis, sides):
+                        break
+                for kept in sides:
                     try:
-                        again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, recording)
+                        again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, batch.recording)
                         found = batch.moved(again, ancestors, names, axis, kept)
                     except ValueError:
                         continue  # a given value and inputs that belong to another element may not fit each other
@@ -123,6 +131,15 @@ class _Batch:
                 changed[name] = value
         return changed
 
+    def differs(self, other: Recording, ancestors: frozenset[str], axis: int, sides: list[Tensor]) -> bool:
+        """Whether the other draw has other samples in each half."""
+        for name in ancestors:
+            mine, theirs = self._values(self.recording, name), self._values(other, name)
+            place = self._axis(name, mine, axis) if isinstance(mine, Tensor) else None
+            if place is not None and any(same(mine.index_select(place, s), theirs.index_select(place, s)) for s in sides):
+                return False
+        return True
+
     def mixed(self, other: Recording, ancestors: frozenset[str], axis: int, kept: Tensor) -> dict[str, Tensor]:
         """Values to give: those of `kept` as they were, those of the other elements from the other draw."""
         below = {n for x in ancestors for n in self.structure.reached(x)}
@@ -145,7 +162,7 @@ class _Batch:
         hit = [self._moved(n, self._values(self.recording, n), self._values(again, n), axis, kept) for n in names]
         for name in ancestors:
             try:
-                hit.append(self._moved(name, self.recording.trace.log_prob(name), again.trace.log_prob(name), axis, kept, 0))
+                hit.append(self._moved(name, self.recording.trace.log_prob(name), again.trace.log_prob(name), axis, kept))
             except NotImplementedError:
                 continue  # no density: the estimator's weights are others, and nothing can be read off them
         elements = [element for element in hit if element is not None]
@@ -158,19 +175,23 @@ class _Batch:
                     place = plated + len(self.shape) - 1 - axis
                     if place < before.ndim and before.shape[place] == self.shape[-1 - axis]:
                         before, after = before.index_select(place, kept), after.index_select(place, kept)
-                    if not close(before, after):
+                    if not close(before, after, _ulps(before)):
                         return mine.node.name, elements[0]
         return names[0], elements[0]
 
-    def _moved(
-        self, name: str, before: Tensor, after: Tensor, axis: int, kept: Tensor, event: int | None = None
-    ) -> int | None:
-        rank = before.ndim - self._lead(name)
-        place = self._lead(name) + rank - 1 - axis
-        if axis < rank and before.shape[place] == self.shape[-1 - axis]:
-            before, after = before.index_select(place, kept), after.index_select(place, kept)
-            for i in range(len(kept)):
-                if not close(before, after) and not close(before.select(place, i), after.select(place, i)):
-                    return int(kept[i])
-            return None if close(before, after) else int(kept[0])
-        return None if close(before, after) else int(kept[0])
+    def _moved(self, name: str, before: Tensor, after: Tensor, axis: int, kept: Tensor) -> int | None:
+        """The first element of `kept` that moved."""
+        place = before.ndim - 1 - axis
+        if place < self._lead(name) or before.shape[place] != self.shape[-1 - axis]:
+            return None if close(before, after, _ulps(before)) else int(kept[0])
+        before, after = before.index_select(place, kept), after.index_select(place, kept)
+        tolerance = _ulps(before)
+        if close(before, after, tolerance):
+            return None
+        moved = (int(k) for i, k in enumerate(kept) if not close(before.select(place, i), after.select(place, i), tolerance))
+        return next(moved, int(kept[0]))
+
+
+def _ulps(x: Tensor) -> float:
+    """The shapes are the same, and so are the kernels: nothing but a reduction in another order may differ."""
+    return 256 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0

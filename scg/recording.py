@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from scg.distributions import parameters
 from scg.evaluate import Evaluation
 from scg.node import Node
 from scg.trace import Trace
-from scg.tree import leaves
+from scg.tree import leaves, tensors
 
 
 class Call:
@@ -24,6 +26,7 @@ class Call:
         self.arguments = arguments
         self.content: list[Any] = []
         self.written: str | None = None
+        self.after = state
 
     @property
     def named(self) -> dict[str, Any]:
@@ -40,24 +43,42 @@ class Call:
 
 
 class Recording(Evaluation):
-    """An evaluation that keeps every call."""
+    """An evaluation that keeps every call. With `like`, what is drawn is drawn from the random numbers of that recording."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, like: Recording | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.calls: list[Call] = []
+        self.like = like
         self.verifying = True
         self.trace: Trace
 
     def _call(self, node: Node, arguments: Any) -> Any:
+        if self.like is not None:
+            torch.set_rng_state(self.like.calls[len(self.calls)].state)
         call = Call(node, arguments, torch.get_rng_state())
-        tensors = [a for a in tree_leaves(arguments) if isinstance(a, Tensor)]
-        before = [t._version for t in tensors]
+        held = tensors(arguments)
+        before, parts = [t.detach().clone() for t in held], identities(arguments)
         result = super()._call(node, arguments)
         call.content = content(result)
-        if any(t._version != v for t, v in zip(tensors, before, strict=True)):
+        # Not by version counters: what is written through numpy does not count.
+        if not same(before, held) or identities(arguments) != parts:
             call.written = node.name
+        call.after = torch.get_rng_state()
+        if self.like is not None:
+            torch.set_rng_state(self.like.calls[len(self.calls)].after)
         self.calls.append(call)
         return result
+
+
+def identities(thing: Any) -> list[int]:
+    """What containers hold, by identity: an entry that is added, taken away or exchanged changes it."""
+    if isinstance(thing, Mapping):
+        return [part for key, value in thing.items() for part in (hash(key), *identities(value))]
+    if isinstance(thing, (list, tuple)):
+        return [part for value in thing for part in identities(value)]
+    if is_dataclass(thing):
+        return [part for f in fields(thing) for part in identities(getattr(thing, f.name, None))]
+    return [id(thing)]
 
 
 def content(result: Any) -> list[Any]:
@@ -79,15 +100,10 @@ def same(a: Any, b: Any) -> bool:
     return True
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    """Equal to rounding: batched and unbatched kernels sum in different orders."""
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
+    """Equal to rounding: by default to that of batched and unbatched kernels, which sum in different orders."""
     if not a.is_floating_point():
         return bool(torch.equal(a, b))
     a, b = a.detach().double(), b.detach().double()
     scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
-    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=1e-3, atol=1e-3 * scale + 1e-12))
-
-
-def batched(value: Any, shape: torch.Size, first: tuple[slice | int, ...]) -> bool:
-    """Whether a value has that batch shape where `first`, the index of element 0, looks for it."""
-    return isinstance(value, Tensor) and value.shape[len(first) - len(shape) : len(first)] == shape
+    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=tolerance, atol=tolerance * scale + 1e-12))
