@@ -222,17 +222,13 @@ class Examination:
         recording = self._draw(self.given, branching=True, stepping=True)
         if not recording.axes.slot:
             return
-        first: dict[str, Any] = {}
-        for name in self.structure.stochastic:
-            value = recording.trace[name]
-            if isinstance(value, Tensor):
-                extra = value.ndim - self.plan.value_ranks[name] - self.graph.nodes[name].in_sequence
-                first[name] = value[(0,) * extra].detach() if extra > 0 else value.detach()
+        first = {n: self._first_branch(n, recording) for n in self.structure.stochastic if n not in self.given}
         try:
             alone = self._draw({**self.given, **first}, like=recording)
         except Exception as error:
+            at = min(len(self.latest.calls), len(recording.calls) - 1)
             self._error(
-                recording.calls[len(self.latest.calls)].node.name,
+                recording.calls[at].node.name,
                 "branch",
                 f"it works on all branches at once, but not on one alone: {type(error).__name__}: {error}",
             )
@@ -252,6 +248,21 @@ class Examination:
                         "axis).\nBranch axes come first: address axes from the right (dim=-1), and use @ rather than bmm.",
                     )
                     return
+
+    def _first_branch(self, name: str, recording: Recording) -> Tensor:
+        """Branch 0 of every branching node, in the value of a stochastic node; of the shape that an unbranched draw has."""
+        axes = recording.axes
+        rank = axes.plate + axes.batch + len(self.distributions[name].event_shape)
+
+        def one(value: Tensor, like: Tensor) -> Tensor:
+            value = value.detach()
+            return value[(0,) * (value.ndim - rank)].reshape(like.shape) if value.ndim > like.ndim else value
+
+        mine, theirs = self.recording.trace, recording.trace
+        if self.graph.nodes[name].in_sequence and mine.history and theirs.history:
+            steps = zip(theirs.history, mine.history, strict=True)
+            return torch.stack([one(step.values[name], like.values[name]) for step, like in steps])
+        return one(theirs[name], mine[name])
 
     def _at_once(self) -> None:
         """All steps at once must give what one step after another gives, where nothing is drawn."""
