@@ -195,6 +195,9 @@ def family(env: gym.Env) -> type[Family] | None:
 class MujocoVector(SyncVectorEnv):
     """A vector environment in mode SAME_STEP. `infos` hold what the mode needs and nothing else."""
 
+    faults: dict[int, Exception] | None = None  # see `Environments.one_by_one`; the simulator raises none
+    active: np.ndarray | None = None
+
     def __init__(self, constructors: Sequence[Callable[[], gym.Env]], threads: int = 1, **kwargs: Any) -> None:
         import mujoco
 
@@ -229,13 +232,17 @@ class MujocoVector(SyncVectorEnv):
         for i, limit in enumerate(self._limits):
             limit._elapsed_steps += 1
             self._truncations[i] = limit._elapsed_steps >= limit._max_episode_steps
+        if self.active is not None:
+            self._terminations &= self.active
+            self._truncations &= self.active
         info: dict[str, Any] = {}
         ended = self._terminations | self._truncations
         if ended.any():
             info["final_obs"] = np.empty(self.num_envs, object)
             for i in np.flatnonzero(ended).tolist():
                 info["final_obs"][i] = obs[i].copy()  # type: ignore[index]
-                obs[i], _ = self.envs[i].reset()  # type: ignore[index]
+                if self.faults is None:
+                    obs[i], _ = self.envs[i].reset()  # type: ignore[index]
         return obs, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), info
 
     def _gather(self) -> None:
@@ -244,6 +251,8 @@ class MujocoVector(SyncVectorEnv):
 
     def _simulate(self, share: Sequence[Any], actions: np.ndarray) -> None:
         for model, data, ctrl, i in share:
+            if self.active is not None and not self.active[i]:
+                continue
             ctrl[:] = actions[i]
             self._step_one(model, data, self._skip)
             if self._family.forces:

@@ -42,14 +42,17 @@ class Moments(nn.Module):
     def absorb(self, values: Tensor) -> None:
         """`values` `[*any, *shape]`."""
         flat = values.to(torch.float64).reshape(-1, *self.mean.shape)
-        more = len(flat)
-        if not more:
-            return
-        mean = flat.mean(0)
+        if len(flat):
+            mean = flat.mean(0)
+            self.join(len(flat), mean, (flat - mean).square().sum(0))
+
+    @torch.no_grad()
+    def join(self, more: int, mean: Tensor, squares: Tensor) -> None:
+        """Take in `more` values by their mean and sum of squared deviations."""
         before = self.count.to(torch.float64)
         share = more / (before + more)
         delta = mean - self.mean
-        self.squares += (flat - mean).square().sum(0) + delta.square() * (before * share)
+        self.squares += squares + delta.square() * (before * share)
         self.mean += delta * share
         self.count += more
 
@@ -92,6 +95,17 @@ class ObsNormaliser(nn.Module):
     def absorb(self, obs: Tensor) -> None:
         """Take a block's observations `[*any, *shape]` into the statistics, in place."""
         self.moments.absorb(obs)
+        self._refresh()
+
+    @torch.no_grad()
+    def absorb_sums(self, count: int, total: np.ndarray, squares: np.ndarray) -> None:
+        """The same of `count` observations, by their sum and sum of squares `[*shape]`, in float64."""
+        if count:
+            mean = torch.from_numpy(total / count)
+            self.moments.join(count, mean, torch.from_numpy(squares - total * (total / count)).clamp_min(0))
+            self._refresh()
+
+    def _refresh(self) -> None:
         self.shift.copy_(self.moments.mean)
         self.scale.copy_((self.moments.variance + TINY).rsqrt())
 

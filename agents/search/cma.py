@@ -61,6 +61,7 @@ class Rates:
                 (1 - self.c_one - self.c_mu) / (n * self.c_mu),
             )
             self.weights[parents:] = total * worst / -worst.sum()
+        self.every = max(1, int(1 / (10 * n * (self.c_one + self.c_mu))))  # generations that share a decomposition
         self.length = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))  # E‖N(0, I)‖
 
 
@@ -69,7 +70,8 @@ class Shape(Protocol):
 
     def spread(self, noise: Tensor) -> Tensor: ...  # C^½ noise, [n, d]
     def whiten(self, y: Tensor) -> Tensor: ...  # C^−½ y, [*, d]
-    def move(self, keep: float, vectors: Tensor, weights: Tensor) -> None: ...  # C ← keep C + Σ weights v vᵀ
+    def move(self, keep: float, vectors: Tensor, weights: Tensor, every: int) -> None: ...  # C ← keep C + Σ weights v vᵀ
+    def reset(self) -> None: ...  # C = I
     def widths(self) -> Tensor: ...  # √C_jj
     def condition(self) -> float: ...  # largest over smallest eigenvalue
     def distribution(self, mean: Tensor, sigma: Tensor) -> Distribution: ...
@@ -90,7 +92,10 @@ class Diagonal(nn.Module):
     def whiten(self, y: Tensor) -> Tensor:
         return y / self.variance.sqrt()
 
-    def move(self, keep: float, vectors: Tensor, weights: Tensor) -> None:
+    def reset(self) -> None:
+        self.variance.fill_(1)
+
+    def move(self, keep: float, vectors: Tensor, weights: Tensor, every: int) -> None:
         self.variance.mul_(keep).add_(weights @ vectors.square())
 
     def widths(self) -> Tensor:
@@ -111,9 +116,8 @@ class Full(nn.Module):
     lengths: Tensor
     age: Tensor
 
-    def __init__(self, dim: int, every: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.every = every
         self.register_buffer("covariance", torch.eye(dim, dtype=torch.float64))
         self.register_buffer("basis", torch.eye(dim, dtype=torch.float64))
         self.register_buffer("lengths", torch.ones(dim, dtype=torch.float64))
@@ -125,10 +129,16 @@ class Full(nn.Module):
     def whiten(self, y: Tensor) -> Tensor:
         return ((y @ self.basis) / self.lengths) @ self.basis.T
 
-    def move(self, keep: float, vectors: Tensor, weights: Tensor) -> None:
+    def reset(self) -> None:
+        for matrix in (self.covariance, self.basis):
+            nn.init.eye_(matrix)
+        self.lengths.fill_(1)
+        self.age.zero_()
+
+    def move(self, keep: float, vectors: Tensor, weights: Tensor, every: int) -> None:
         self.covariance.mul_(keep).addmm_(vectors.T * weights, vectors)
         self.age += 1
-        if self.age >= self.every:
+        if self.age >= every:
             self.decompose()
 
     def decompose(self) -> None:
@@ -152,24 +162,41 @@ class Full(nn.Module):
 class CMA(nn.Module):
     """The search distribution and its memory. Returns are maximised."""
 
+    size: Tensor
     sigma: Tensor
     path: Tensor
     path_sigma: Tensor
     generation: Tensor
+    _rates: Rates | None = None
 
     def __init__(self, mean: Tensor, sigma: float, members: int = 0, separable: bool = False, active: bool = True) -> None:
         super().__init__()
         mean = mean.detach().double().clone()
-        dim = len(mean)
-        self.rates = Rates(dim, members or default_population(dim), separable, active)
+        dim, self.first_sigma, self.kind = len(mean), sigma, (separable, active)
         self.mean = nn.Parameter(mean)
-        rates = self.rates
-        every = max(1, int(1 / (10 * dim * (rates.c_one + rates.c_mu))))
-        self.shape: Any = Diagonal(dim) if separable else Full(dim, every)
+        self.shape: Any = Diagonal(dim) if separable else Full(dim)
+        self.register_buffer("size", torch.tensor(members or default_population(dim)))
         self.register_buffer("sigma", torch.tensor(sigma, dtype=torch.float64))
         self.register_buffer("path", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("path_sigma", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("generation", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def rates(self) -> Rates:
+        """For the present population."""
+        if self._rates is None or self._rates.members != int(self.size):
+            self._rates = Rates(len(self.mean), int(self.size), *self.kind)
+        return self._rates
+
+    @torch.no_grad()
+    def restart(self, mean: Tensor, members: int) -> None:
+        """From the beginning, elsewhere and with another population."""
+        self.size.fill_(members)
+        self.mean.copy_(mean)
+        self.sigma.fill_(self.first_sigma)
+        self.shape.reset()
+        for buffer in (self.path, self.path_sigma, self.generation):
+            buffer.zero_()
 
     def forward(self) -> Distribution:
         return self.shape.distribution(self.mean, self.sigma)
@@ -210,7 +237,7 @@ class CMA(nn.Module):
         missing = (1 - straight) * r.c_path * (2 - r.c_path)
         keep = 1 + r.c_one * missing - r.c_one - r.c_mu * float(weight.sum())
         weights = torch.cat([torch.tensor([r.c_one], dtype=torch.float64), r.c_mu * rank_mu])
-        self.shape.move(keep, torch.cat([self.path[None], y]), weights)
+        self.shape.move(keep, torch.cat([self.path[None], y]), weights, r.every)
         self.sigma.mul_(math.exp(min(1.0, r.c_sigma / r.damping * (speed / r.length - 1))))
 
     def stalled(self, smallest: float = 1e-12) -> str:

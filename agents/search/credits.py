@@ -17,8 +17,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from scg.agents.updates.metrics import NotFinite
 
-class AllFailed(ArithmeticError):
+
+class AllFailed(NotFinite):
     """No member of a generation has a return."""
 
 
@@ -60,7 +62,7 @@ def elite(utility: Tensor, count: int) -> Tensor:
 def exponential(utility: Tensor, sharpness: float, spread: str = "range") -> Tensor:
     """`exp(sharpness (U − max U) / spread)`, the spread the returns' "range" or "std"; 1 for all where all are equal."""
     found = alive(utility)
-    kept = utility[found]
+    kept = utility[found].double()
     size = kept.max() - kept.min() if spread == "range" else kept.std(correction=0)
     weight = torch.zeros(len(utility), dtype=torch.float64)
     weight[found] = torch.exp(sharpness * (kept - kept.max()) / size) if size > 0 else 1.0
@@ -70,7 +72,7 @@ def exponential(utility: Tensor, sharpness: float, spread: str = "range") -> Ten
 def above_worst(utility: Tensor) -> Tensor:
     """`U − min U`; 1 for all where all are equal."""
     found = alive(utility)
-    kept = utility[found]
+    kept = utility[found].double()
     weight = torch.zeros(len(utility), dtype=torch.float64)
     weight[found] = kept - kept.min() if kept.max() > kept.min() else 1.0
     return weight
@@ -103,9 +105,14 @@ def directions(utility: Tensor, best: int) -> Tensor:
     used = torch.zeros(len(usable), dtype=torch.bool)
     used[chosen] = True
     used = used.repeat_interleave(2)
-    kept = utility[used]
+    kept = utility[used].double()
     spread = kept.std(correction=0)
     weight = torch.zeros(len(utility), dtype=torch.float64)
     if spread > 0:
         weight[used] = (kept - kept.mean()) / spread * (len(utility) / len(kept))
     return weight
+
+
+def effective(weight: Tensor) -> float:
+    """How many members of equal weight would average as well: `(Σ w)² / Σ w²`."""
+    return float(weight.sum() ** 2 / weight.square().sum())

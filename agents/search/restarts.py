@@ -19,37 +19,37 @@ from scg.agents.search.cma import CMA
 
 
 class Restarting:
-    """A `CMA` that is replaced when it stalls. `start(n)` gives the mean of the n-th restart, from 0 on."""
+    """Restarts a `CMA` in place when it stalls. `start(n)` gives the mean of the n-th restart, from 1 on."""
 
-    def __init__(
-        self, start: Callable[[int], Tensor], sigma: float, members: int = 0, flat: float = 1e-11, **options: Any
-    ) -> None:
-        self.start, self.sigma, self.flat, self.options = start, sigma, flat, options
+    def __init__(self, cma: CMA, start: Callable[[int], Tensor], flat: float = 1e-11) -> None:
+        self.cma, self.start, self.flat = cma, start, flat
         self.restarts = 0
-        self.cma = CMA(start(0), sigma, members, **options)
-        self._forget()
+        self.extremes: deque[tuple[float, float]] = deque(maxlen=self._patience())
 
-    def _forget(self) -> None:
+    def _patience(self) -> int:
         rates = self.cma.rates
-        self.best: deque[float] = deque(maxlen=10 + -(-30 * rates.dim // rates.members))
-
-    @property
-    def members(self) -> int:
-        return self.cma.rates.members
+        return 10 + -(-30 * rates.dim // rates.members)
 
     def update(self, theta: Tensor, utility: Tensor) -> str:
         """One generation. Returns why it was restarted, or ""."""
-        cma = self.cma
-        cma.update(theta, cma.credit(utility))
+        self.cma.update(theta, self.cma.credit(utility))
         alive = utility[torch.isfinite(utility)]
-        self.best.append(float(alive.max()))
-        reason = cma.stalled()
-        full = len(self.best) == self.best.maxlen
-        if not reason and full:
-            spread = max(max(self.best), float(alive.max())) - min(min(self.best), float(alive.min()))
+        self.extremes.append((float(alive.min()), float(alive.max())))
+        reason = self.cma.stalled()
+        if not reason and len(self.extremes) == self.extremes.maxlen:
+            best = [high for _, high in self.extremes]
+            spread = max(best) - min(*best, self.extremes[-1][0])
             reason = f"returns are within {self.flat}" if spread < self.flat else ""
         if reason:
             self.restarts += 1
-            self.cma = CMA(self.start(self.restarts), self.sigma, 2 * self.members, **self.options)
-            self._forget()
+            self.cma.restart(self.start(self.restarts), 2 * self.cma.rates.members)
+            self.extremes = deque(maxlen=self._patience())
         return reason
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"restarts": self.restarts, "extremes": [list(pair) for pair in self.extremes]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """After the CMA's own state, which knows the population."""
+        self.restarts = state["restarts"]
+        self.extremes = deque((tuple(pair) for pair in state["extremes"]), maxlen=self._patience())

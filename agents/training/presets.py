@@ -25,6 +25,7 @@ OFF_POLICY = ("ddpg", "double-q", "naf", "sac", "sac-v1", "soft-q", "svg", "td3"
 DISCRETE = ("dqn", "sac-discrete")  # off-policy too
 COMPILED_OFF_POLICY = (*OFF_POLICY, "sac-discrete")  # DQN's updates are small, and there is one in four steps
 COMPILE_OFF_POLICY_FROM = 10_000  # an update is 256 rows of wide nets: 4 ms saved a step
+SEARCH = ("ars", "cem", "cma-es", "es", "fd", "pes", "pgpe", "pi2", "power", "rwr", "spsa")  # a slot a member, or nearly
 COMPILED = ("a2c", "ppo", "npg", "trpo", "trpo-dual")  # where many small minibatches are what takes the time
 COMPILE_FROM = 200_000  # steps after which 13 s of compilation have paid off: PPO saves 0.13 ms a step
 _CARTPOLE: Options = {"normalise_obs": False, "scale_reward": False, "gamma": 0.98}
@@ -71,7 +72,8 @@ _AGENT: dict[str, dict[str, Options]] = {
 def preset(agent: str, env_id: str, steps: int) -> tuple[Options, Options]:
     """What to change in `RunConfig` and in the agent's config; nothing for an environment without published settings."""
     family = "mujoco" if _is_mujoco(env_id) else env_id
-    run: Options = {"envs": 1} if agent in (*OFF_POLICY, *DISCRETE) else _RUN.get(family, {}).get(agent, {})
+    run: Options = {"envs": 1} if agent in (*OFF_POLICY, *DISCRETE) else {"envs": 32} if agent in SEARCH else {}
+    run = {**run, **_RUN.get(family, {}).get(agent, {}), **_RUN.get(env_id, {}).get(agent, {})}
     config = {**_AGENT.get(family, {}).get(agent, {}), **_AGENT.get(env_id, {}).get(agent, {})}
     worthwhile = COMPILE_FROM if agent in COMPILED else COMPILE_OFF_POLICY_FROM if agent in COMPILED_OFF_POLICY else None
     if worthwhile is not None and steps >= worthwhile:

@@ -170,8 +170,8 @@ def test_negative_weights_leave_the_covariance_positive_definite(separable: bool
 
 
 def test_a_thousand_parameters_decompose_now_and_then_only() -> None:
-    assert CMA(torch.zeros(1000), 1.0).shape.every > 3
-    assert CMA(torch.zeros(5), 1.0).shape.every == 1
+    assert CMA(torch.zeros(1000), 1.0).rates.every > 3
+    assert CMA(torch.zeros(5), 1.0).rates.every == 1
     assert default_population(5) == 8
 
 
@@ -185,16 +185,16 @@ def test_restarts_with_larger_populations_leave_rastrigins_local_minima() -> Non
     def start(number: int) -> Tensor:
         return 3 * normal(5, seed=number)
 
-    search, best, generator = Restarting(start, 1.0), float("inf"), torch.Generator().manual_seed(0)
-    first, count = search.members, 0
+    search, best, generator = Restarting(CMA(start(0), 1.0), start), float("inf"), torch.Generator().manual_seed(0)
+    first, count = search.cma.rates.members, 0
     while best > 1e-9 and count < 60_000:
-        theta = search.cma.members(torch.randn(search.members, 5, dtype=torch.float64, generator=generator))
+        theta = search.cma.members(torch.randn(search.cma.rates.members, 5, dtype=torch.float64, generator=generator))
         values = functions.rastrigin(theta)
         best, count = min(best, float(values.min())), count + len(values)
         search.update(theta, -values)
     assert best < 1e-9
     assert search.restarts >= 1
-    assert search.members == first * 2**search.restarts
+    assert search.cma.rates.members == first * 2**search.restarts
 
 
 @pytest.mark.parametrize(
