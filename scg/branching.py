@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from scg.distributions import FirstOrder, forget, has_rsample, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
+from scg.laws import note_parameter
 from scg.node import Node
 from scg.scope import swapped
 from scg.weight import Weight
@@ -58,6 +59,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
 
 def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) -> Branches:
     """The estimator's branches; what it learns itself is kept out of every surrogate, and let into its own variance."""
+    note_parameter(distribution)
     estimator: Any = node.estimator
     branch: Callable[[Distribution], Branches] = partial(estimator.branch_below, axes=axes) if axes else estimator.branch
     if learning or not isinstance(estimator, nn.Module):

@@ -132,7 +132,18 @@ def _holder(base: Any) -> Any:
 
 
 def _from_probs(base: Any) -> bool:
-    return "probs" in vars(_holder(base))
+    own = vars(_holder(base))
+    return "probs" in own and "_made_from_logits" not in own
+
+
+def note_parameter(distribution: Distribution) -> None:
+    """Note on a fresh distribution that it was made from logits; once it is sampled it holds both, and torch does not say which was given."""
+    base, _ = _component(distribution)
+    if isinstance(base, D.OneHotCategorical):
+        base = base._categorical
+    own = vars(base)
+    if "logits" in own and "probs" not in own:
+        own["_made_from_logits"] = True
 
 
 def _disagree(inner: Any) -> Tensor:
