@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent
 
 from benchmarks.estimators import ESTIMATORS, Measured, table, verdicts
+from benchmarks.graphs import FAMILIES, Row, exponent, measure, rows, stepped
+from benchmarks.graphs import table as growth_table
 from benchmarks.sides import by_hand, ours
 from benchmarks.vae import WORKS, Unavailable, Work
 
@@ -107,3 +111,25 @@ def test_every_estimator_of_the_table_is_ours_or_says_why_not():
 def test_branches_that_would_not_fit_are_not_tried():
     with pytest.raises(Unavailable, match="160,801 times for a data point"):
         ours.step(Work("two layers"), "measure-valued")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_growth_is_measured_for_every_family(family):
+    found = rows(lambda size, skip: measure(family, size, skip), [2, 4], limit=60.0)
+    assert [row.size for row in found] == [2, 4]
+    assert all({"analysis", "first", "later", "derivation"} == row.seconds.keys() for row in found)
+    assert "exponent" in growth_table(found)
+
+
+def test_sequences_are_sampled_by_steps_and_replayed_at_once():
+    assert stepped(3).seconds.keys() == {"sample", "replay"}
+    assert stepped(3, skip=frozenset({"sample"})).seconds.keys() == {"replay"}
+
+
+def test_what_would_take_too_long_is_left_out_and_stays_out():
+    taken = {10: {"fast": 1e-6, "slow": 0.01}, 100: {"fast": 1e-5, "slow": 2.0}, 1_000: {"fast": 1e-4, "slow": 99.0}}
+    measured = lambda size, skip: Row("made up", size, {k: v for k, v in taken[size].items() if k not in skip})  # noqa: E731
+    found = rows(measured, [10, 100, 1_000], limit=3.0)
+    assert [set(row.seconds) for row in found] == [{"fast", "slow"}, {"fast", "slow"}, {"fast"}]
+    assert exponent(found, "fast") == pytest.approx(1.0)
+    assert exponent(found, "slow") == pytest.approx(math.log10(200))
