@@ -101,8 +101,8 @@ def remember(distribution: Any) -> None:
     The estimator takes it at the sample, and a cost that is given the sample and its `dist` takes it again. What was
     taken under no_grad has no gradient, and what was taken with one must not enter a block without: both are kept apart.
     """
-    if torch.compiler.is_compiling() or not isinstance(distribution, Distribution):
-        return
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not isinstance(distribution, Distribution):
+        return  # a tensor of inference mode counts no versions
     compute, itself = type(distribution).log_prob, weakref.ref(distribution)  # no cycle: tensors must die with the trace
     kept: dict[bool, Any] = {}
 

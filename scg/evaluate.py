@@ -177,6 +177,8 @@ class Evaluation:
     def _cost(self, node: Node, value: Any) -> Any:
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        elif not (value.is_floating_point() or value.is_complex()):
+            value = value.to(torch.get_default_dtype())  # integers wrap around where they are negated, and have no mean
         return value if node.sign == 1.0 else -value
 
     def _arguments(self, node: Node, values: Any, t: int | None, scoped: Scoped | None) -> Any:

@@ -22,6 +22,7 @@ from torch import Tensor
 from scg.check import Finding
 from scg.distributions import kind
 from scg.errors import GraphError
+from scg.finite import infinite_gradients
 from scg.mixing import mixing
 from scg.path_check import PathCheck
 from scg.plan import Plan
@@ -72,7 +73,7 @@ class Examination:
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        for examine in (self._again, self._mixing, self._branches, self._at_once):
+        for examine in (self._again, self._gradients, self._mixing, self._branches, self._at_once):
             if not self._failed():
                 examine()
         return list(self.found.values())
@@ -124,6 +125,8 @@ class Examination:
                 continue  # no likelihood ratio: nothing broadcasts
             for cost in self.structure.costs:
                 window = self.structure.window(name, cost, live=True)
+                if window is not None and rank == self.plan.cost_ranks[cost]:
+                    self._crossed(name, cost)
                 if window is None or rank in (0, self.plan.cost_ranks[cost]):
                     continue
                 shape = list(self.distributions[name].batch_shape)
@@ -145,6 +148,20 @@ class Examination:
                     f"Wrap it in Independent(…, {rank - self.plan.cost_ranks[cost]}) where those axes belong to one sample, "
                     "or return one cost per batch element.",
                 )
+
+    def _crossed(self, name: str, cost: str) -> None:
+        """`[n, 1]` beside `[n]` makes a cost `[n, n]`: each sample meets the data of all others."""
+        batch, value = self.distributions[name].batch_shape, self.recording.trace[cost]
+        shape = value.shape[value.ndim - len(batch) :]
+        one = [n for n, own in zip(shape, batch, strict=True) if own == 1 and n > 1]
+        if any(n in one for n, own in zip(shape, batch, strict=True) if own == n):
+            self._error(
+                cost,
+                "batch",
+                f"its batch shape is {list(shape)}, that of its ancestor {name!r} {list(batch)}: something of shape [{one[0]}] met "
+                f"it and became a row. Squeeze the trailing axis of {name!r}, or give the other one a trailing axis; where every "
+                "sample is meant to meet all rows, sum over them.",
+            )
 
     # -- running again -------------------------------------------------------------------------------------
 
@@ -210,6 +227,12 @@ class Examination:
                 value = value.roll(1, axis)
             exchanged[name] = value
         return exchanged
+
+    def _gradients(self) -> None:
+        """Of functions that a gradient passes."""
+        live = {*self.structure.costs, *(n for n in self.structure.order if self.structure.counts(n, live=True))}
+        for node, message in infinite_gradients(c for c in self.recording.calls if c.node.name in live):
+            self._error(node, "gradient", message)
 
     def _mixing(self) -> None:
         for node, message in mixing(self.recording, lambda given, like: self._draw(given, like=like), self.halvings):

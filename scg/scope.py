@@ -40,6 +40,7 @@ class Scope:
     trained: frozenset[int]
     trained_inputs: frozenset[str]
     swaps: tuple[tuple[nn.Module, str], ...]
+    tensors: tuple[Tensor, ...] = ()
     blocked_inputs: frozenset[str] = frozenset()
     cut: set[str] = field(default_factory=set)
     mixed: set[str] = field(default_factory=set)
@@ -77,8 +78,9 @@ def scopes_of(nodes: Mapping[str, Node]) -> tuple[Scope, ...]:
     scopes = []
     for claim in dict.fromkeys(claims.values()):
         trained, inputs = claim
+        tensors = tuple(t for c, v in claims.items() if v == claim for t in tensors_in(nodes[c].trains))
         swaps = tuple((m, key) for m in modules for key, p in m._parameters.items() if p is not None and id(p) not in trained)
-        scopes.append(Scope(tuple(c for c, v in claims.items() if v == claim), trained, inputs, swaps))
+        scopes.append(Scope(tuple(c for c, v in claims.items() if v == claim), trained, inputs, swaps, tensors))
     return tuple(scopes)
 
 
@@ -112,6 +114,17 @@ def trained_by(node: Node, nodes: Mapping[str, Node]) -> tuple[frozenset[int], f
             f"cost {node.name!r}: trains={name!r} is no input of the graph.{nearest(name, [i for i in inputs if i])}"
         )
     return frozenset(tensors), frozenset(names)
+
+
+def tensors_in(trains: Any) -> list[Tensor]:
+    """The parameters that `trains=` names, itself or through modules."""
+    if isinstance(trains, Tensor):
+        return [trains]
+    if isinstance(trains, nn.Module):
+        return list(trains.parameters())
+    return (
+        [t for part in trains for t in tensors_in(part)] if isinstance(trains, Iterable) and not isinstance(trains, str) else []
+    )
 
 
 def known_modules(nodes: Mapping[str, Node]) -> list[nn.Module]:
@@ -200,8 +213,15 @@ def classify(scope: Scope, reached: Mapping[str, Mapping[int, Tensor]], inputs: 
 
 def leak(scope: Scope, cost: str, surrogate: Tensor, inputs: Mapping[str, Any], where: Callable[[int], str]) -> None:
     """Refuse an objective that would still leave a gradient in something that it does not train."""
-    trained = scope.trained | {id(inputs[n]) for n in scope.trained_inputs if isinstance(inputs.get(n), Tensor)}
-    for key, leaf in leaves(surrogate).items():
+    own = [*scope.tensors, *(inputs[n] for n in scope.trained_inputs if isinstance(inputs.get(n), Tensor))]
+    trained, found = {id(t) for t in own}, leaves(surrogate)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in own) and not found.keys() & trained:
+        raise GraphError(
+            f"cost {cost!r}: it reaches nothing of what trains= names, so its gradient would be 0. Its value is cut off from "
+            "them (a detach, .item(), an index), or its function holds other modules than those named (a copy of the graph "
+            "copies what trains= names, and not what functions close over)."
+        )
+    for key, leaf in found.items():
         if key not in trained:
             raise GraphError(
                 f"cost {cost!r}: its gradient would reach {where(key)} of shape {tuple(leaf.shape)}, which it does not train "

@@ -81,7 +81,8 @@ def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Litera
             total = total - _baseline_term(trace, name, scope, costs, reduce)
     if scope is not None and not torch.compiler.is_compiling() and not trace.plan.sealed.issuperset(costs):
         leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
-        trace.plan.sealed.update(costs)
+        if torch.is_grad_enabled():
+            trace.plan.sealed.update(costs)
     return total
 
 
