@@ -153,14 +153,16 @@ class Examination:
         """`[n, 1]` beside `[n]` makes a cost `[n, n]`: each sample meets the data of all others."""
         batch, value = self.distributions[name].batch_shape, self.recording.trace[cost]
         shape = value.shape[value.ndim - len(batch) :]
-        one = [n for n, own in zip(shape, batch, strict=True) if own == 1 and n > 1]
-        if any(n in one for n, own in zip(shape, batch, strict=True) if own == n):
+        if not batch or batch[-1] != 1 or shape[-1] < 2 or shape[-1] not in batch[:-1]:
+            return
+        parents = next(call.named for call in self.recording.calls if call.node.name == cost).values()
+        if any(p.shape == shape[-1:] for p in parents if isinstance(p, Tensor)):
             self._error(
                 cost,
                 "batch",
-                f"its batch shape is {list(shape)}, that of its ancestor {name!r} {list(batch)}: something of shape [{one[0]}] met "
-                f"it and became a row. Squeeze the trailing axis of {name!r}, or give the other one a trailing axis; where every "
-                "sample is meant to meet all rows, sum over them.",
+                f"its batch shape is {list(shape)}, that of its ancestor {name!r} {list(batch)}: a parent of shape "
+                f"{list(shape[-1:])} met it and became a row. Squeeze the trailing axis of {name!r}; where every sample is meant "
+                "to meet all of that parent, give the parent a leading axis of size 1.",
             )
 
     # -- running again -------------------------------------------------------------------------------------

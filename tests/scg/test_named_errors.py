@@ -97,11 +97,10 @@ def test_a_function_that_writes_into_a_container_is_refused(make, write):
     "f",
     [
         lambda x: torch.where(x > 0, x.sqrt(), 0.1 * x),
-        lambda x: torch.where(x > 0, x.clamp_min(0).log(), x),
         lambda x: (x - x.detach()).abs().sqrt() + x,
         lambda x: torch.where(x.abs() > 1e9, x / (x - x), x),
     ],
-    ids=["square root", "logarithm", "square root at 0", "division"],
+    ids=["square root", "square root at 0", "division"],
 )
 def test_a_gradient_that_is_not_finite_names_its_node(f):
     with pytest.raises(GraphError, match="node 'h': its value is finite, and the gradient of it for one of its parents is not"):
@@ -131,6 +130,7 @@ def test_a_column_beside_a_row_is_refused():
     with pytest.raises(GraphError, match=r"node 'c': its batch shape is \[6, 6\], that of its ancestor 'b' \[6, 1\]"):
         build().sample(w=theta(), X=torch.randn(6, 1), y=torch.ones(6))
     assert build().sample(w=theta(), X=torch.randn(6, 1), y=torch.ones(6, 1))["c"].shape == (6, 1)
+    assert build().sample(w=theta(), X=torch.randn(6, 1), y=torch.ones(1, 6))["c"].shape == (6, 6)  # a row on purpose
     assert build().sample(w=theta(), X=torch.randn(6), y=torch.ones(6))["c"].shape == (6,)
     assert build().sample(w=theta(), X=torch.randn(6, 1), y=torch.ones(6, 4))["c"].shape == (6, 4)  # shared along four
 
