@@ -78,7 +78,7 @@ class Shared:
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return self.rsample(sample_shape)
+            return self.rsample(sample_shape).detach()  # no_grad leaves forward-mode tangents
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         self.drawn = True

@@ -30,6 +30,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.muprop import numeric, over_event
+from scg.laws import sample
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class LearnedDoubleControl(Estimator, nn.Module):
 
 def double_control(distribution: Distribution, n: int, alpha: float | Tensor) -> Branches:
     """n samples that move with θ, leave-one-out's weights."""
-    x = distribution.sample(torch.Size((n,)))
+    x = sample(distribution, torch.Size((n,)))
     log_prob, mean = log_density(distribution, x), distribution.mean
     score = zero(log_prob)
     u = n / (n - 1) * (x - mean.detach()) * over_event(score - score.mean(0), distribution)

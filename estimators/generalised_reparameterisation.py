@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch.distributions import Distribution
 from scg.distributions import density_order, log_density
 from scg.estimator import Branches, Estimator, at_least, draw
 from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.laws import sample
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class GeneralisedReparameterisation(Estimator):
         at_least("GeneralisedReparameterisation", self.samples, 1)
 
     def branch(self, distribution: Distribution) -> Branches:
-        values, n = draw(distribution.sample, self.samples)
+        values, n = draw(partial(sample, distribution), self.samples)
         again, log_prob = standardised(distribution, values)
         return Branches(again, n, score=zero(log_prob))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch.distributions import Distribution, Independent, VonMises
 from scg.distributions import kind, log_density, parameters
 from scg.estimator import Branches, Pathwise, at_least, draw
 from scg.estimators.componentwise import unbound, zero
+from scg.laws import sample
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Implicit(Pathwise):
         at_least("Implicit", self.samples, 1)
 
     def branch(self, distribution: Distribution) -> Branches:
-        values, n = draw(distribution.sample, self.samples)
+        values, n = draw(partial(sample, distribution), self.samples)
         return Branches(implicit(unbound(distribution)[0], values.detach()), n)
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:

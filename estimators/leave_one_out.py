@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import log_density, moving_support
 from scg.estimator import Branches, Estimator, at_least
+from scg.laws import sample
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LeaveOneOut(Estimator):
         at_least("LeaveOneOut", self.samples, 2)
 
     def branch(self, distribution: Distribution) -> Branches:
-        values = distribution.sample(torch.Size((self.samples,)))
+        values = sample(distribution, torch.Size((self.samples,)))
         return Branches(values, self.samples, weights=leave_one_out(log_density(distribution, values)))
 
     def refuses(self, distribution: Distribution) -> str | None:

@@ -40,7 +40,7 @@ from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
 from scg.estimators.inverse_cdf import exponential as noise
 from scg.estimators.inverse_cdf import wide_dtype
-from scg.laws import moves
+from scg.laws import moves, sample
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class MeasureValued(Estimator):
         values, weights = [primal.unsqueeze(0)], []
         own = torch.ones((), dtype=derivatives[0].z.dtype, device=primal.device)
         for signed in derivatives:
-            for sample, z in ((signed.plus, signed.z), (signed.minus, -signed.z)):
-                if sample is None:
+            for measured, z in ((signed.plus, signed.z), (signed.minus, -signed.z)):
+                if measured is None:
                     own = own + bound_sum(z, bound)
                 else:
-                    values.append(substituted(primal, sample, bound))
+                    values.append(substituted(primal, measured, bound))
                     weights.append(one_each(z, bound))
         both = torch.cat([own.expand(weights[0].shape[1:]).unsqueeze(0), *weights])
         return Branches(torch.cat(values), both.shape[0], both)
@@ -102,10 +102,6 @@ class MeasureValued(Estimator):
 
 
 # -- noise ---------------------------------------------------------------------------------------------------
-
-
-def sample(distribution: Distribution) -> Tensor:
-    return distribution.sample()
 
 
 def uniform(like: Tensor) -> Tensor:

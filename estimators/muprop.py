@@ -28,7 +28,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import only, unbound, zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.relaxation import relaxable
-from scg.laws import unseen
+from scg.laws import sample, unseen
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MuProp(Estimator):
 
     def branch(self, distribution: Distribution) -> Branches:
         n = self.samples
-        x = distribution.sample(torch.Size((n,)))
+        x = sample(distribution, torch.Size((n,)))
         log_prob = log_density(distribution, x)
         w = torch.exp(zero(log_prob)) if n == 1 else leave_one_out(log_prob)
         mean = distribution.mean

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch.distributions import Distribution
 
 from scg.estimator import Branches, Estimator
+from scg.laws import sample
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,4 @@ class NoGradient(Estimator):
     weighs = False
 
     def branch(self, distribution: Distribution) -> Branches:
-        return Branches(distribution.sample())
+        return Branches(sample(distribution))

@@ -32,7 +32,7 @@ from torch.distributions import Distribution
 
 from scg.estimator import Branches, Estimator
 from scg.estimators.componentwise import bound_sum, components, one_each, only, substituted, unbound, zero
-from scg.laws import unseen
+from scg.laws import sample, unseen
 
 _KINDS = (D.Bernoulli, D.Binomial, D.Geometric, D.Poisson, D.Categorical)
 
@@ -85,10 +85,6 @@ class Perturbation(Estimator):
                 "Use LeaveOneOut(samples=2), or raise Perturbation(budget=…)."
             )
         return refusal or unseen(distribution)
-
-
-def sample(base: Distribution) -> Tensor:
-    return base.sample()
 
 
 def rate(base: Any, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.componentwise import only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import relaxation
-from scg.laws import unseen
+from scg.laws import rsample, sample, unseen
 
 
 class LAX(Estimator, nn.Module):
@@ -122,8 +122,8 @@ def moving(distribution: Distribution, shape: torch.Size) -> Tensor:
     if isinstance(base, Beta):
         return moving(Dirichlet(torch.stack([base.concentration1, base.concentration0], -1)), shape)[..., 0]
     if not isinstance(base, Dirichlet):
-        return distribution.rsample(shape)
-    x, alpha = base.sample(shape), base.concentration
+        return rsample(distribution, shape)
+    x, alpha = sample(base, shape), base.concentration
     alpha = alpha.expand(x.shape)
     # dx_k = Σ_j (1[j = k] − x_k) s_j dα_j, with s the implicit derivative that torch's sampler uses
     flow = torch._dirichlet_grad(x, alpha.detach(), alpha.detach().sum(-1, keepdim=True).expand(x.shape)) * zero(alpha)

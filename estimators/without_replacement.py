@@ -131,7 +131,7 @@ def subset(distribution: Distribution, k: int) -> Subset:
     """The k values whose clocks ring first. A prefix rings when the first of its continuations does."""
     base, bound = unbound(distribution)
     with torch.no_grad():
-        log_p = log_probabilities(base)  # [m, *batch, *bound]
+        log_p = log_probabilities(base).detach()  # [m, *batch, *bound]
     batch, event = base.batch_shape[: len(base.batch_shape) - bound], base.batch_shape[len(base.batch_shape) - bound :]
     log_p = log_p.reshape(log_p.shape[0], *batch, event.numel())
     index, log_times, left = beam(log_p, k)  # [k, *batch, D]

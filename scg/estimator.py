@@ -35,7 +35,7 @@ from scg.distributions import (
     unclamped_log_prob,
 )  # fmt: skip
 from scg.errors import GraphError
-from scg.laws import rsample
+from scg.laws import rsample, sample
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ScoreFunction(Estimator):
         at_least("ScoreFunction", self.samples, 1)
 
     def branch(self, distribution: Distribution) -> Branches:
-        values, n = draw(distribution.sample, self.samples)
+        values, n = draw(partial(sample, distribution), self.samples)
         log_prob = log_density(distribution, values)
         return Branches(values, n, score=log_prob - log_prob.detach())
 

@@ -4,6 +4,7 @@ is_exactly            whether it is one of torch's own kinds, or only inherits f
 log_mass, mass        the probability of a discrete value, with the gradient that torch's clamp of `probs` removes
 log_odds              logits, unclamped
 unseen                what a likelihood ratio cannot see: values of probability 0 whose probability moves
+sample                without forward-mode tangents
 rsample, quantile     samples of ContinuousBernoulli, whose gradient torch cuts near p = 1/2
 moves                 whether a tensor is differentiated, backwards or forwards
 
@@ -22,6 +23,8 @@ from torch import Tensor
 from torch import distributions as D
 from torch.autograd import forward_ad
 from torch.distributions import Distribution
+
+from scg.errors import GraphError
 
 _LAW = (
     "sample", "rsample", "log_prob", "cdf", "icdf", "support", "enumerate_support", "mean", "probs", "logits", "rate", "loc", "scale",
@@ -293,6 +296,29 @@ _EDGES: tuple[tuple[tuple[type[Distribution], ...], str, Callable[[Tensor], Tens
 )
 
 
+# -- samples -------------------------------------------------------------------------------------------------------
+
+
+def sample(distribution: Distribution, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    """`distribution.sample` without a derivative of either mode: `torch.no_grad`, inside, lets forward-mode tangents through."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return distribution.sample(sample_shape)
+    return _forward(distribution, lambda: distribution.sample(sample_shape)).detach()
+
+
+def _forward(distribution: Distribution, draw: Callable[[], Tensor]) -> Tensor:
+    """A draw in forward mode, or an error that says that torch has none for this distribution."""
+    try:
+        return draw()
+    except RuntimeError as error:
+        if "functorch" not in str(error) and "forward AD" not in str(error):
+            raise
+        raise GraphError(
+            f"forward-mode derivatives (torch.func.jvp): torch has none of a {type(distribution).__name__} sample.\n"
+            "Use reverse mode (backward, torch.autograd.grad), or another distribution."
+        ) from error
+
+
 # -- the continuous Bernoulli distribution -----------------------------------------------------------------------
 
 
@@ -306,7 +332,9 @@ def rsample(distribution: Distribution, sample_shape: torch.Size = torch.Size())
             value = transform(value)  # type: ignore[assignment]
         return value
     if not _continuous_bits(distribution):
-        return distribution.rsample(sample_shape)
+        if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+            return distribution.rsample(sample_shape)
+        return _forward(distribution, lambda: distribution.rsample(sample_shape))
     like = distribution.probs  # type: ignore[attr-defined]
     u = torch.rand(distribution._extended_shape(sample_shape), dtype=like.dtype, device=like.device)
     return quantile(distribution, u)
