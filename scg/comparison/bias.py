@@ -5,12 +5,15 @@
 An entry counts as biased where |g(T)| exceeds Student's quantile at false_alarm / (entries · choices). Two guards for what
 a normal mean does not cover: entries of which one draw makes up most of the variance decide nothing; and what the
 reference itself may be off is taken from the bias first. An entry that varies no more than rounding is held to its
-standard error without that correction; without any variance it is biased where it differs at all: either it is, or these
-draws have not seen its variance.
+standard error without that correction; without any variance it is biased where it differs at all.
+
+What n draws have not seen is in no interval: outcomes that are together less probable than λ/n, λ = −log(tail), may all be
+missing. An exact reference knows how much of the gradient lies in such outcomes; that much more an entry must be off.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +40,13 @@ class Bias:
         return bool(self.rejected.any())
 
 
-def bias(meter: Meter, reference: Reference, tail: float, confidence: float) -> Bias:
-    """`tail`: the probability at which one entry of an unbiased estimate may be called biased."""
+def bias(meter: Meter, reference: Reference, tail: float, confidence: float, room: Tensor | None = None) -> Bias:
+    """`tail`: the probability at which one entry of an unbiased estimate may be called biased. `room`: what it may be off
+    besides."""
     moments = meter.moments
     value = moments.mean - reference.value
     se = (moments.se.square() + reference.se.square()).sqrt()
-    slack = reference.error + meter.rounding
+    slack = reference.error + meter.rounding + (0.0 if room is None else room)
     beyond = value.sign() * (value.abs() - slack).clamp_min(0.0)
     n = moments.count
     critical = quantile(tail, n)
@@ -55,5 +59,9 @@ def bias(meter: Meter, reference: Reference, tail: float, confidence: float) -> 
     rejected = torch.where(
         still, beyond.abs() > critical * se, ~dominated & (torch.minimum(corrected.abs(), t.abs()) > critical)
     )
+    if bool(rejected.any()) and reference.unseen is not None and room is None:
+        missed = reference.unseen(min(1.0, -math.log(tail) / n))
+        rejected = rejected & bias(meter, reference, tail, confidence, missed).rejected
+        slack = slack + missed
     score = value.abs() / (critical * se + slack).clamp_min(1e-300)
     return Bias(value, quantile(1 - confidence, n) * se + slack, rejected, int(score.argmax()))

@@ -9,7 +9,7 @@ given               numbers of the caller's own
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,12 +32,16 @@ KINDS = ("exact", "finite_difference", "draws")
 
 @dataclass(frozen=True)
 class Reference:
-    """A gradient as a flat vector, a bound of its deterministic error, and its standard error."""
+    """A gradient as a flat vector, a bound of its deterministic error, and its standard error.
+
+    `unseen`, of a probability: how much of each entry lies in outcomes that are together no more probable than that.
+    """
 
     kind: str
     value: Tensor
     error: Tensor
     se: Tensor
+    unseen: Callable[[float], Tensor] | None = None
 
 
 def known(graph: Graph, parameters: Parameters, steps: int | None, seed: int, wish: Any) -> Reference | None:
@@ -79,23 +83,26 @@ def _given(parameters: Parameters, wish: Tensor | Mapping[str, Tensor]) -> Refer
 
 
 def _exact(graph: Graph, parameters: Parameters, steps: int | None, seed: int) -> Reference:
-    from scg.testing import exact_gradient
+    from scg.testing.oracle import NoOracle, exact
+    from scg.testing.parameters import Parameters as Entries
 
-    found = exact_gradient(graph, parameters.inputs, parameters.tensors, steps=steps, tolerance=TOLERANCE)
-    value = _flat(parameters, found)
-    bound = max(TOLERANCE, 64 * parameters.epsilon) * float(value.abs().max())
-    return Reference("exact", value, torch.full_like(value, bound), torch.zeros_like(value))
+    found = exact(graph, Entries(parameters.inputs, parameters.tensors), 1, steps)
+    scale = float(found.exact.abs().max())
+    bound = max(TOLERANCE, 256 * parameters.epsilon) * scale
+    if not float(found.error.max()) <= max(bound, TOLERANCE * 1e-12):
+        raise NoOracle(
+            f"the exact gradient is only good to {float(found.error.max()):.2g}, beside a largest entry of {scale:.3g}"
+        )
+    value = found.exact
+    return Reference("exact", value, torch.full_like(value, bound), torch.zeros_like(value), found.unseen)
 
 
 def _difference(graph: Graph, parameters: Parameters, steps: int | None, seed: int) -> Reference:
-    from scg.testing import finite_difference
+    from scg.testing.differences import difference
+    from scg.testing.parameters import Parameters as Entries
 
-    found = finite_difference(graph, parameters.inputs, parameters.tensors, steps=steps, seed=seed)
-    return Reference(found.kind, *(_flat(parameters, x) for x in (found.value, found.error, found.se)))
-
-
-def _flat(parameters: Parameters, found: Mapping[Any, Tensor]) -> Tensor:
-    return torch.cat([found[name].detach().double().flatten().cpu() for name in parameters.tensors])
+    found = difference(graph, Entries(parameters.inputs, parameters.tensors), 1, steps, seed=seed, target=0.01)
+    return Reference(found.kind, found.exact, found.error, found.se, found.unseen)
 
 
 def primitive(graph: Graph, nodes: Sequence[str], parameters: Parameters, steps: int | None) -> Meter | None:

@@ -9,8 +9,10 @@ where samples jump. What a detached edge passes on is frozen at the value that i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +21,15 @@ from torch.distributions import Distribution
 
 from scg.estimator import Pathwise
 from scg.graph import Graph
-from scg.testing.expectation import NoPoints, NotVectorised, bound_axes, plan
-from scg.testing.oracle import NoOracle, Oracle, check_order, levels
+from scg.testing.expectation import NoPoints, NotFinite, NotVectorised, bound_axes
+from scg.testing.oracle import NoOracle, Objective, Oracle, check_order
 from scg.testing.parameters import Parameters, Wrt
 from scg.testing.unroll import Frozen, Key, Program
 
-Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → E[c] per cost occurrence, [costs, repeats]
+Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → each cost occurrence, [costs, repeats]
 LADDER = (0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
 PER_SEED, PILOT, MOST = 8192, 16, 128  # draws per seed; seeds to choose the step on; seeds at most
+RARE, ENOUGH = 7.0, 50  # -log of the probability that unseen draws contribute more; events from which on means are normal
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,14 @@ def difference(
             f"finite differences over {parameters.size} numbers take too long; name fewer in wrt=…, or give the oracle's value"
         )
     program = Program(graph, parameters.inputs, steps)
-    masks = torch.stack([parameters.trained(program.nodes[c], program.nodes) for c, _ in program.costs]).double()
-    # Frozen values have a meaning only beside the draw that they come from, so with detach edges only draws will do.
-    if not sampled and not program.detaches:
+    if not sampled:
         try:
-            return _of_expectation(program, parameters, masks, order)
+            return of_expectation(Objective(program, parameters, order))
+        except NotFinite as reason:
+            raise NoOracle(f"the objective is not finite: {reason}.") from reason
         except (NoPoints, NotVectorised):
             pass
+    masks = torch.stack([parameters.trained(program.nodes[c], program.nodes) for c, _ in program.costs]).double()
     _refuse_ambiguous(program, parameters)
     return _of_samples(program, parameters, masks, order, seed, target)
 
@@ -91,20 +95,44 @@ def difference(
 # -- of the exact expectation ------------------------------------------------------------------------------
 
 
-def _of_expectation(program: Program, parameters: Parameters, masks: Tensor, order: int) -> Oracle:
-    plans = [plan(program, cost) for cost in program.costs]
+def of_expectation(objective: Objective) -> Oracle:
+    """Romberg's combination of h, h/2 and h/4, for the h whose error is least."""
+    parameters, order = objective.parameters, objective.order
+    masks = torch.stack(objective.masks).double()
+    errors: list[float] = []
 
     def at(shifts: Mapping[int, float]) -> Tensor:
-        with parameters.moved(shifts), torch.no_grad():
-            return torch.stack([torch.stack(levels(program, p, order, count=2)).double() for p in plans])  # [costs, grids]
+        step = torch.zeros(parameters.size, dtype=torch.float64)
+        for i, by in shifts.items():
+            step[i] = by
+        found = [objective.value(c, step) for c in range(len(objective.plans))]
+        errors.append(sum(e for _, e in found))
+        return torch.tensor([[v] for v, _ in found], dtype=torch.float64)  # [costs, 1]
 
-    steps = _scaled(parameters, max(2e-2, 2 * parameters.epsilon ** (1 / (4 + order))))
-    rounding = 8 * parameters.epsilon * float(at({}).abs().sum()) / (steps.min() / 4) ** order
-    first, second, third = (_stencil(at, masks, steps / 2**i, order) for i in range(3))
-    fine, finer = (4 * second - first) / 3, (4 * third - second) / 3
-    best = (16 * finer - fine) / 15  # Romberg: h⁶ is left
-    error = (best - finer).abs()[:, 0] + (best[:, 0] - best[:, 1]).abs() + rounding
-    return Oracle.certain("finite difference", best[:, 0], error)
+    best: tuple[Tensor, Tensor] | None = None
+    coarse = max(2e-2 if order == 1 else 6e-2, 2 * parameters.epsilon ** (1 / (4 + order)))
+    for h in (coarse, coarse / 8, coarse / 64):
+        steps = _scaled(parameters, h)
+        size = float(at({}).abs().sum())
+        first, second, third = (_stencil(at, masks, steps / 2**i, order)[:, 0] for i in range(3))
+        fine, finer = (4 * second - first) / 3, (4 * third - second) / 3
+        value = (16 * finer - fine) / 15  # h⁶ is left
+        rounding = (8 * parameters.epsilon * size + max(errors)) / (float(steps.min()) / 4) ** order
+        error = 2 * (value - finer).abs() + rounding
+        if best is None:
+            best = value, error
+        else:
+            better = error < best[1]
+            best = torch.where(better, value, best[0]), torch.where(better, error, best[1])
+        if float(best[1].max()) <= 1e-7 * float(best[0].abs().max()):
+            break
+    assert best is not None
+
+    def unseen(p: float) -> Tensor:
+        found = objective.derivative().unseen
+        return found(p) if found is not None else torch.zeros(parameters.size)
+
+    return replace(Oracle.certain("finite difference", *best), unseen=unseen if order == 1 else None)
 
 
 def _scaled(parameters: Parameters, h: float) -> Tensor:
@@ -134,33 +162,89 @@ def _stencil(at: Shifted, masks: Tensor, h: Tensor, order: int) -> Tensor:
 # -- of samples --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Quotients:
+    """Difference quotients by entry: each seed's mean `[entries, seeds]`, how many draws were changed by a shift, and the
+    largest contribution of one of them."""
+
+    means: Tensor
+    events: Tensor
+    largest: Tensor
+    draws: int
+
+    @property
+    def rare(self) -> Tensor:
+        """A bound of what unseen draws may contribute, to be added to the error.
+
+        Where a shift changes k draws of n, it may change up to u/n of all, u the upper Poisson bound at k, and k/n were
+        counted; each by as much as the largest. Where it changed none, nothing is known.
+        """
+        k = self.events
+        bound = (RARE + (2 * RARE * k + RARE**2).sqrt()) / self.draws * self.largest
+        return torch.where(k == 0, math.inf, torch.where(k < ENOUGH, bound, 0.0))
+
+
 def _of_samples(program: Program, parameters: Parameters, masks: Tensor, order: int, seed: int, target: float) -> Oracle:
     sampler = Sampler(program, parameters, seed)
     pilot = {h: _both(sampler, parameters, masks, h, order, range(PILOT)) for h in LADDER[: len(LADDER) - 2 * (order - 1)]}
+    untouched = _untouched(sampler, parameters, masks, order, pilot[LADDER[0]][0])
     shrink = (PILOT / MOST) ** 0.5
-    cost = torch.stack([4 * shrink * _se(d) + truncation for d, truncation in pilot.values()])  # [steps, entries]
+    cost = torch.stack(
+        [
+            torch.where(untouched, 0.0, 4 * shrink * _se(q.means) + truncation + q.rare.nan_to_num(posinf=1e300))
+            for q, truncation in pilot.values()
+        ]
+    )  # [steps, entries]
     # One step for all entries: the one whose worst error, relative to the largest entry, is least.
     h = list(pilot)[int(cost.amax(1).argmin())]
-    differences, seeds = pilot[h][0], PILOT
+    found, seeds = pilot[h][0], PILOT
     while True:
-        mean, se = differences.mean(1), _se(differences)
+        mean, se = found.means.mean(1), _se(found.means)
         if seeds >= MOST or (seeds > PILOT and float(se.max()) <= target * float(mean.abs().max())):
             break
         more, _ = _both(sampler, parameters, masks, h, order, range(seeds, 2 * seeds))
-        differences, seeds = torch.cat([differences, more], 1), 2 * seeds
+        found = Quotients(
+            torch.cat([found.means, more.means], 1),
+            found.events + more.events,
+            torch.maximum(found.largest, more.largest),
+            found.draws + more.draws,
+        )
+        seeds *= 2
     _, truncation = pilot[h]
-    return Oracle("finite difference (sampled)", mean, truncation, se)
+    return Oracle("finite difference (sampled)", mean, truncation + torch.where(untouched, 0.0, found.rare), se)
 
 
-def _both(sampler: Sampler, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range) -> tuple[Tensor, Tensor]:
+def _untouched(sampler: Sampler, parameters: Parameters, masks: Tensor, order: int, found: Quotients) -> Tensor:
+    """Entries that no draw depends on: not even a long shift changes one."""
+    if not bool((found.events == 0).any()):
+        return found.events < 0
+    quiet = found.events == 0
+    for h in (4.0, 32.0):
+        more = _stencil(partial(sampler, s=0), masks, _scaled(parameters, h), order)
+        quiet &= (more == 0).all(1)
+    return quiet
+
+
+def _both(
+    sampler: Sampler, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range
+) -> tuple[Quotients, Tensor]:
     """Richardson's combination for every seed, and what the two steps' disagreement says of the truncation."""
     steps = _scaled(parameters, h)
-    long = _stencil(lambda shifts: sampler(shifts, seeds), masks, steps, order)
-    short = _stencil(lambda shifts: sampler(shifts, seeds), masks, steps / 2, order)
-    gap = short - long
+    means, gaps, events, largest, draws = [], [], [], [], 0
+    for s in seeds:
+        long = _stencil(partial(sampler, s=s), masks, steps, order)  # [entries, draws]
+        short = _stencil(partial(sampler, s=s), masks, steps / 2, order)
+        each = (4 * short - long) / 3
+        means.append(each.mean(1))
+        gaps.append((short - long).mean(1))
+        events.append((each != 0).sum(1))
+        largest.append(each.abs().amax(1))
+        draws += each.shape[1]
+    gap = torch.stack(gaps, 1)
     # The error that Richardson removes, taken as a bound of what it leaves; noise in it is not counted.
     truncation = ((gap.mean(1).abs() - 2 * _se(gap)).clamp_min(0.0)) / 3
-    return (4 * short - long) / 3, truncation
+    quotients = Quotients(torch.stack(means, 1), torch.stack(events).sum(0), torch.stack(largest).amax(0), draws)
+    return quotients, truncation
 
 
 def _se(x: Tensor) -> Tensor:
@@ -183,16 +267,14 @@ class Sampler:
             values = self._run(0, 0, None)
         return max((values[cost][0].shape for cost in self.program.costs), key=len)
 
-    def __call__(self, shifts: Mapping[int, float], seeds: range) -> Tensor:
-        """The mean of each cost occurrence over draws and batch, `[costs, seeds]`."""
-        return torch.stack([self._mean(shifts, s) for s in seeds], 1)
-
-    def _mean(self, shifts: Mapping[int, float], s: int) -> Tensor:
+    def __call__(self, shifts: Mapping[int, float], s: int) -> Tensor:
+        """Each cost occurrence on every draw, the mean over its batch, `[costs, draws]`."""
         frozen: Frozen | None = None
         if self.program.detaches:
-            frozen = self.frozen.setdefault(s, {})
-            if not frozen:
-                self._draws(s, frozen)
+            if s not in self.frozen:
+                self.frozen = {s: {}}  # the last seed's
+                self._draws(s, self.frozen[s])
+            frozen = self.frozen[s]
         with self.parameters.moved(shifts):
             return self._draws(s, frozen)
 
@@ -201,7 +283,7 @@ class Sampler:
             if self.vectorised:
                 try:
                     values = self._run(s, PER_SEED, frozen)
-                    return torch.stack([values[c][0].double().mean() for c in self.program.costs])
+                    return torch.stack([self._each(*values[c]) for c in self.program.costs])
                 except NotVectorised as error:
                     if self.program.detaches:
                         raise NoOracle(
@@ -209,7 +291,12 @@ class Sampler:
                         ) from error
                     self.vectorised = False
             runs = [self._run(1000 * s + i, 0, None) for i in range(PER_SEED // 256)]
-            return torch.stack([torch.stack([r[c][0].double().mean() for r in runs]).mean() for c in self.program.costs])
+            return torch.stack([torch.stack([r[c][0].double().mean() for r in runs]) for c in self.program.costs])
+
+    @staticmethod
+    def _each(cost: Tensor, has: bool) -> Tensor:
+        """`[draws]`."""
+        return cost.double().reshape(PER_SEED, -1).mean(1) if has else cost.double().mean().expand(PER_SEED)
 
     def _run(self, s: int, draws: int, frozen: Frozen | None) -> dict[Key, tuple[Any, bool]]:
         """One ancestral pass over `draws` replicates along a leading axis; 0 for a plain one without it."""

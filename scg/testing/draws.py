@@ -30,11 +30,16 @@ VECTORISED_MOST, LOOPED_MOST = 2**24, 2**15
 
 @dataclass(frozen=True)
 class Draws:
-    """`take(k)`: k independent observations `[k, entries]`, each the mean of `per_row` draws. `most`: a default limit."""
+    """`take(k)`: k independent observations `[k, entries]`, each the mean of `per_row` draws.
+
+    most   a default limit
+    slow   why each draw takes a call, where that can be mended; in words
+    """
 
     take: Callable[[int], Tensor]
     per_row: int
     most: int
+    slow: str = ""
 
 
 def of_callable(draw: Callable[..., Tensor], parameters: Parameters, order: int, generator: torch.Generator) -> Draws:
@@ -47,7 +52,13 @@ def of_callable(draw: Callable[..., Tensor], parameters: Parameters, order: int,
     together = first.numel() if first.ndim else 1
     calls = 1 if together >= LOOPED else LOOPED
     take = _rows(lambda: draw(parameters.inputs).mean(), parameters, order, generator, calls)
-    return Draws(take, together * calls, VECTORISED_MOST if together > LOOPED else LOOPED_MOST)
+    slow = (
+        ""
+        if first.ndim
+        else "draw(inputs) returns one number, so each call is one draw: return a vector of independent surrogates, one for each "
+        "batch element, and a call is as many draws."
+    )
+    return Draws(take, together * calls, VECTORISED_MOST if together > LOOPED else LOOPED_MOST, slow)
 
 
 def of_graph(
@@ -74,10 +85,32 @@ def of_graph(
     replicated = replicate(graph, parameters, steps, generator) if vectorise else None
     if replicated is None:
         single = partial(graph.surrogate, steps=steps, **parameters.inputs)
-        return Draws(_rows(single, parameters, order, generator, LOOPED), LOOPED, LOOPED_MOST)
+        slow = _scalar_cost(graph, parameters, steps, generator)
+        return Draws(_rows(single, parameters, order, generator, LOOPED), LOOPED, LOOPED_MOST, slow)
     many, inputs, replicates = replicated
     take = _rows(partial(many.surrogate, steps=steps, **inputs), parameters, order, generator, 1)
     return Draws(take, replicates, VECTORISED_MOST)
+
+
+def _scalar_cost(graph: Graph, parameters: Parameters, steps: int | None, generator: torch.Generator) -> str:
+    """A cost that is one number for a whole batch of samples."""
+    from scg.testing.localise import drawn
+
+    distributions = drawn(graph, parameters, steps)
+    with randomness(generator), torch.no_grad():
+        trace = graph.sample(steps=steps, **parameters.inputs)
+    for cost in graph.structure.costs:
+        if graph.nodes[cost].in_sequence or trace[cost].ndim:
+            continue
+        for influence in graph.structure.influences(cost):
+            name = influence.node
+            if name in distributions and distributions[name].batch_shape and not graph.nodes[name].in_sequence:
+                return (
+                    f"cost {cost!r} returns one number for all of {name!r}, whose batch shape is "
+                    f"{tuple(distributions[name].batch_shape)}, so each call is one draw: return a vector, one cost for each batch "
+                    "element. The surrogate is their mean anyway, and each of them counts as a draw."
+                )
+    return ""
 
 
 def _rows(

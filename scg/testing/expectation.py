@@ -2,30 +2,44 @@
 
     E[c] = Σ_outcomes Π_{x ∈ anc(c)} p(x | parents) · c(outcome)
 
-One sum per cost occurrence, over its own ancestors only. What `detach` means to it: a value read through a detached
-edge has no gradient, and so has the probability of a node that reaches the cost through detached edges only. A
-pathwise node that reaches the cost both ways is moved along its path instead of being weighed: its frozen copy stays.
+One sum per cost occurrence, over its own ancestors only. Along a real axis the sum is a Clenshaw-Curtis rule on panels that
+are cut again where its 17 and its 9 points disagree, so that jumps and kinks are enclosed wherever they are; beyond two real
+axes it is a product of trapezoid rules (`size` points each), which does not do that.
+
+What `detach` means: a value read through a detached edge has no gradient, and so has the probability of a node that reaches
+the cost through detached edges only. A pathwise node that reaches the cost both ways is moved along its path instead of being
+weighed: its frozen copy stays. The same holds for shifted parameters (`shift`), without any autograd: what is detached is
+evaluated at the parameters from before the shift, on the same outcomes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from scg.distributions import reparameterise
+from scg.distributions import log_density, reparameterise
 from scg.estimator import Pathwise
-from scg.testing.points import Bound, Extent, NoPoints, extent, points
-from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted
+from scg.testing.parameters import Parameters
+from scg.testing.paths import carried
+from scg.testing.points import Bound, Extent, Line, NoPoints, extent, line, points, unbound
+from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted, outcome
 
-BUDGET = 2**16  # joint outcomes times batch elements, evaluated at once
+BUDGET = 2**16  # joint outcomes times batch elements, evaluated at once on product grids
+AT_ONCE = 2**20  # the same on panels
 WALKED = 2**12  # joint outcomes, evaluated one after another
 SIZES = (192, 150, 120, 96, 72, 56, 44, 36, 30, 26, 22, 18, 15, 12)  # points along a real axis, as many as the budget allows
+NESTED = 2  # real axes at most, for panels
+PANELS, MOST_PANELS = 12, 1000
+PIECES, DEPTH = 8, 14  # into how many a panel is cut, and how often
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class Plan:
     bound: dict[Key, Bound]
     extents: dict[Key, Extent]
     batch: torch.Size
+    lines: frozenset[Key] = frozenset()  # nodes whose axis is cut into panels
 
     @property
     def axes(self) -> int:
@@ -45,6 +60,14 @@ class Plan:
     @property
     def count(self) -> int:
         return math.prod(e.count for e in self.extents.values())
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether all its real axes can be cut into panels; also where there is none."""
+        lined = sum(self.extents[key].axes for key in self.lines)
+        if lined != self.axes or lined > NESTED:
+            return False
+        return self.count * (PANELS * POINTS) ** self.axes * max(self.batch.numel(), 1) <= AT_ONCE
 
     def sizes(self, limit: int) -> list[int]:
         """Grid sizes that fit into `limit` outcomes, finest first."""
@@ -66,7 +89,9 @@ def plan(program: Program, cost: Key) -> Plan:
             values[key] = result
     batch = values[cost].shape
     bound = {k: bound_axes(d.batch_shape, batch, k[0] in program.structure.on_plate) for k, d in distributions.items()}
-    return Plan(cost, reach, bound, {k: extent(d, bound[k]) for k, d in distributions.items()}, batch)
+    extents = {k: extent(d, bound[k]) for k, d in distributions.items()}
+    lines = frozenset(k for k, e in extents.items() if e.axes == 1 and line(unbound(distributions[k])[0]) is not None)
+    return Plan(cost, reach, bound, extents, batch, lines)
 
 
 def bound_axes(shape: torch.Size, batch: torch.Size, on_plate: bool) -> Bound:
@@ -80,91 +105,447 @@ def bound_axes(shape: torch.Size, batch: torch.Size, on_plate: bool) -> Bound:
     return (*plate, *range(-len(shape), 0))
 
 
-def expect(program: Program, plan: Plan, size: int, order: int = 1, walk: bool = False) -> Tensor:
-    """E[c], the mean over its batch, with `size` points along each real axis; at once, or outcome by outcome."""
-    rule = _Rule(program, plan, size, order)
-    if walk:
-        return rule.walk(list(plan.reach), {}, torch.zeros(())).mean()
-    return rule.at_once().mean()
+# -- the rule on a panel -----------------------------------------------------------------------------------
+
+POINTS = 17
 
 
-class _Rule:
-    def __init__(self, program: Program, plan: Plan, size: int, order: int) -> None:
-        self.program, self.plan, self.size, self.order = program, plan, size, order
+@lru_cache
+def _clenshaw_curtis() -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes on [-1, 1] with both ends, the weights of 17, and those of every second one (float64)."""
 
-    def points(self, key: Key, distribution: Distribution) -> tuple[Tensor, Tensor]:
-        """Joint values and log-weights of a node, `[k, …]`."""
-        node, reach = self.program.nodes[key[0]], self.plan.reach[key]
-        values, log_weight = points(distribution, self.plan.bound[key], self.size, shifting=self.order > 1)
+    def weights(n: int) -> Tensor:
+        k, j = torch.arange(n + 1, dtype=torch.float64), torch.arange(1, n // 2 + 1, dtype=torch.float64)
+        b = torch.where(j == n / 2, 1.0, 2.0).double()
+        inner = (b / (4 * j**2 - 1) * torch.cos(2 * math.pi * j * k[:, None] / n)).sum(1)
+        ends = torch.where((k == 0) | (k == n), 1.0, 2.0).double()
+        return ends / n * (1 - inner)
+
+    n = POINTS - 1
+    coarse = torch.zeros(POINTS, dtype=torch.float64)
+    coarse[::2] = weights(n // 2)
+    return -torch.cos(math.pi * torch.arange(POINTS, dtype=torch.float64) / n), weights(n), coarse
+
+
+# -- the expectation ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Value:
+    """A node's value: now, and at the parameters from before a shift where detached edges ask for it; and how many outcomes
+    there were when it was made."""
+
+    now: Any
+    before: Any
+    n: int
+
+
+Values = dict[Key, Value]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """All outcomes of one cost: weights by the fine and by the coarse rule `[2, outcomes, *batch]`, and its values."""
+
+    weights: Tensor
+    cost: Tensor
+
+
+class Expectation:
+    """E[c], the mean over its batch, of one cost.
+
+    size     points along each real axis of product grids; None: panels
+    shift    the parameters, flat, are moved by so much
+    walk     outcome by outcome
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        plan: Plan,
+        order: int = 1,
+        size: int | None = None,
+        *,
+        parameters: Parameters | None = None,
+        shift: Tensor | None = None,
+        walk: bool = False,
+    ) -> None:
+        if size is None and not plan.adaptive:
+            raise NoPoints(f"cost {plan.cost[0]!r} has {plan.axes} real axes above it, more than can be cut into panels")
+        self.program, self.plan, self.order, self.size = program, plan, order, size
+        self.parameters, self.shift, self.walked = parameters, shift, walk
+        self.both = shift is not None and program.detaches  # evaluated twice: shifted and not
+        self.keys = list(plan.reach)
+        self.leaf: Leaf | None = None
+
+    def value(self) -> tuple[Tensor, float]:
+        """Without gradients: the value, and a bound of its error (0 on product grids, which know none)."""
+        with torch.no_grad(), self._moved():
+            if self.walked:
+                return self._walk(0, {}, torch.zeros(())).mean(), 0.0
+            found, error = self._fold(0, {}, 0)
+            return found.mean(), float(error.mean())
+
+    def differentiable(self) -> tuple[Tensor, Tensor]:
+        """With gradients, by the fine and by the coarse rule. Derivatives have to be taken inside `moved`."""
+        if self.walked:
+            found = self._walk(0, {}, torch.zeros(())).mean()
+            return found, found
+        fine, coarse = self._descend(0, {}, 0, None).reshape(2, -1).mean(1)
+        return fine, coarse
+
+    @contextmanager
+    def _moved(self) -> Iterator[None]:
+        with self.parameters.moved(self.shift) if self.shift is not None and self.parameters is not None else nullcontext():
+            yield
+
+    # -- one node ------------------------------------------------------------------------------------------
+
+    def _result(self, key: Key, values: Values, axis: int) -> tuple[Any, Any, bool]:
+        """What a node's function gives on all outcomes: now, before, and whether it has their axis."""
+        frozen: Frozen | None = {} if self.both else None
+        before, has = None, False
+        if self.both:
+            assert self.parameters is not None
+            with torch.no_grad(), self.parameters.unmoved():
+                before, has = self._call(key, self._reader(values, axis, "before"), axis, frozen)
+                if not isinstance(before, Distribution):
+                    before = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, before)
+        now, also = self._call(key, self._reader(values, axis, "now"), axis, frozen)
+        if self.both and has != also:
+            before = _raised(before, axis) if also else before
+            now = now if also else _raised(now, axis)
+        return now, before if self.both else now, has or also
+
+    def _call(self, key: Key, read: Any, axis: int, frozen: Frozen | None) -> tuple[Any, bool]:
+        try:
+            return self.program.result(key, read, axis, frozen)
+        except NotVectorised:
+            if frozen is not None or axis > 4 * WALKED:
+                raise
+        each = [self.program.result(key, outcome(read, i))[0] for i in range(axis)]
+        if isinstance(each[0], Distribution):
+            raise NotVectorised(f"node {key[0]!r}: its distribution must be built outcome by outcome")
+        flat = [tree_flatten(value) for value in each]
+        stacked = [
+            torch.stack([torch.as_tensor(leaf) for leaf in leaves]) for leaves in zip(*(f[0] for f in flat), strict=True)
+        ]
+        return tree_unflatten(stacked, flat[0][1]), True
+
+    def _reader(self, values: Values, axis: int, when: str) -> Any:
+        def read(key: Key) -> tuple[Any, bool]:
+            found = values[key]
+            value = getattr(found, when)
+            return (lifted(value, found.n, axis), True) if found.n else (value, False)
+
+        return read
+
+    def _next(self, i: int, values: Values, axis: int) -> tuple[int, Any, Any, bool]:
+        """Run deterministic nodes from the i-th on, up to a distribution (its place, now, before) or the end."""
+        while i < len(self.keys):
+            now, before, has = self._result(self.keys[i], values, axis)
+            if isinstance(now, Distribution):
+                return i, now, before, has
+            values[self.keys[i]] = Value(now, before, axis if has else 0)
+            i += 1
+        return i, None, None, False
+
+    def _cost(self, values: Values, axis: int) -> Tensor:
+        cost, has = self._reader(values, axis, "now")(self.plan.cost)
+        if not bool(torch.isfinite(cost.detach()).all()):
+            raise NotFinite(f"cost {self.plan.cost[0]!r} is {_worst(cost)} at some of its outcomes")
+        return cost if has or not axis else cost.expand(axis, *cost.shape)
+
+    def _axis_of(self, key: Key, now: Distribution, before: Distribution) -> Line | None:
+        if self.size is not None or key not in self.plan.lines:
+            return None
+        return line(unbound(self._weigher(key, now, before))[0], shifting=self.order > 1)
+
+    def _weigher(self, key: Key, now: Distribution, before: Distribution) -> Distribution:
+        """The distribution that gives the probabilities."""
+        reach = self.plan.reach[key]
+        return before if self.both and (not reach.live or self._carried(key)) else now
+
+    def _carried(self, key: Key) -> bool:
+        """Whether it is moved along its path: a pathwise node with a frozen copy."""
+        reach = self.plan.reach[key]
+        return reach.live and reach.frozen and isinstance(self.program.nodes[key[0]].estimator, Pathwise)
+
+    def _points(self, key: Key, now: Distribution, before: Distribution) -> tuple[Tensor, Tensor, Tensor]:
+        """Joint values of a node now and before, and log-weights, `[k, …]`."""
+        weigher = self._weigher(key, now, before)
+        with self._when(weigher, before):
+            values, log_weight = points(weigher, self.plan.bound[key], self.size or 0, shifting=self.order > 1)
         mass = log_weight.detach().exp().sum(0)
         if not bool(((mass - 1).abs() < 1e-3).all()):
+            raise _mass(key, weigher, mass)
+        return *self._settled(key, now, before, values, log_weight), self._live(key, log_weight)
+
+    def _when(self, weigher: Distribution, before: Distribution) -> Any:
+        """A distribution may hold a parameter itself, whose value has moved since."""
+        if self.both and weigher is before and self.parameters is not None:
+            return self.parameters.unmoved()
+        return nullcontext()
+
+    def _live(self, key: Key, log_weight: Tensor) -> Tensor:
+        return log_weight if self.plan.reach[key].live and not self._carried(key) else log_weight.detach()
+
+    def _settled(
+        self, key: Key, now: Distribution, before: Distribution, values: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The values as readers see them, now and before."""
+        if not self._carried(key):
+            return values, values
+        name, cost = key[0], self.plan.cost[0]
+        try:
+            if self.both:
+                return carried(before, now, values, self._when(before, before)), values
+            return (reparameterise(now, values.detach()) if weight.requires_grad else values), values
+        except ValueError as error:
+            if self.both and torch.equal(log_density(now, values), log_density(before, values)):
+                return values, values  # it does not move
             raise NoPoints(
-                f"node {key[0]!r}: its {type(distribution).__name__} sums to {float(mass.flatten()[0]):.6g} over the points"
-            )
-        if reach.live and reach.frozen and isinstance(node.estimator, Pathwise) and log_weight.requires_grad:
-            try:
-                values = reparameterise(distribution, values.detach())
-            except ValueError as error:
-                raise NoPoints(
-                    f"node {key[0]!r} is pathwise and reaches the cost {self.plan.cost[0]!r} both with and without detach; "
-                    f"what is frozen there has no meaning for this oracle ({error})"
-                ) from error
-            return values, log_weight.detach()
-        return values, log_weight if reach.live else log_weight.detach()
+                f"node {name!r} is pathwise and reaches the cost {cost!r} both with and without detach; "
+                f"what is frozen there has no meaning for this oracle ({error})"
+            ) from error
 
-    def at_once(self) -> Tensor:
-        """All outcomes along one leading axis, which grows at every stochastic node."""
-        program, plan = self.program, self.plan
-        values: dict[Key, tuple[Any, int]] = {}  # the value, and how many outcomes there were when it was made
-        weights: list[tuple[Tensor, int]] = []
-        axis = 0
+    def _entered(
+        self, key: Key, values: Values, axis: int, now: Tensor, before: Tensor, log_weight: Tensor
+    ) -> tuple[Values, Tensor]:
+        """Values `[axis · k, …]` taken in as the node's; log-weights `[axis · k, *batch]`."""
+        padding = [1] * (len(self.plan.batch) + 1 - log_weight.ndim)  # outcomes come before the plate and the whole batch
+        log_weight = log_weight.reshape(log_weight.shape[0], *padding, *log_weight.shape[1:])
+        structure = self.program.structure
+        if structure.plate is not None and key[0] not in structure.on_plate:
+            padding.append(1)
+        now, before = (v.reshape(v.shape[0], *padding, *v.shape[1:]) for v in (now, before))
+        return {**values, key: Value(now, before, now.shape[0])}, log_weight
 
-        def read(key: Key) -> tuple[Any, bool]:
-            value, n = values[key]
-            return (lifted(value, n, axis), True) if n else (value, False)
+    def _grid(
+        self, i: int, now: Distribution, before: Distribution, has: bool, values: Values, axis: int
+    ) -> tuple[Values, Tensor, int]:
+        """The node on all its points: values, log-weights `[axis · k, *batch]`, and k."""
+        key = self.keys[i]
+        drawn, old, log_weight = self._points(key, now, before)
+        k, outcomes = drawn.shape[0], max(axis, 1)
+        if has:  # [k, axis, …] → [axis · k, …]
+            drawn, old, log_weight = (x.movedim(0, 1).flatten(0, 1) for x in (drawn, old, log_weight))
+        else:
+            drawn, old, log_weight = (x.repeat(outcomes, *[1] * (x.ndim - 1)) for x in (drawn, old, log_weight))
+        return *self._entered(key, values, outcomes * k, drawn, old, log_weight), k
 
-        for key in plan.reach:
-            result, has = program.result(key, read, axis)
-            if not isinstance(result, Distribution):
-                values[key] = result, axis if has else 0
-                continue
-            drawn, log_weight = self.points(key, result)
-            k, before = drawn.shape[0], max(axis, 1)
-            if has:  # [k, axis, …] → [axis · k, …]
-                drawn, log_weight = (x.movedim(0, 1).flatten(0, 1) for x in (drawn, log_weight))
-            else:
-                drawn, log_weight = (x.repeat(before, *[1] * (x.ndim - 1)) for x in (drawn, log_weight))
-            axis = before * k
-            padding = [1] * (len(plan.batch) + 1 - log_weight.ndim)  # outcomes come before the plate and the whole batch
-            weights.append((log_weight.reshape(axis, *padding, *log_weight.shape[1:]), axis))
-            if program.structure.plate is not None and key[0] not in program.structure.on_plate:
-                padding.append(1)
-            values[key] = drawn.reshape(axis, *padding, *drawn.shape[1:]), axis
-        cost, has = read(plan.cost)
-        if not has:
-            return cost
-        log_weight = sum((lifted(w, n, axis) for w, n in weights), torch.zeros((), dtype=cost.dtype))
-        return (log_weight.exp() * cost).sum(0)
+    # -- without gradients: node after node, folded on the way back ----------------------------------------
 
-    def walk(self, keys: list[Key], values: dict[Key, Any], log_weight: Tensor) -> Tensor:
-        """One outcome after another, every function called on plain values: slow, and nothing is assumed of it."""
+    def _fold(self, i: int, values: Values, axis: int) -> tuple[Tensor, Tensor]:
+        """E[c | values] and a bound of its error, `[axis, *batch]` (no axis where it is 0)."""
         values = dict(values)
-        for i, key in enumerate(keys):
-            result, _ = self.program.result(key, partial(_plain, values))
-            if not isinstance(result, Distribution):
-                values[key] = result
-                continue
-            drawn, log_weights = self.points(key, result)
-            terms = [
-                self.walk(keys[i + 1 :], {**values, key: value}, log_weight + weight)
-                for value, weight in zip(drawn, log_weights, strict=True)
-            ]
-            return torch.stack(terms).sum(0)
-        return log_weight.exp() * values[self.plan.cost]
+        i, now, before, has = self._next(i, values, axis)
+        if now is None:
+            cost = self._cost(values, axis)
+            return cost, torch.zeros_like(cost)
+        axis_of = self._axis_of(self.keys[i], now, before)
+        if axis_of is not None:
+            return Panels(self, i, now, before, has, values, axis, axis_of).integral()
+        entered, log_weight, k = self._grid(i, now, before, has, values, axis)
+        found, error = self._fold(i + 1, entered, max(axis, 1) * k)
+        weight = log_weight.exp()
+        parts = [(weight * x).reshape(max(axis, 1), k, *x.shape[1:]).sum(1) for x in (found, error)]
+        return (parts[0], parts[1]) if axis else (parts[0][0], parts[1][0])
+
+    # -- with gradients: weights multiplied on the way down -----------------------------------------------
+
+    def _descend(self, i: int, values: Values, axis: int, weights: Tensor | None) -> Tensor:
+        """E[c] by both rules, `[2, *batch]`."""
+        values = dict(values)
+        i, now, before, has = self._next(i, values, axis)
+        if now is None:
+            cost = self._cost(values, axis)
+            if weights is None:
+                return torch.stack([cost, cost])
+            self.leaf = Leaf(weights, cost)
+            return (weights * cost).sum(1)
+        axis_of = self._axis_of(self.keys[i], now, before)
+        if axis_of is not None:
+            entered, fine, coarse = Panels(self, i, now, before, has, values, axis, axis_of).settled()
+            own = torch.stack([fine, coarse])
+        else:
+            entered, log_weight, _ = self._grid(i, now, before, has, values, axis)
+            own = log_weight.exp().unsqueeze(0).expand(2, *log_weight.shape)
+        outcomes = own.shape[1]
+        if weights is not None:
+            own = own * weights.repeat_interleave(outcomes // weights.shape[1], 1)
+        return self._descend(i + 1, entered, outcomes, own)
+
+    # -- one outcome after another ------------------------------------------------------------------------
+
+    def _walk(self, i: int, values: Values, log_weight: Tensor) -> Tensor:
+        """Every function called on plain values: slow, and nothing is assumed of it."""
+        values = dict(values)
+        i, now, before, _ = self._next(i, values, 0)
+        if now is None:
+            return log_weight.exp() * self._cost(values, 0)
+        key = self.keys[i]
+        drawn, old, log_weights = self._points(key, now, before)
+        terms = [
+            self._walk(i + 1, {**values, key: Value(a, b, 0)}, log_weight + w)
+            for a, b, w in zip(drawn, old, log_weights, strict=True)
+        ]
+        return torch.stack(terms).sum(0)
 
 
-def _plain(values: dict[Key, Any], key: Key) -> tuple[Any, bool]:
-    return values[key], False
+class Panels:
+    """One real axis, cut into panels for every outcome so far and every batch element, cut again where they are not smooth."""
+
+    def __init__(
+        self, of: Expectation, i: int, now: Distribution, before: Distribution, has: bool, values: Values, axis: int, line: Line
+    ) -> None:
+        self.of, self.i, self.key, self.line = of, i, of.keys[i], line
+        self.now, self.before, self.values, self.axis, self.outcomes = now, before, values, axis, max(axis, 1)
+        self.weigher = of._weigher(self.key, now, before)
+        self.base, self.bound = unbound(self.weigher, of.plan.bound[self.key])
+        shape = self.base.batch_shape
+        self.shape = shape[1:] if has else shape  # without the outcomes
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), of._when(self.weigher, before):
+            self.dtype = self.base.sample().dtype
+        below = sum(k in of.plan.lines for k in of.keys[i + 1 :])
+        self.tolerance = max(1e-11, 64 * torch.finfo(self.dtype).eps) * 10.0**below
+
+    def integral(self) -> tuple[Tensor, Tensor]:
+        _, _, found, error = self._cut()
+        found, error = found.sum(1), error.sum(1)
+        return (found, error) if self.axis else (found[0], error[0])
+
+    def settled(self) -> tuple[Values, Tensor, Tensor]:
+        """The node's values on all points, with the weights of both rules, `[outcomes · k, *batch]`."""
+        with torch.no_grad():
+            low, high, _, _ = self._cut()
+        entered, log_weight = self._points(low, high)
+        fine, coarse = (self._rule(w, low, high) for w in _clenshaw_curtis()[1:])
+        # At the ends of the axis densities may be 0 and their logarithms' gradients infinite: what weighs nothing is left out.
+        density = torch.where(log_weight > -700.0, log_weight, -math.inf).exp()
+        return entered, density * fine, density * coarse
+
+    def _cut(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ends of the panels `[P, outcomes, *shape]`, integrals over them and their errors `[outcomes, P, *batch]`."""
+        low, high = self._start()
+        found, error, mass = self._panels(low, high)
+        total = mass.sum(1)
+        if not bool(((total - 1).abs() < 1e-3).all()):
+            raise _mass(self.key, self.weigher, total)
+        for _ in range(DEPTH):
+            scale = float(found.abs().sum(1).max())
+            rough = self._by_row(error)  # [P, outcomes, *shape]
+            bad = rough > self.tolerance * scale
+            k = int(bad.sum(0).max()) if scale > 0 else 0
+            points = POINTS * self.outcomes * max(self.of.plan.batch.numel(), 1)
+            room = (MOST_PANELS - len(low)) // (PIECES - 1), AT_ONCE // (PIECES * points)
+            k = min(k, *room)
+            if k <= 0:
+                break
+            index = rough.topk(k, 0).indices
+            left, right = low.gather(0, index), high.gather(0, index)
+            edges = [left + (right - left) * (j / PIECES) for j in range(PIECES)] + [right]
+            more = self._panels(torch.cat(edges[:-1]), torch.cat(edges[1:]))
+            high = torch.cat([high.scatter(0, index, edges[1]), *edges[2:]])
+            low = torch.cat([low, *edges[1:-1]])
+            wide = self._by_batch(index)
+            found, error = (
+                torch.cat([old.scatter(1, wide, new[:, :k]), new[:, k:]], 1)
+                for old, new in zip((found, error), more, strict=False)
+            )
+        return low, high, found, error
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """Equal panels, with an end at s = 0, where a density may have its kink."""
+        low, high = self.line.low, self.line.high
+        if low < 0 < high:
+            left = min(max(round(PANELS * -low / (high - low)), 1), PANELS - 1)
+            first, second = torch.linspace(low, 0.0, left + 1), torch.linspace(0.0, high, PANELS - left + 1)
+            edges = torch.cat([first.double(), second.double()[1:]])
+        else:
+            edges = torch.linspace(low, high, PANELS + 1, dtype=torch.float64)
+        rows = (self.outcomes, *self.shape)
+        edges = edges.to(self.dtype).reshape(-1, *[1] * len(rows)).expand(-1, *rows)
+        return edges[:-1].contiguous(), edges[1:].contiguous()
+
+    def _points(self, low: Tensor, high: Tensor) -> tuple[Values, Tensor]:
+        """The node entered at the points of all panels, and its log-density along s, `[outcomes · k, *batch]`."""
+        nodes = _clenshaw_curtis()[0].to(self.dtype).reshape(-1, *[1] * (low.ndim - 1))
+        s = ((low + high).unsqueeze(1) + (high - low).unsqueeze(1) * nodes) / 2
+        s = s.flatten(0, 1)  # [k, outcomes, *shape]
+        with self.of._when(self.weigher, self.before):
+            x, log_dx = self.line.at(s)
+            log_weight = log_density(self.base, x) + log_dx
+            log_weight = torch.where(torch.isfinite(log_weight.detach()), log_weight, -math.inf)
+        if self.bound:
+            log_weight = log_weight.sum(list(self.bound))
+        now, old = self.of._settled(self.key, self.now, self.before, x, log_weight)
+        now, old, log_weight = (v.movedim(0, 1).flatten(0, 1) for v in (now, old, log_weight))
+        return self.of._entered(self.key, self.values, self.axis, now, old, self.of._live(self.key, log_weight))
+
+    def _rule(self, weights: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """A rule's weights at all points, `[outcomes · k, *batch]`."""
+        half = (high - low).unsqueeze(1) / 2
+        measure = (half * weights.to(self.dtype).reshape(-1, *[1] * (low.ndim - 1))).flatten(0, 1)
+        if self.bound:
+            measure = measure.sum(list(self.bound))  # of size 1
+        measure = measure.movedim(0, 1).flatten(0, 1)
+        padding = [1] * (len(self.of.plan.batch) + 1 - measure.ndim)
+        return measure.reshape(measure.shape[0], *padding, *measure.shape[1:])
+
+    def _panels(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Integrals, errors and masses of panels, `[outcomes, P, *batch]`."""
+        entered, log_weight = self._points(low, high)
+        density = log_weight.exp()
+        inner, doubt = self.of._fold(self.i + 1, entered, log_weight.shape[0])
+        fine, coarse = (density * self._rule(w, low, high) for w in _clenshaw_curtis()[1:])
+
+        def panels(x: Tensor) -> Tensor:
+            return x.reshape(self.outcomes, len(low), POINTS, *x.shape[1:]).sum(2)
+
+        found = panels(fine * inner)
+        error = (found - panels(coarse * inner)).abs() + panels(fine * doubt)
+        return found, error, panels(fine)
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        """`[outcomes, P, *batch]` → its largest for each row of panels, `[P, outcomes, *shape]`."""
+        kept = self._kept()
+        for d, size in enumerate(kept):
+            if size == 1 and x.shape[2 + d] > 1:
+                x = x.amax(2 + d, keepdim=True)
+        return x.movedim(1, 0).reshape(x.shape[1], self.outcomes, *self.shape)
+
+    def _by_batch(self, index: Tensor) -> Tensor:
+        """`[k, outcomes, *shape]` → `[outcomes, k, *batch]`."""
+        k, batch = index.shape[0], self.of.plan.batch
+        return index.movedim(0, 1).reshape(self.outcomes, k, *self._kept()).expand(self.outcomes, k, *batch)
+
+    def _kept(self) -> tuple[int, ...]:
+        """The node's batch axes as the cost's: 1 where it has none, and where they are bound."""
+        rank = len(self.shape)
+        own = [n for d, n in enumerate(self.shape) if d - rank not in self.bound]
+        return (*[1] * (len(self.of.plan.batch) - len(own)), *own)
 
 
-__all__ = ["BUDGET", "SIZES", "WALKED", "Frozen", "NoPoints", "NotVectorised", "Plan", "expect", "plan"]
+class NotFinite(NoPoints):
+    """A cost is nan or infinite at an outcome."""
+
+
+def _mass(key: Key, distribution: Distribution, mass: Tensor) -> NoPoints:
+    worst = mass.flatten()[int((mass.flatten() - 1).abs().nan_to_num(math.inf).argmax())]
+    return NoPoints(f"node {key[0]!r}: its {type(distribution).__name__} sums to {float(worst):.6g} over the points")
+
+
+def _worst(x: Tensor) -> float:
+    bad = x.detach().flatten()
+    return float(bad[~torch.isfinite(bad)][0])
+
+
+def _raised(value: Any, axis: int) -> Any:
+    """A value without the axis of outcomes, seen from all of them."""
+    if isinstance(value, Distribution):
+        return value.expand(torch.Size((axis, *value.batch_shape)))
+    return tree_map(lambda v: v.expand(axis, *v.shape) if isinstance(v, Tensor) else v, value)
+
+
+__all__ = ["BUDGET", "SIZES", "WALKED", "Expectation", "Leaf", "NoPoints", "NotFinite", "NotVectorised", "Plan", "plan"]

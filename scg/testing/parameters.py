@@ -40,6 +40,7 @@ class Parameters:
     def __init__(self, inputs: Mapping[str, Any], wrt: Wrt = None) -> None:
         self.inputs = dict(inputs)
         self.tensors: dict[str, Tensor] = {}
+        self._saved: dict[str, Tensor] | None = None
         if wrt is None:
             wrt = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point() and v.requires_grad]
             if not wrt:
@@ -145,6 +146,15 @@ class Parameters:
         """A flat derivative as {name: tensor}, or {(name, name): tensor} at order 2."""
         return {b.key: flat[b.index].reshape(b.shape) for b in self.blocks(order)}
 
+    def entry(self, i: int) -> str:
+        """Words for one entry of a gradient: `theta`, `weight[3, 4]`."""
+        for name, tensor in self.tensors.items():
+            if i < tensor.numel():
+                place = torch.unravel_index(torch.tensor(i), tensor.shape) if tensor.ndim else ()
+                return name + (f"[{', '.join(str(int(j)) for j in place)}]" if place else "")
+            i -= tensor.numel()
+        raise IndexError(i)
+
     def flat(self, values: Values, order: int) -> Tensor:
         """The inverse: a caller's numbers as one vector. A bare tensor will do where there is one block."""
         blocks = self.blocks(order)
@@ -184,20 +194,41 @@ class Parameters:
     # -- moving --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def moved(self, shifts: Mapping[int, float]) -> Iterator[None]:
+    def moved(self, shifts: Mapping[int, float] | Tensor) -> Iterator[None]:
         """Inside, flat entry i is larger by shifts[i]. New storage: what was made from the old values keeps them."""
+        if isinstance(shifts, Mapping):
+            step = torch.zeros(self.size, dtype=torch.float64)
+            for i, by in shifts.items():
+                step[i] = by
+        else:
+            step = shifts
         saved = {name: tensor.data for name, tensor in self.tensors.items()}
-        start = 0
         try:
-            for tensor in self.tensors.values():
-                inside = {i - start: by for i, by in shifts.items() if start <= i < start + tensor.numel()}
-                if inside:
-                    data = tensor.data.clone()
-                    for i, by in inside.items():
-                        data.view(-1)[i] += by
-                    tensor.data = data
-                start += tensor.numel()
-            yield
+            for tensor, part in zip(self.tensors.values(), step.split([t.numel() for t in self.tensors.values()]), strict=True):
+                if bool(part.any()):
+                    tensor.data = (tensor.data.double() + part.reshape(tensor.shape).to(tensor.device)).to(tensor.dtype)
+            with self._home(saved):
+                yield
         finally:
             for name, tensor in self.tensors.items():
                 tensor.data = saved[name]
+
+    @contextmanager
+    def _home(self, saved: dict[str, Tensor]) -> Iterator[None]:
+        before, self._saved = self._saved, saved
+        try:
+            yield
+        finally:
+            self._saved = before
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Inside `moved`, the values from before."""
+        moved = {name: tensor.data for name, tensor in self.tensors.items()}
+        try:
+            for name, data in (self._saved or {}).items():
+                self.tensors[name].data = data
+            yield
+        finally:
+            for name, tensor in self.tensors.items():
+                tensor.data = moved[name]

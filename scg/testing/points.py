@@ -22,6 +22,8 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution, constraints
 
+from scg.distributions import log_density
+
 TAIL = 40.0  # points whose density lies e^-40 below its peak are left out
 
 
@@ -87,7 +89,7 @@ def points(distribution: Distribution, bound: Bound, size: int, shifting: bool =
         single = _laplace(base, size, shifting)
     else:
         single = _axis(base, size)
-    log_weight = base.log_prob(single.values) + single.log_measure
+    log_weight = log_density(base, single.values) + single.log_measure
     return _joint(single.values, log_weight, base, axes)
 
 
@@ -101,6 +103,9 @@ def unbound(distribution: Distribution, bound: Bound = ()) -> tuple[Distribution
 
 
 def finite(base: Distribution) -> Tensor | None:
+    if isinstance(base, D.MixtureSameFamily):
+        values = None if base.event_shape else finite(base.component_distribution)
+        return None if values is None or bool((values != values[..., :1]).any()) else values[..., 0]
     if not base.has_enumerate_support:
         return None
     try:
@@ -111,7 +116,8 @@ def finite(base: Distribution) -> Tensor | None:
 
 def integers(base: Distribution) -> Tensor | None:
     """0, 1, 2, … as far as there is mass."""
-    if not isinstance(base, (D.Poisson, D.Geometric, D.NegativeBinomial)):
+    law = base.component_distribution if isinstance(base, D.MixtureSameFamily) else base
+    if not isinstance(law, (D.Poisson, D.Geometric, D.NegativeBinomial)):
         return None
     last = 64
     while last <= 2**14:
@@ -126,8 +132,11 @@ def integers(base: Distribution) -> Tensor | None:
 
 
 def _real_axis(base: Distribution) -> bool:
+    if type(base) is D.TransformedDistribution:
+        same = base.batch_shape == base.base_dist.batch_shape and not base.base_dist.event_shape
+        return same and all(t.bijective for t in base.transforms) and _real_axis(base.base_dist)
     try:
-        support = base.support
+        support = _support(base)
         D.biject_to(support)
     except NotImplementedError:
         return False
@@ -137,15 +146,37 @@ def _real_axis(base: Distribution) -> bool:
 # -- one real axis -----------------------------------------------------------------------------------------
 
 
-def _axis(base: Distribution, size: int) -> Points:
-    """x = T(y), trapezoid in s. A Normal: y = μ + σ s; a half-line: y = m + c (s - e^-s), for the density of log x falls
-    steeply on the right and slowly on the left; else y = m + c sinh(s)."""
+@dataclass(frozen=True)
+class Line:
+    """A real axis: x = at(s) with log dx/ds, for s from `low` to `high`; beyond them is less than e^-40 of the peak.
+
+    s is `[k, *rows]`, where rows broadcast against the distribution's batch. `moving`: the points go along with θ.
+    """
+
+    at: Callable[[Tensor], tuple[Tensor, Tensor]]
+    low: float
+    high: float
+    moving: bool
+
+
+def line(base: Distribution, shifting: bool = False) -> Line | None:
+    """The axis of a distribution of real numbers; None where it is something else.
+
+    A Normal: y = μ + σ s; a half-line: y = m + c (s - e^-s), for the density of log x falls steeply on the right and slowly
+    on the left; else y = m + c sinh(s). A transformed distribution: the axis of its base, pushed through the transforms, for
+    the support that torch states for it need not be the right one.
+    """
+    if base.event_shape or isinstance(base, D.MultivariateNormal) or not _real_axis(base):
+        return None
+    if type(base) is D.TransformedDistribution:
+        return _pushed(base, shifting)
     support = _support(base)
     bijection: Any = D.biject_to(support)
     stretch = _affine if isinstance(base, D.Normal) else _one_sided if isinstance(bijection, D.ExpTransform) else _sinh
     if isinstance(bijection, D.ComposeTransform) and isinstance(next(iter(bijection.parts), None), D.ExpTransform):
         stretch = _one_sided
     moving = any(isinstance(v, Tensor) and v.requires_grad for v in vars(_bare(support)).values())
+    moving = moving or (shifting and isinstance(base, D.Laplace))
 
     def at(s: Tensor) -> tuple[Tensor, Tensor]:
         stretched, log_slope = stretch(s)
@@ -155,19 +186,68 @@ def _axis(base: Distribution, size: int) -> Points:
         return (x, log_dx) if moving else (x.detach(), log_dx.detach())
 
     with torch.no_grad():
-        if isinstance(base, D.Cauchy):  # the poles of its density decide how fine the grid must be
+        if isinstance(base, (D.Cauchy, D.Laplace)):  # the poles decide how fine the grid must be; a kink belongs at s = 0
             centre, width = base.loc, base.scale
         else:
             centre, width = (base.mean, base.stddev) if stretch is _affine else _standard(base, bijection)
+    if moving and isinstance(base, D.Laplace):  # with its gradient
+        centre, width = base.loc, base.scale
     low, high = (-9.0, 9.0) if stretch is _affine else _range(base, at)
-    s = torch.linspace(low, high, size, dtype=centre.dtype).reshape(-1, *[1] * centre.ndim).expand(-1, *centre.shape)
-    x, log_dx = at(s)
-    return Points(x, log_dx + math.log((high - low) / (size - 1)))
+    return Line(at, low, high, moving)
+
+
+def _pushed(base: D.TransformedDistribution, shifting: bool) -> Line | None:
+    inner = line(base.base_dist, shifting)
+    if inner is None:
+        return None
+    bounded = _bare(_support(base.base_dist)) is not constraints.real
+    moving = inner.moving or (bounded and any(t.requires_grad for t in tensors(base.transforms)))
+
+    def at(s: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_dx = inner.at(s)
+        for transform in base.transforms:
+            y = cast(Tensor, transform(x))
+            log_dx = log_dx + transform.log_abs_det_jacobian(x, y)
+            x = y
+        return (x, log_dx) if moving else (x.detach(), log_dx.detach())
+
+    return Line(at, inner.low, inner.high, moving)
+
+
+def tensors(thing: Any) -> list[Tensor]:
+    """Every tensor that transforms are made of."""
+    if isinstance(thing, Tensor):
+        return [thing]
+    if isinstance(thing, (list, tuple)):
+        return [t for part in thing for t in tensors(part)]
+    if isinstance(thing, D.Transform):
+        return [t for name, part in vars(thing).items() if name not in ("_inv", "_cached_x_y") for t in tensors(part)]
+    return []
+
+
+def _axis(base: Distribution, size: int) -> Points:
+    """The trapezoid rule along the axis."""
+    axis = line(base)
+    assert axis is not None
+    batch = base.batch_shape
+    dtype = parameter_dtype(base)
+    s = torch.linspace(axis.low, axis.high, size, dtype=dtype).reshape(-1, *[1] * len(batch)).expand(-1, *batch)
+    x, log_dx = axis.at(s)
+    return Points(x, log_dx + math.log((axis.high - axis.low) / (size - 1)))
+
+
+def parameter_dtype(base: Distribution) -> torch.dtype:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return base.sample().dtype
 
 
 def _support(base: Distribution) -> Any:
-    """The angles of a circle, for which torch says all reals, are those that it samples."""
-    return constraints.interval(-math.pi, math.pi) if isinstance(base, D.VonMises) else base.support
+    """Where it samples. Of a circle torch says all reals; of a mixture it means the components'."""
+    if isinstance(base, D.VonMises):
+        return constraints.interval(-math.pi, math.pi)
+    if isinstance(base, D.MixtureSameFamily):
+        return _support(base.component_distribution)
+    return base.support
 
 
 def _bare(support: Any) -> Any:
@@ -205,11 +285,7 @@ def _range(base: Distribution, at: Callable[[Tensor], tuple[Tensor, Tensor]]) ->
     with torch.no_grad():
         s = grid.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
         x, log_dx = at(s)
-        validate, base._validate_args = base._validate_args, False
-        try:
-            density = base.log_prob(x) + log_dx
-        finally:
-            base._validate_args = validate
+        density = log_density(base, x) + log_dx
         density = density.nan_to_num(nan=-torch.inf, posinf=-torch.inf).reshape(len(grid), -1)
         alive = (density > density.amax(0) - TAIL).any(1).nonzero().flatten()
     step = float(grid[1] - grid[0])

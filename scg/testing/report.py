@@ -45,7 +45,7 @@ class Culprit:
 class Report:
     """The verdict on every parameter, with its evidence. `print(report)` is a table.
 
-    verdict       "unbiased", "biased" or "undecided", over all parameters
+    verdict       "unbiased", "biased" or "undecided", over all parameters; "not finite" where a draw was nan or infinite
     false_alarm   the probability of "biased" for an unbiased estimate, and of "unbiased" for a bias of the detectable size
     exact, mean   whole derivatives by name; at order 2 by pair of names
     culprits      where a bias was found: the nodes that it comes from, as far as that could be told

@@ -7,14 +7,18 @@ probability 1 - false_alarm every interval of the whole test covers its true bia
     biased      an entry's interval excludes 0                                 wrong with probability ≤ false_alarm
     unbiased    every entry's interval lies inside ± its detectable bias       wrong with probability ≤ false_alarm
     undecided   `max_draws` were not enough for either
+    not finite  a draw was nan or infinite: no mean can be right
 
 so "unbiased" says that a bias of the detectable size would have been found. Look k of K gets the share 2^(k-K) of the
 level: early looks, where means of skewed draws are least normal, can hardly decide anything but gross errors.
 
-Intervals are Student's, corrected for skewness (Hall 1992): weights of rare samples make skewed draws. Assumed: draws
-are independent and have three moments; what happens less often than once in a look's draws is not seen. Two guards:
-entries of which one observation makes up most of the variance decide nothing, and a constant that differs from the
-exact value counts as biased only after `PATIENCE` first looks' worth of draws.
+Intervals are Student's, corrected for skewness (Hall 1992): weights of rare samples make skewed draws. What n draws have not
+seen is in no interval: outcomes that are together less probable than λ/n, λ = -log(level), may all be missing (at λ = 3 this
+is the "rule of three"). An exact oracle knows how much of the derivative lies in such outcomes (`Oracle.unseen`), and that
+much more an entry must be off before it counts as biased. Two guards where nothing is known: entries of which one
+observation makes up most of the variance decide nothing, and a constant that differs from the exact value counts as biased
+only after `PATIENCE` first looks' worth of draws. Assumed: draws are independent and have three moments. Estimates whose own
+weights are heavy-tailed (importance ratios) are covered as far as the correction goes.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from torch import Tensor
 from scg.testing.oracle import Oracle
 from scg.testing.parameters import Block
 
-Verdict = Literal["unbiased", "biased", "undecided"]
+Verdict = Literal["unbiased", "biased", "undecided", "not finite"]
 FIRST = 32  # observations at the first look
 PATIENCE = 16  # times the first look, before a constant counts as biased
 DOMINANT = 1 / 3  # of the sum of squares: one observation's share that makes an interval incredible
@@ -52,7 +56,7 @@ class Outcome:
 
     def worst(self, index: Tensor, exact: Tensor) -> int:
         """The entry of a block that the verdict hangs on."""
-        bad = [i for i in index.tolist() if self.verdicts[i] == "biased"] or index.tolist()
+        bad = [i for i in index.tolist() if self.verdicts[i] in ("biased", "not finite")] or index.tolist()
         score = ((self.mean - exact).abs() / self.half.clamp_min(1e-300))[bad]
         return bad[int(score.argmax())]
 
@@ -124,18 +128,23 @@ def judge(
     floor: float,
     max_draws: int,
     epsilon: float,
+    patient: bool = True,
 ) -> Outcome:
-    """Run the test. `draw(k)` gives k independent observations `[k, entries]`, each the mean of `per_row` draws."""
+    """Run the test. `draw(k)` gives k independent observations `[k, entries]`, each the mean of `per_row` draws.
+
+    patient   False: stop undecided at the first look from which neither verdict is in sight
+    """
     entries = len(oracle.exact)
     looks = max(1, int(math.log2(max(max_draws // per_row, FIRST) / FIRST)) + 1)
     moments = Moments(entries)
     for look in range(looks):
         rows = draw(FIRST * 2**look - moments.count)
         if not torch.isfinite(rows).all():
-            nan: tuple[Verdict, ...] = tuple("undecided" if ok else "biased" for ok in torch.isfinite(rows).all(0).tolist())
+            found = torch.isfinite(rows).all(0).tolist()
+            nan: tuple[Verdict, ...] = tuple("undecided" if ok else "not finite" for ok in found)
             empty = torch.full((entries,), math.nan, dtype=torch.float64)
             drawn = (moments.count + len(rows)) * per_row
-            return Outcome("biased", drawn, rows.mean(0), empty, empty, empty, empty, torch.isnan(oracle.exact), nan)
+            return Outcome("not finite", drawn, rows.mean(0), empty, empty, empty, empty, torch.isnan(oracle.exact), nan)
         moments.add(rows)
         level = false_alarm * 2.0 ** (look + 1 - looks) / (2 - 2.0 ** (1 - looks)) / entries
         se = (moments.deviation.square() / moments.count + oracle.se.square()).sqrt()
@@ -151,14 +160,21 @@ def judge(
         zero = torch.zeros_like(bias)
         away = torch.where(constant, bias.abs() > slack, interval.above(zero) | interval.below(zero))
         off = away & credible & seen
+        if bool(off.any()) and oracle.unseen is not None:
+            missed = slack + oracle.unseen(min(1.0, -math.log(level) / (moments.count * per_row)))
+            wider = Interval(bias, missed, se.clamp_min(1e-300), skewness, quantile)
+            off &= torch.where(constant, bias.abs() > missed, wider.above(zero) | wider.below(zero))
         inside = torch.where(constant, bias.abs() <= slack, interval.above(-allowed) & interval.below(allowed))
         fine = inside & credible & (slack <= allowed.maximum(rounding))
         verdicts: tuple[Verdict, ...] = tuple(
             "biased" if o else "unbiased" if f else "undecided" for o, f in zip(off.tolist(), fine.tolist(), strict=True)
         )
         hopeless = bool((oracle.error + quantile * oracle.se > allowed).any()) and look > 0  # no number of draws would do
+        half = quantile * se + oracle.error
+        if not patient and bool((bias.abs() < 3 * se).all()):
+            room = (allowed - bias.abs()).maximum(0.2 * allowed).clamp_min(1e-300)
+            hopeless = hopeless or float((half / room).max()) ** 2 * moments.count > 2 * FIRST * 2 ** (looks - 1)
         if bool(off.any()) or bool(fine.all()) or hopeless or look == looks - 1:
-            half = quantile * se + oracle.error
             verdict: Verdict = "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased"
             return Outcome(verdict, moments.count * per_row, moments.mean, se, half, spread, allowed, floored, verdicts)
     raise AssertionError("there is always a last look")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ def check_unbiased(
     else:
         draws = of_callable(graph, parameters, order, generator)
     truth = choose(graph if isinstance(graph, Graph) else Graph(), parameters, order, steps, oracle, detectable, seed)
+    _refuse_not_finite(truth, parameters, order)
     outcome = run(
         draws,
         truth,
@@ -90,7 +92,9 @@ def check_unbiased(
         max_draws=max_draws,
     )
     report = _report(graph, parameters, order, steps, truth, outcome, false_alarm, detectable)
-    if report.verdict == "biased" and localise and isinstance(graph, Graph):
+    if report.verdict == "undecided" and draws.slow:
+        report = replace(report, note=f"{draws.slow}\n{report.note}")
+    if report.verdict == "biased" and localise and isinstance(graph, Graph) and not truth.note:
         from scg.testing.localise import culprits
 
         return culprits(report, graph, parameters, order, steps, given, truth, outcome, generator, vectorise)
@@ -128,6 +132,7 @@ def run(
         floor=floor,
         max_draws=draws.most if max_draws is None else max_draws,
         epsilon=parameters.epsilon,
+        patient=not draws.slow,
     )
 
 
@@ -140,6 +145,15 @@ def _check_settings(false_alarm: float, detectable: float, floor: float, max_dra
         raise ValueError(f"floor={floor}: a share of one draw's size, 0 or more")
     if max_draws is not None and max_draws < FIRST:
         raise ValueError(f"max_draws={max_draws}: at least {FIRST}")
+
+
+def _refuse_not_finite(truth: Oracle, parameters: Parameters, order: int) -> None:
+    bad = [str(b) for b in parameters.blocks(order) if not bool(torch.isfinite(truth.exact[b.index]).all())]
+    if bad:
+        raise NoOracle(
+            f"the true derivative ({truth.kind}) for {', '.join(bad)} is not finite, so nothing can be held against it: the objective "
+            "has none here. Move the parameter, or bound the cost."
+        )
 
 
 def _observed(graph: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,13 +210,21 @@ def _report(
                 if not math.isnan(bias)
                 else math.nan,
                 float(outcome.allowed[worst]),
-                "biased" if "biased" in verdicts else "undecided" if "undecided" in verdicts else "unbiased",
+                next(v for v in ("not finite", "biased", "undecided", "unbiased") if v in verdicts),  # type: ignore[arg-type]
                 outcome.draws,
                 tuple(int(i) for i in entry),
             )
         )
     exact, mean = parameters.named(truth.exact, order), parameters.named(outcome.mean, order)
-    note = _advice(truth, outcome) if outcome.verdict == "undecided" else ""
+    note = truth.note
+    if outcome.verdict == "undecided":
+        note += ("\n" if note else "") + _advice(truth, outcome)
+    if outcome.verdict == "not finite":
+        bad = [str(b) for b in parameters.blocks(order) if any(outcome.verdicts[i] == "not finite" for i in b.index.tolist())]
+        note += ("\n" if note else "") + (
+            f"a draw of the derivative for {', '.join(bad)} was nan or infinite. Look for √, log or a division at 0 in the functions "
+            "that it goes through: torch.where passes a nan on from the branch that was not taken"
+        )
     small = [str(b) for b in parameters.blocks(order) if bool(outcome.floored[b.index].any())]
     if small:
         note += ("\n" if note else "") + (
@@ -213,6 +235,19 @@ def _report(
 
 def _advice(truth: Oracle, outcome: Outcome) -> str:
     open_ = torch.tensor([v == "undecided" for v in outcome.verdicts])
+    if bool(torch.isinf(truth.error)[open_].any()):
+        return (
+            f"undecided: too few events. The oracle ({truth.kind}) saw next to no draw that a shift of the parameter changes. Pass "
+            "oracle=tensor, or make the event less rare."
+        )
+    if truth.unseen is not None:
+        missing = truth.unseen(min(1.0, 10 / outcome.draws))
+        off = (outcome.mean - truth.exact).abs() > outcome.half  # but for what may be missing
+        if bool((off & (missing > outcome.allowed))[open_].any()):
+            return (
+                f"undecided: too few events. Outcomes that {outcome.draws:,} draws may all have missed make up to "
+                f"{float(missing[open_].max()):.2g} of the true derivative. Raise max_draws=, or make the event less rare."
+            )
     if bool((truth.error + 4 * truth.se > 0.5 * outcome.allowed)[open_].any()):
         return f"undecided: the oracle ({truth.kind}) is too imprecise. Use another oracle=, or allow a larger detectable=."
     room = (outcome.allowed - (outcome.mean - truth.exact).abs()).maximum(0.2 * outcome.allowed).clamp_min(1e-300)

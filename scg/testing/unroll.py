@@ -133,7 +133,7 @@ class Program:
                 value, has = frozen[key, edge.param]
             elif edge.dist:
                 if (edge.source, edge.detached) not in distributions:
-                    whole, has = self._result(self.occurrence(edge.source, key[1]), read, axis, None)
+                    whole, has = self._result(self.occurrence(edge.source, key[1]), read, axis, frozen)
                     whole = rebuilt(whole, Tensor.detach, edge.source) if edge.detached else whole
                     distributions[edge.source, edge.detached] = whole, has
                 value, has = distributions[edge.source, edge.detached]

@@ -1,6 +1,7 @@
 """The sequential test keeps its promises: its error rate, its detectable bias, and silence where it cannot know."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,9 +118,43 @@ def test_an_entry_that_one_observation_dominates_decides_nothing():
     assert outcome.verdict == "undecided"
 
 
-def test_a_draw_that_is_no_number_is_biased():
+def test_a_draw_that_is_no_number_is_called_so():
+    """Neither biased nor unbiased: nan is not a verdict on the mean. The other entries stay open."""
     outcome = verdicts(lambda shape, _: torch.full(shape, math.nan), 1)[0]
-    assert outcome.verdict == "biased"
+    assert (outcome.verdict, outcome.verdicts) == ("not finite", ("not finite",))
+
+    def one_of_two(shape, generator):
+        noise = torch.randn(shape, generator=generator)
+        noise[0, 0, 1] = math.inf
+        return noise
+
+    assert verdicts(one_of_two, 1, entries=2)[0].verdicts == ("undecided", "not finite")
+
+
+def test_what_draws_may_all_have_missed_is_no_bias():
+    """A constant 0 for a true 1, all of which lies in outcomes of probability 1e-7; its twin lies in every other outcome."""
+
+    def zero(shape, _):
+        return torch.full(shape, -1.0)
+
+    rare = replace(Oracle.certain("quadrature", torch.ones(1)), unseen=lambda p: torch.full((1,), float(p >= 1e-7)))
+    often = replace(rare, unseen=lambda p: torch.full((1,), float(p >= 0.5)))
+    assert verdicts(zero, 1, oracle=rare)[0].verdict == "undecided"
+    assert verdicts(zero, 1, oracle=often)[0].verdict == "biased"
+
+
+def test_impatience_stops_where_no_verdict_is_in_sight():
+    generator = torch.Generator().manual_seed(0)
+    block = Block(("theta",), (1,), torch.arange(1))
+    settings = {"false_alarm": 1e-4, "detectable": 1e-4, "floor": 0.0, "max_draws": 2**15, "epsilon": 2e-16}
+
+    def draws(bias, patient):
+        noise = lambda k: 1.0 + bias + torch.randn((k, 1), generator=generator)  # noqa: E731
+        return judge(noise, 1, Oracle.certain("given", torch.ones(1)), [block], **settings, patient=patient)
+
+    assert (draws(0.0, True).verdict, draws(0.0, True).draws) == ("undecided", 2**15)
+    assert (draws(0.0, False).verdict, draws(0.0, False).draws) == ("undecided", FIRST)
+    assert draws(2.0, False).verdict == "biased"
 
 
 def test_the_error_of_the_oracle_enters_the_verdict():

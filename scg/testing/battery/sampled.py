@@ -74,7 +74,8 @@ def hold(
         found = torch.cat(parts)
         return torch.where((found - oracle.exact).abs() < RESOLUTION, oracle.exact, found)
 
-    oracle = Oracle("truth", *(torch.cat([getattr(t, part) for t in truths]) for part in ("exact", "error", "se")))
+    exact, error, se = (torch.cat([getattr(t, part) for t in truths]) for part in ("exact", "error", "se"))
+    oracle = Oracle("truth", exact, error, se)
     blocks = _blocks(len(truths), order, valued)
     outcome = judge(
         draw, DRAWS, oracle, blocks, false_alarm=subject.false_alarm, detectable=subject.detectable, floor=FLOOR,
@@ -82,12 +83,12 @@ def hold(
     )  # fmt: skip
     if outcome.verdict == "unbiased":
         return
-    bad = next(b for v in ("biased", "undecided") for b in blocks for i in b.index.tolist() if outcome.verdicts[i] == v)
-    worst = outcome.worst(bad.index, oracle.exact)
-    mean, exact, se = float(outcome.mean[worst]), float(oracle.exact[worst]), float(outcome.se[worst])
-    found = (
-        f"{bad.names[0]}{_entry(worst, bad)} is {mean:.4g} ± {se:.2g} over {outcome.draws:,} draws, and should be {exact:.4g}"
+    bad = next(
+        b for v in ("not finite", "biased", "undecided") for b in blocks for i in b.index.tolist() if outcome.verdicts[i] == v
     )
+    worst = outcome.worst(bad.index, oracle.exact)
+    mean, true, spread = float(outcome.mean[worst]), float(oracle.exact[worst]), float(outcome.se[worst])
+    found = f"{bad.names[0]}{_entry(worst, bad)} is {mean:.4g} ± {spread:.2g} over {outcome.draws:,} draws, and should be {true:.4g}"
     if outcome.verdict == "undecided":
         raise Undecided(found + f"; a bias of {float(outcome.allowed[worst]):.2g} could not be excluded")
     raise Broken(found)

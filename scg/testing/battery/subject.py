@@ -25,9 +25,8 @@ from scg.graph import Graph
 from scg.node import prev
 from scg.testing.battery.report import NotApplicable
 from scg.testing.differences import difference
-from scg.testing.expectation import plan
 from scg.testing.kinds import Make, statistic
-from scg.testing.oracle import NoOracle, Oracle, exact, levels
+from scg.testing.oracle import NoOracle, Objective, Oracle, exact
 from scg.testing.parameters import Parameters
 from scg.testing.unroll import Program
 
@@ -184,8 +183,7 @@ def _truth(place: Place, make: Make, at: tuple[float, ...], order: int) -> Oracl
         raise NoOracle("its integral converges too slowly")
     if place != "alone" or order == 2:
         return found
-    program = Program(graph, parameters.inputs, steps)
-    value = levels(program, plan(program, program.costs[0]), 1)[0].detach()
+    value = torch.tensor(Objective(Program(graph, parameters.inputs, steps), parameters, 1).value(0)[0], dtype=torch.float64)
     return Oracle.certain(
         "truth", *(torch.cat([first.reshape(1), rest]) for first, rest in ((value, found.exact), (0 * value, found.error)))
     )
@@ -205,4 +203,5 @@ def _differences(make: Make, at: tuple[float, ...], detectable: float) -> Oracle
     parameters = Parameters({"theta": theta}, "theta")
     found = difference(graph_of("alone", make, _Anything()), parameters, 1, None, seed=0, target=detectable / 8)
     parts = (costs.mean(), found.exact), (0 * costs[0], found.error), (costs.std() / SAMPLES**0.5, found.se)
-    return Oracle("finite differences", *(torch.cat([first.reshape(1), rest]) for first, rest in parts))
+    value, error, se = (torch.cat([first.reshape(1), rest]) for first, rest in parts)
+    return Oracle("finite differences", value, error, se)
