@@ -105,7 +105,11 @@ class _Batch:
         if node.kind == "stochastic" or not node.in_sequence or not isinstance(value, Tensor):
             return value
         history = recording.trace.history
-        return value if history is None else torch.stack([torch.as_tensor(step.values[name]) for step in history])
+        if history is None:
+            return value
+        return torch.stack(
+            torch.broadcast_tensors(*[torch.as_tensor(step.values[name]) for step in history])
+        )  # a step may lack the batch
 
     def _axis(self, name: str, value: Tensor, axis: int) -> int | None:
         """Where the batch axis lies in the value of a node, None where it is not there."""
