@@ -93,6 +93,10 @@ class Axes:
         """A given `[time, batch…]`, without event axes, as a block: what is the same for the whole batch may come as `[time]`."""
         return grown(x, self.plate + self.batch + 1 - x.ndim)
 
+    def final(self, block: Tensor) -> Tensor:
+        """The last step of a block, with its time axis."""
+        return block.narrow(self.time_dim, block.shape[self.time_dim] - 1, 1)
+
     def natural(self, block: Tensor, timed: bool) -> Tensor:
         """A block as users see it: without a time axis outside the sequence, and without axes that it only has for its rank."""
         x = block if timed or not self.time else block.squeeze(self.time_dim)

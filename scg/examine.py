@@ -324,7 +324,7 @@ class Examination:
                     if not isinstance(block, Tensor) or block.ndim <= single.ndim:
                         continue
                     now = block[t] if block.shape[0] == len(steps[name]) else block
-                    if now.squeeze().shape != single.squeeze().shape or not close(now.squeeze(), single.squeeze()):
+                    if not agrees(now, single):
                         self._error(
                             name,
                             "time",
@@ -333,3 +333,13 @@ class Examination:
                             "through prev(…).",
                         )
                         return
+
+
+def agrees(now: Tensor, single: Tensor) -> bool:
+    """One step of a block against the same step alone, which may still be the same for the whole batch: an initial value is."""
+    now, single = now.squeeze(), single.squeeze()
+    if now.shape == single.shape:
+        return close(now, single)
+    return (
+        single.ndim < now.ndim and now.shape[now.ndim - single.ndim :] == single.shape and close(now, single.expand(now.shape))
+    )

@@ -56,7 +56,9 @@ def lay_out(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], s
         for k, d in evaluation.distributions.items()
     }
     costs = {c: last[c].ndim for c in graph.structure.costs}
-    batch = max([0, *costs.values()])
+    # The costs say what a batch is; nodes that reach no cost may have one where the costs have none.
+    upstream = {i.node for cost in costs for i in graph.structure.influences(cost)}
+    batch = max([0, *costs.values(), *(rank for k, rank in own.items() if k not in upstream and nodes[k].plate is None)])
     plan = Plan(batch, own, value_ranks, costs)
     if batch and graph.structure.has_sequence:
         plan.missing = {k: _missing(k, last[k], own, batch) for k in given if k in last and nodes[k].in_sequence}

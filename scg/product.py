@@ -64,7 +64,7 @@ class Product:
         if lo != 0 or hi != 0:
             first = self.trace.first
             x = scan(x, lo, hi, None if first is None else starts(first), self.axes.time_dim)
-        return x if self.in_sequence else x.narrow(self.axes.time_dim, x.shape[self.axes.time_dim] - 1, 1)
+        return x if self.in_sequence else self.axes.final(x)
 
     def fold(self, value: Tensor, name: str, scale: float = 1.0) -> Tensor:
         """Weigh the block `value`, then reduce: branches by their weights, the batch by its mean, time by its sum, times `scale`."""
@@ -137,6 +137,8 @@ def reached_from_outside(trace: Trace, window: Window, inside: bool) -> Tensor |
 def marginal(trace: Trace, source: str, name: str) -> Tensor:
     """The value of `source`, detached, averaged over the branches of what does not come before node `name`, its own too."""
     value = trace.batch_value(source).detach()
+    if not value.is_floating_point():
+        value = value.to(torch.get_default_dtype())
     kept = {name, *(influence.node for influence in trace.structure.influences(name))}
     product = Product(trace, None, source)
     if trace.structure.nodes[source].kind == "stochastic" and source not in kept:

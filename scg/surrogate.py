@@ -197,7 +197,10 @@ def level(trace: Trace, name: str, what: str, source: str | float) -> Tensor | f
     """A baseline or credit of node `name` that is a node or a constant, detached."""
     if not isinstance(source, str):
         return float(source)
-    return fitting(trace, name, what, marginal(trace, source, name))
+    value = marginal(trace, source, name)
+    if trace.structure.nodes[source].in_sequence and not trace.structure.nodes[name].in_sequence:
+        value = trace.axes.final(value)  # a node outside the sequence reads its last step
+    return fitting(trace, name, what, value)
 
 
 def fitting(trace: Trace, name: str, what: str, value: Tensor) -> Tensor:

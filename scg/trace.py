@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from scg.axes import broadcast
 from scg.errors import GraphError, nearest
 from scg.surrogate import assemble, credit_of, objective
 from scg.weight import Weight
@@ -64,7 +65,7 @@ class Trace:
         if isinstance(distribution, list):
             assert self.history is not None
             steps = zip(distribution, self.history, strict=True)
-            return torch.stack([d.log_prob(step.values[name]).detach() for d, step in steps])
+            return torch.stack(broadcast([d.log_prob(step.values[name]).detach() for d, step in steps]))
         return distribution.log_prob(self[name]).detach()
 
     # -- blocks (see `axes`) -------------------------------------------------------------------------------
