@@ -304,6 +304,14 @@ class Structure:
         return {i: window for (lo, hi), bits in found.items() for window in (Window(lo, hi),) for i in members(bits)}
 
     @assume_constant_result
+    def scoring(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """The stochastic nodes that reach any of the targets with a gradient, in topological order."""
+        above = 0
+        for target in targets:
+            above |= self.above(target, live=True)
+        return self.named(above & self._stochastic_set)
+
+    @assume_constant_result
     def groups(self, target: str) -> tuple[Group, ...]:
         """`influences`, the nodes with the same lags together. A node with several parts is in several groups."""
         if target not in self._groups:

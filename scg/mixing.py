@@ -45,15 +45,8 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
 
     `draw(given, like)` evaluates once more, on the random numbers of the recording `like` where there is one.
     """
-    structure, given = recording.structure, recording.given
-    targets: dict[frozenset[str], list[str]] = {}
-    for name in (*structure.costs, *_credits(structure)):
-        ancestors = frozenset(
-            x for x in structure.stochastic if weighed(structure, x, given) and structure.window(x, name, live=True)
-        )
-        if ancestors:
-            targets.setdefault(ancestors, []).append(name)
-    for ancestors, names in targets.items():
+    given = recording.given
+    for ancestors, names in _together(recording):
         batch = _Batch(recording, names)
         for axis, size in enumerate(reversed(batch.shape)):
             if size < 2:
@@ -78,6 +71,31 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                     if found is not None:
                         yield found[0], MESSAGE.format(found[1])
                         return
+
+
+def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
+    """(ancestors, targets) whose samples can be exchanged at once: what a target is not weighed with does not reach it.
+
+    One group for most graphs, so that the cost of all this grows as the graph does, and not with each of its costs.
+    """
+    structure, given = recording.structure, recording.given
+    weighing = structure.those(
+        structure.nodes[x].kind == "stochastic" and weighed(structure, x, given) for x in structure.order
+    )
+    groups: list[tuple[torch.Size, int, int, list[str]]] = []  # batch, ancestors, what may not be exchanged, targets
+    for name in dict.fromkeys((*structure.costs, *_credits(structure))):
+        ancestors = structure.above(name, live=True) & weighing
+        if not ancestors:
+            continue
+        free, shape = structure.above(name) & weighing & ~ancestors, _Batch(recording, [name]).shape
+        for i, (batch, united, spared, names) in enumerate(groups):
+            if shape == batch and not (spared & ancestors or free & united):
+                names.append(name)
+                groups[i] = (batch, united | ancestors, spared | free, names)
+                break
+        else:
+            groups.append((shape, ancestors, free, [name]))
+    return [(structure.named(united), names) for _, united, _, names in groups]
 
 
 def _credits(structure: Structure) -> list[str]:
@@ -135,7 +153,7 @@ class _Batch:
                 changed[name] = value
         return changed
 
-    def differs(self, other: Recording, ancestors: frozenset[str], axis: int, sides: list[Tensor]) -> bool:
+    def differs(self, other: Recording, ancestors: tuple[str, ...], axis: int, sides: list[Tensor]) -> bool:
         """Whether the other draw has other samples in each half."""
         for name in ancestors:
             mine, theirs = self._values(self.recording, name), self._values(other, name)
@@ -144,10 +162,15 @@ class _Batch:
                 return False
         return True
 
-    def mixed(self, other: Recording, ancestors: frozenset[str], axis: int, kept: Tensor) -> dict[str, Tensor]:
+    def mixed(self, other: Recording, ancestors: tuple[str, ...], axis: int, kept: Tensor) -> dict[str, Tensor]:
         """Values to give: those of `kept` as they were, those of the other elements from the other draw."""
-        below = {n for x in ancestors for n in self.structure.reached(x)}
-        observed = [n for n in self.recording.given if n in below and self.structure.nodes[n].kind == "observed"]
+        known = set(ancestors)
+        above = self.structure.those(n in known for n in self.structure.order)
+        observed = [
+            n
+            for n in self.recording.given
+            if n in self.structure.nodes and self.structure.nodes[n].kind == "observed" and self.structure.above(n) & above
+        ]
         values: dict[str, Tensor] = {}
         for name in (*ancestors, *observed):
             mine, theirs = self._values(self.recording, name), self._values(other, name)
@@ -160,7 +183,7 @@ class _Batch:
         return values
 
     def moved(
-        self, again: Recording, ancestors: frozenset[str], names: list[str], axis: int, kept: Tensor
+        self, again: Recording, ancestors: tuple[str, ...], names: list[str], axis: int, kept: Tensor
     ) -> tuple[str, int] | None:
         """The first node that moved though its samples did not, and the element where it did."""
         hit = [self._moved(n, self._values(self.recording, n), self._values(again, n), axis, kept) for n in names]

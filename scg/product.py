@@ -16,7 +16,8 @@ from scg.analysis import Influence, Window
 from scg.axes import grown
 from scg.errors import GraphError
 from scg.scan import INFINITE, starts, window_product, window_sum
-from scg.weight import Weight
+from scg.score_sums import ScoreSums
+from scg.weight import Weight, joint
 
 if TYPE_CHECKING:
     from scg.trace import Trace
@@ -33,6 +34,26 @@ class Product:
         self.factor: Tensor | None = None
         self.branched: list[Weight] = []
 
+    def ancestors(self, sums: ScoreSums) -> None:
+        """All ancestors, credited ones without their gradient: sums of scores are shared, other weights come one by one."""
+        structure = self.trace.structure
+        if torch.compiler.is_compiling():  # which shares what is common by itself, and knows no integers of many digits
+            for influence in structure.influences(self.target):
+                self.add(influence, live=structure.nodes[influence.node].credit is None)
+            return
+        others = 0
+        for group in structure.groups(self.target):
+            sums.look(group.members)
+            others |= group.members & sums.others
+            plain = group.members & sums.scored & ~sums.others & ~sums.credited if group.live else 0
+            for in_sequence, nodes in ((True, plain & sums.inside), (False, plain & ~sums.inside)):
+                if nodes:
+                    self.scores[in_sequence, group.window.lo, group.window.hi] = sums.of(nodes, jointly=not self.on_plate)
+        if others:
+            for influence in structure.influences(self.target):
+                if others >> structure.index[influence.node] & 1:
+                    self.add(influence, live=structure.nodes[influence.node].credit is None)
+
     def own(self, weight: Weight) -> None:
         """The target's own branch axis counts in the fold; its weight is in the folded value already."""
         if weight.n is not None:
@@ -41,7 +62,7 @@ class Product:
     def add(self, influence: Influence, live: bool) -> None:
         weight = self.trace.weight(influence.node, self.scope)
         if weight.on_plate and not self.on_plate:
-            weight = _joint(weight, self.axes.plate_dim)
+            weight = joint(weight, self.axes.plate_dim)
         if weight.n is not None:
             self.branched.append(weight)
         for window, gradient in influence.parts:
@@ -104,13 +125,6 @@ class Product:
             if dim >= 0:
                 value = value.mean(dim, keepdim=True) if branched.factor is None else value.sum(dim, keepdim=True)
         return value
-
-
-def _joint(weight: Weight, dim: int) -> Weight:
-    """The weight of all samples on a plate together, as what follows the plate sees it."""
-    score = None if weight.score is None else weight.score.sum(dim, keepdim=True)
-    factor = None if weight.factor is None else weight.factor.prod(dim, keepdim=True)
-    return Weight(score, factor, weight.n, weight.axis, weight.in_sequence)
 
 
 def _refuse_broadcast(name: str, batch: torch.Size, weight: Tensor, rank: int) -> NoReturn:

@@ -31,6 +31,7 @@ from scg.estimator import Estimator
 from scg.finite import finite
 from scg.product import Product, marginal
 from scg.scope import leak
+from scg.score_sums import ScoreSums
 
 if TYPE_CHECKING:
     from scg.trace import Trace
@@ -56,29 +57,24 @@ def assemble(trace: Trace, costs: Iterable[str], reduce: Literal["sum", "mean"])
 def _objective(trace: Trace, costs: list[str], scope: int | None, reduce: Literal["sum", "mean"]) -> Tensor:
     structure, nodes = trace.structure, trace.structure.nodes
     total: Tensor | None = None
-    scored: dict[str, None] = {}  # nodes whose likelihood ratio these costs are weighed with
+    sums = ScoreSums(trace, scope)
     for cost in costs:
-        influences = structure.influences(cost)
         product = Product(trace, scope, cost)
-        for influence in influences:
-            live = influence.live is not None
-            product.add(influence, live=live and nodes[influence.node].credit is None)
-            if live:
-                scored[influence.node] = None
+        product.ancestors(sums)
         term = product.fold(trace.batch_value(cost), cost, step_share(trace, [cost], cost, reduce))
         total = term if total is None else total + term
     assert total is not None
     untrained = trace.plan.scopes[scope].cut if scope is not None else ()
-    for name in scored:
+    for name in structure.scoring(tuple(costs)):  # nodes whose likelihood ratio these costs are weighed with
         if name in untrained:
             continue
         node = nodes[name]
         if trace.weight(name, scope).control is not None:
-            total = total + _control_term(trace, name, scope, costs, reduce)
+            total = total + _control_term(trace, name, scope, costs, reduce, sums)
         if node.credit is not None:
             total = total + _credit_term(trace, name, scope, costs, reduce)
         elif node.baseline is not None:
-            total = total - _baseline_term(trace, name, scope, costs, reduce)
+            total = total - _baseline_term(trace, name, scope, costs, reduce, sums)
     if scope is not None and not torch.compiler.is_compiling() and not trace.plan.sealed.issuperset(costs):
         leak(trace.plan.scopes[scope], costs[0], total, trace.evaluation.inputs, lambda key: where(trace, key))
         if torch.is_grad_enabled():
@@ -118,25 +114,27 @@ def step_share(trace: Trace, costs: Iterable[str], name: str, reduce: Literal["s
     return 1.0 / trace.steps if True in inside else 1.0
 
 
-def _baseline_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
+def _baseline_term(
+    trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"], sums: ScoreSums
+) -> Tensor:
     weight = trace.weight(name, scope)
     if weight.score is None and weight.factor is None:
         return torch.zeros(())  # a pathwise node has no score to subtract from
     baseline = level(trace, name, "baseline", trace.structure.nodes[name].baseline)
     product = Product(trace, scope, name)
-    for influence in trace.structure.influences(name):
-        product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
+    product.ancestors(sums)
     product.own(weight)
     centred = torch.expm1(weight.score) if weight.score is not None else weight.factor - weight.factor.detach()  # type: ignore[union-attr,operator]
     return product.fold(centred * baseline, name, step_share(trace, costs, name, reduce, exact=False))
 
 
-def _control_term(trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"]) -> Tensor:
+def _control_term(
+    trace: Trace, name: str, scope: int | None, costs: list[str], reduce: Literal["sum", "mean"], sums: ScoreSums
+) -> Tensor:
     control = trace.weight(name, scope).control
     assert control is not None
     product = Product(trace, scope, name)
-    for influence in trace.structure.influences(name):
-        product.add(influence, live=trace.structure.nodes[influence.node].credit is None)
+    product.ancestors(sums)
     return product.fold(control - control.detach(), name, step_share(trace, costs, name, reduce, exact=False))
 
 

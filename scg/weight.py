@@ -27,3 +27,10 @@ class Weight:
         if score is self.score and factor is self.factor and control is self.control:
             return self
         return Weight(score, factor, self.n, self.axis, self.in_sequence, self.on_plate, control)
+
+
+def joint(weight: Weight, dim: int) -> Weight:
+    """The weight of all samples on a plate together, as what follows the plate sees it."""
+    score = None if weight.score is None else weight.score.sum(dim, keepdim=True)
+    factor = None if weight.factor is None else weight.factor.prod(dim, keepdim=True)
+    return Weight(score, factor, weight.n, weight.axis, weight.in_sequence)
