@@ -59,7 +59,7 @@ class _Kept:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.buffers = [
-            (name, buffer, buffer._version, buffer.detach().clone())
+            (name, buffer, buffer.detach().clone())
             for name, buffer in module._buffers.items()
             if buffer is not None and not nn.parameter.is_lazy(buffer) and not buffer.is_inference()
         ]
@@ -68,8 +68,8 @@ class _Kept:
         self.containers = [(v, v.copy()) for v in own.values() if isinstance(v, _CONTAINERS)]
 
     def put_back(self) -> None:
-        for name, buffer, version, content in self.buffers:
-            if buffer._version != version:
+        for name, buffer, content in self.buffers:
+            if not torch.equal(buffer, content):  # batch normalisation counts no version
                 with torch.no_grad():
                     buffer.copy_(content)
             self.module._buffers[name] = buffer
