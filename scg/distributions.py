@@ -205,7 +205,7 @@ def _moving(distribution: Distribution, points: list[Tensor]) -> bool:
     return False
 
 
-def reparameterise(distribution: Distribution, value: Tensor) -> Tensor:
+def reparameterise(distribution: Any, value: Tensor) -> Tensor:
     """`value` as the differentiable sample g(ε; θ), with ε inferred from it: x = μ + σ sg((x - μ)/σ) and its kin."""
     if is_exactly(distribution, D.Independent):
         return reparameterise(distribution.base_dist, value)
