@@ -3,10 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-from scg.check import Finding
 from scg.credit import Credit, Downstream
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
+from scg.finding import Finding
 from scg.graph import Graph
 from scg.node import detach, dist, prev
 from scg.randomness import randomness

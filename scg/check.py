@@ -1,8 +1,7 @@
 """What would make a gradient wrong, found before it is.
 
 `findings` lists what a graph gets wrong; `first_sample` raises the first error of that list when a graph is first
-evaluated with inputs of given ranks, and returns the `Plan` that later evaluations rely on. `blame` names the node
-behind a surrogate that is not finite.
+evaluated with inputs of a new signature, and returns the `Plan` that later evaluations rely on.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -23,6 +20,7 @@ from scg.calls import split
 from scg.credit import Credit
 from scg.distributions import parameters
 from scg.errors import GraphError, nearest
+from scg.finding import Finding
 from scg.lifted import missed
 from scg.node import Node
 from scg.plan import Plan
@@ -32,19 +30,6 @@ from scg.untouched import ordinary, untouched
 if TYPE_CHECKING:
     from scg.evaluate import Evaluation
     from scg.graph import Graph
-    from scg.trace import Trace
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong (`error`) or worth knowing (`note`) about a node."""
-
-    severity: Literal["error", "note"]
-    node: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.severity}: node {self.node!r}: {self.message}"
 
 
 def findings(graph: Graph, inputs: Mapping[str, Any], steps: int | None) -> list[Finding]:
@@ -197,38 +182,6 @@ def shortened(
             raise GraphError(f"steps={steps}, but {name!r} was given for {value.shape[0]} steps")
         short[name] = value[:length] if inside else value
     return short, None if steps is None else min(steps, length)
-
-
-def blame(trace: Trace) -> NoReturn:
-    """Raise the error of the node that made the first value or weight that is not finite."""
-    structure = trace.structure
-    for name in structure.order:
-        node = structure.nodes[name]
-        if name not in trace:
-            continue
-        value = trace[name]
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise GraphError(
-                f"node {name!r}: its value is not finite ({_first_bad(value)}). Look at what its function computes there."
-            )
-        if node.kind != "stochastic":
-            continue
-        weight = trace.weight(name)
-        for tensor in (weight.score, weight.factor):
-            if tensor is not None and not torch.isfinite(tensor).all():
-                cause = "the log-density of its sample is not finite there"
-                if name in trace.given:
-                    cause = "a recorded value has probability 0 under its distribution now"
-                raise GraphError(f"node {name!r}: its weight is not finite ({_first_bad(tensor)}): {cause}")
-    raise GraphError(
-        "the surrogate is not finite, though every value and weight is: a product of weights along time overflowed, "
-        "or a baseline or credit is not finite"
-    )
-
-
-def _first_bad(x: Tensor) -> str:
-    bad = (~torch.isfinite(x)).nonzero()[0].tolist()
-    return f"{x[tuple(bad)].item()} at index {bad}, shape {list(x.shape)}"
 
 
 def _named(error: GraphError) -> str:

@@ -76,6 +76,10 @@ class Evaluation:
         self.axes = Axes(plan.batch_rank, int(plate), int(timed), int(self.vectorised), plan.below)
         self.previous: dict[str, Any] = {}
 
+    def repeated(self) -> Evaluation:
+        """The same evaluation once more, still to be run."""
+        return Evaluation(self.graph, self.plan, self.given, self.inputs, self.total_steps)
+
     def _replayable(self) -> bool:
         """Nothing recurrent is left to compute: every previous value that a node asks for is given.
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scg.check import Finding
 from scg.distributions import kind
 from scg.errors import GraphError
-from scg.finite import infinite_gradients
+from scg.finding import Finding
+from scg.gradient_check import infinite_gradients
 from scg.mixing import mixing
 from scg.path_check import PathCheck
 from scg.plan import Plan

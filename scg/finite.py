@@ -7,18 +7,14 @@ an operation of its own, which the compiler neither looks into nor moves: its re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from scg.errors import GraphError
-from scg.scope import leaves as reached
 
 if TYPE_CHECKING:
-    from scg.recording import Call
     from scg.trace import Trace
 
 
@@ -26,8 +22,6 @@ def finite(trace: Trace, total: Tensor) -> Tensor:
     """`total`, checked."""
     if not torch.compiler.is_compiling():
         if not math.isfinite(total.item()):
-            from scg.check import blame
-
             blame(trace)
         return total
     named: list[tuple[str, Tensor]] = []
@@ -37,35 +31,36 @@ def finite(trace: Trace, total: Tensor) -> Tensor:
     return total + assert_finite([x for _, x in named], "\n".join(what for what, _ in named)).to(total.dtype)
 
 
-def infinite_gradients(calls: Iterable[Call]) -> Iterator[tuple[str, str]]:
-    """(node, message) of each function whose result is finite and whose gradient is not: √ and log behind where(), say."""
-    from scg.recording import content
-
-    for call in calls:
-        leaves: list[Tensor] = []
-
-        def leaf(x: Any, leaves: list[Tensor] = leaves) -> Any:
-            if not isinstance(x, Tensor) or not x.requires_grad:
-                return x
-            leaves.append(x.detach().requires_grad_())
-            return leaves[-1]
-
-        changed = {str(key): tree_map(leaf, value) for key, value in call.named.items()}
-        torch.set_rng_state(call.state)
-        outputs = [o for o in content(call.again(**changed)) if isinstance(o, Tensor) and o.requires_grad]
-        if not outputs or not all(bool(torch.isfinite(o).all()) for o in outputs):
+def blame(trace: Trace) -> NoReturn:
+    """Raise the error of the node that made the first value or weight that is not finite."""
+    structure = trace.structure
+    for name in structure.order:
+        node = structure.nodes[name]
+        if name not in trace:
             continue
-        sources = {**reached(*outputs), **{id(x): x for x in leaves}}
-        gradients = torch.autograd.grad([o.sum() for o in outputs], list(sources.values()), allow_unused=True)
-        for source, gradient in zip(sources, gradients, strict=True):
-            if gradient is not None and not torch.isfinite(gradient).all():
-                what = "one of its parents" if any(id(x) == source for x in leaves) else "a parameter that it reads"
-                yield (
-                    call.node.name,
-                    f"its value is finite, and the gradient of it for {what} is not. where(…) keeps a bad value out and lets "
-                    "its gradient, 0 · ∞, in: clamp what goes into √, log or a division before it, not after.",
-                )
-                break
+        value = trace[name]
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise GraphError(
+                f"node {name!r}: its value is not finite ({_first_bad(value)}). Look at what its function computes there."
+            )
+        if node.kind != "stochastic":
+            continue
+        weight = trace.weight(name)
+        for tensor in (weight.score, weight.factor):
+            if tensor is not None and not torch.isfinite(tensor).all():
+                cause = "the log-density of its sample is not finite there"
+                if name in trace.given:
+                    cause = "a recorded value has probability 0 under its distribution now"
+                raise GraphError(f"node {name!r}: its weight is not finite ({_first_bad(tensor)}): {cause}")
+    raise GraphError(
+        "the surrogate is not finite, though every value and weight is: a product of weights along time overflowed, "
+        "or a baseline or credit is not finite"
+    )
+
+
+def _first_bad(x: Tensor) -> str:
+    bad = (~torch.isfinite(x)).nonzero()[0].tolist()
+    return f"{x[tuple(bad)].item()} at index {bad}, shape {list(x.shape)}"
 
 
 @torch.library.custom_op("scg::assert_finite", mutates_args=())

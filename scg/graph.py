@@ -13,11 +13,12 @@ from torch.compiler import assume_constant_result
 
 from scg.analysis import Structure, Window
 from scg.auto import chosen
-from scg.check import Finding, findings
+from scg.check import findings
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.evaluate import evaluate
+from scg.finding import Finding
 from scg.node import Edge, Node, check_edge, edges_of, node_name
 from scg.randomness import randomness
 from scg.signature import Plans

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 def variance(trace: Trace, wrt: Any, costs: Iterable[str], reduce: Literal["sum", "mean"]) -> Tensor:
     """‖g‖² with a gradient for the estimators' parameters alone."""
-    from scg.evaluate import Evaluation
-
     run = trace.evaluation
     learned = [
         p for n in trace.structure.nodes.values() if isinstance(n.estimator, nn.Module) for p in n.estimator.parameters()
@@ -33,7 +31,7 @@ def variance(trace: Trace, wrt: Any, costs: Iterable[str], reduce: Literal["sum"
         raise GraphError("trace.variance: no estimator of this graph has parameters to learn")
     if run.state is None:
         raise GraphError("trace.variance: a compiled evaluation keeps no random state; evaluate eagerly where estimators learn")
-    again = Evaluation(trace.graph, trace.plan, run.given, run.inputs, run.total_steps)
+    again = run.repeated()
     again.learning = True
     with restored(run.state), torch.enable_grad():
         surrogate = again.run().surrogate(*costs, reduce=reduce)

@@ -137,3 +137,47 @@ def test_folders_import_only_from_those_before_them():
                     continue
                 before = order.index(folder_of(other)) <= order.index(folder_of(module))
                 assert before, f"{module} imports {other}, of a later folder"
+
+
+# Files of scg.testing whose parts call each other, the import inside a function: an oracle is held against differences,
+# whose report is an oracle's; draws of a replicated graph are those that a bias is located with.
+CALL_EACH_OTHER = [
+    {"scg.testing.differences", "scg.testing.held", "scg.testing.oracle"},
+    {"scg.testing.draws", "scg.testing.localise"},
+]
+
+
+def needed(file: pathlib.Path) -> set[str]:
+    """What a file imports when it runs, inside functions too; not what only a type checker reads."""
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            if isinstance(child, ast.ImportFrom) and child.module:
+                found.update({child.module, *(f"{child.module}.{alias.name}" for alias in child.names)})
+            elif isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            walk(child)
+
+    walk(ast.parse(file.read_text()))
+    return found
+
+
+def test_no_files_of_the_core_import_each_other():
+    """What a file needs, and what that needs, never leads back to it."""
+    files = {m: f for m, f in files_of("scg").items() if f.name != "__init__.py"}
+    imports = {m: {n for n in needed(f) if n in files and n != m} for m, f in files.items()}
+    after: dict[str, set[str]] = {}
+    for module in imports:
+        seen: set[str] = set()
+        queue = [module]
+        while queue:
+            for name in imports[queue.pop()] - seen:
+                seen.add(name)
+                queue.append(name)
+        after[module] = seen
+    cycles = {frozenset(n for n in after[m] if m in after[n]) for m in files if m in after[m]}
+    left = [c for c in cycles if c not in CALL_EACH_OTHER]
+    assert not left, f"these import each other: {[sorted(c) for c in left]}"

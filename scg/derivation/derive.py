@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,9 +16,11 @@ from scg.derivation.written import Derivation, Equation, Spelling, Term
 from scg.draw.words import ParameterNames, brief
 from scg.errors import GraphError, nearest
 from scg.estimator import ScoreFunction
-from scg.graph import Graph
 from scg.node import Node
 from scg.scope import trained_by
+
+if TYPE_CHECKING:
+    from scg.graph import Graph
 
 NOTATIONS = {"unicode": Unicode(), "latex": Latex()}
 
