@@ -105,6 +105,7 @@ def text(results: dict[str, tuple[list[Trial], float]], seeds: int) -> str:
         "gross errors cost the same.",
         "* Draws grow with the square of noise over bias: a baseline, a control variate or more samples buy power as they buy "
         "training speed. Where draws cannot be vectorised the first look is at 512.",
+        "* How often it errs over many cases, jumping and rare ones too: [rates.md](rates.md).",
     ]
     for name, (found, noise) in results.items():
         lines += [

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from scg.testing.oracle import exact
 from scg.testing.parameters import Parameters
 from scg.testing.sequential import Verdict, judge
 
-FALSE_ALARM, DETECTABLE, MOST = 0.01, 0.2, 2**19
+FALSE_ALARM, DETECTABLE, MOST = 0.01, 0.2, 2**17
 PER_ROW, CALL = 64, 2**16  # draws to an observation; draws at once
 RUNS = 20  # of each case, on random numbers of their own
 
@@ -150,22 +149,24 @@ def _log_binomial(n: int, k: int) -> float:
 
 
 FAMILIES = ("smooth", "jumping", "rare")
+Counts = dict[tuple[str, bool], list[Verdict]]
 
 
-def measure(count: int, seed: int = 0) -> dict[tuple[str, bool], list[Verdict]]:
-    """About `count` runs on right cases and as many on biased ones, in equal parts from each family."""
-    found: dict[tuple[str, bool], list[Verdict]] = {}
-    each = max(1, math.ceil(count / len(FAMILIES) / RUNS))
-    for family in FAMILIES:
-        for biased in (False, True):
-            found[family, biased] = []
-            for i, case in enumerate(cases(family, each, biased, seed)):
-                found[family, biased] += verdicts(case, RUNS, 7919 * seed + i)
-    return found
+def measure(count: int, seed: int = 0) -> Iterator[Counts]:
+    """Runs on right cases, and as many on biased ones, in equal parts from each family: what was found so far, round by
+    round, until there are `count` of each."""
+    found: Counts = {(family, biased): [] for family in FAMILIES for biased in (False, True)}
+    rounds = max(1, math.ceil(count / len(FAMILIES) / RUNS))
+    streams = {(f, b): cases(f, rounds, b, seed) for f, b in found}
+    for i in range(rounds):
+        for key, stream in streams.items():
+            found[key] += verdicts(next(stream), RUNS, 7919 * seed + i)
+        yield found
 
 
-def text(found: dict[tuple[str, bool], list[Verdict]], count: int, seconds: float) -> str:
+def text(found: Counts, seconds: float) -> str:
     """The page."""
+    count = sum(len(v) for (_, biased), v in found.items() if biased)
 
     def share(v: list[Verdict], verdict: Verdict) -> str:
         k = v.count(verdict)
@@ -210,10 +211,11 @@ def main(argv: list[str] | None = None) -> int:
     wish = parser.parse_args(argv)
     torch.set_num_threads(1)
     start = time.process_time()
-    page = text(measure(wish.cases, wish.seed), wish.cases, time.process_time() - start)
     wish.out.mkdir(parents=True, exist_ok=True)
-    (wish.out / "rates.md").write_text(page, encoding="utf-8")
-    print(page, file=sys.stdout)
+    for found in measure(wish.cases, wish.seed):  # the page is whole after every round
+        page = text(found, time.process_time() - start)
+        (wish.out / "rates.md").write_text(page, encoding="utf-8")
+    print(page)
     return 0
 
 
