@@ -181,7 +181,7 @@ def text(found: Counts, seconds: float) -> str:
         "",
         f"Stated error rate {FALSE_ALARM:g}, detectable bias {DETECTABLE:g} of the gradient (floor=0), at most {MOST:,} draws. Right cases use "
         f"ScoreFunction (1 or 4 samples) or Pathwise; in their biased twins the score is multiplied by 1 + b, |b| between "
-        f"{1.25 * DETECTABLE:g} and {3 * DETECTABLE:g}. Each case is run {RUNS} times. `scg/testing/rates.py` describes the families.",
+        f"{1.25 * DETECTABLE:g} and {3 * DETECTABLE:g}. Each case is run {RUNS} times on other draws, and the intervals are those of independent runs. `scg/testing/rates.py` describes the families.",
         "",
         "| right cases | called biased (false alarm) | called unbiased | undecided |",
         "|---|---|---|---|",
