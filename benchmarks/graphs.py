@@ -166,6 +166,8 @@ def rows(measured: Callable[[int, frozenset[str]], Row], sizes: list[int], limit
         growth = (size / last.size) ** 2 if last else 1.0
         skip = frozenset(name for name, taken in last.seconds.items() if taken * growth > limit) if last else frozenset()
         skip |= frozenset(name for earlier in found for name in earlier.seconds if last and name not in last.seconds)
+        if "first" in skip:  # a later sample would be the first one
+            skip |= {"later"}
         if last and skip >= last.seconds.keys():
             break
         found.append(measured(size, skip))

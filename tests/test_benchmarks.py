@@ -132,4 +132,6 @@ def test_what_would_take_too_long_is_left_out_and_stays_out():
     found = rows(measured, [10, 100, 1_000], limit=3.0)
     assert [set(row.seconds) for row in found] == [{"fast", "slow"}, {"fast", "slow"}, {"fast"}]
     assert exponent(found, "fast") == pytest.approx(1.0)
+    taken = {10: {"first": 1.0, "later": 1e-6}, 100: {"first": 99.0, "later": 1e-5}}
+    assert len(rows(measured, [10, 100], limit=3.0)) == 1  # without a first sample, the later one would be the first
     assert exponent(found, "slow") == pytest.approx(math.log10(200))
