@@ -15,19 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from scg import detach
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, world
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, entropy, gain, regression, world
 from scg.agents.common.trust_region import distribution
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block, Rollout, Rows
-from scg.agents.updates.compiled_update import CompiledUpdate
 from scg.agents.updates.metrics import Metrics
 from scg.agents.updates.optimiser import Optimiser, RMSprop
 from scg.credit import Credit
@@ -46,19 +43,9 @@ def a2c(
         def action(obs: Tensor) -> Distribution:
             return policy(obs)
 
-        @graph.reward(trains=policy)
-        def gain(reward: Tensor) -> Tensor:
-            return reward
-
-        @graph.cost(trains=value)
-        def regression(value: Tensor, target: Tensor = detach("target")) -> Tensor:
-            return value_weight * (value - target).square()
-
-        if entropy_bonus:
-
-            @graph.reward(trains=policy)
-            def entropy(obs: Tensor = detach("obs")) -> Tensor:
-                return entropy_bonus * policy(obs).entropy()
+        gain(graph, policy)
+        regression(graph, value, weight=value_weight)
+        entropy(graph, policy, entropy_bonus)
 
     return graph
 
@@ -81,15 +68,12 @@ class A2C(OnPolicy):
     """standardise the advantages of each block"""
     report: int = 1024
     """environment steps behind one row of metrics: a block of 80 is not worth one"""
-    compile: bool = False
-    """compile the update: worth it for long runs only"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "report", at_least_zero="lr entropy_bonus value_weight max_grad_norm")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        nets = ActorCritic(self, obs_space, action_space, generator)
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         graph = self.graph(nets)
         rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
         learn = self.learner(nets, graph, rmsprop)
@@ -113,12 +97,11 @@ class A2C(OnPolicy):
         self, nets: ActorCritic, graph: scg.Graph, optimiser: Optimiser, absorbs: bool = True
     ) -> Callable[[Block], Metrics]:
         """One whole update as a function: advantages, the networks' gradient, the optimiser's step, statistics."""
-        costs = ["gain", "regression", *["entropy"] * bool(self.entropy_bonus)]
 
         def losses(given: Recording) -> tuple[Rows, Trace, Tensor]:
             rows = advantages(graph, nets.value, given, self.standardise)
             trace = graph.replay(rows)
-            return rows, trace, trace.surrogate(*costs, reduce="mean")
+            return rows, trace, trace.surrogate(reduce="mean")
 
         def learn(given: Recording) -> Tensor:
             given = nets.scaled(given)
@@ -130,11 +113,10 @@ class A2C(OnPolicy):
             explained = 1 - (target - predicted).var(correction=0) / target.var(correction=0).clamp_min(1e-12)
             return torch.stack([explained, norm, distribution(trace, "action").entropy().mean().detach()])
 
-        whole = CompiledUpdate(learn, check=lambda given: losses(nets.unscaled(given)), compiled=self.compile)
+        step = nets.updates.block(learn, check=lambda given: losses(nets.with_empty_target(given)))
 
         def update(block: Block) -> Metrics:
-            given = nets.raw(block)
-            values = whole(given, usual=self.whole(block) and not nets.fresh).tolist()
+            values = step(nets.raw(block)).tolist()
             return dict(zip(["explained_variance", "grad_norm", "entropy"], values, strict=True))
 
         return update

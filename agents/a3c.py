@@ -25,9 +25,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor, multiprocessing
 
@@ -36,6 +35,7 @@ from scg.agents.common.agent import Agent
 from scg.agents.common.on_policy import ActorCritic
 from scg.agents.environments import envs
 from scg.agents.execution.options import check_options
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 from scg.agents.updates.optimiser import Optimiser, RMSprop
@@ -68,12 +68,14 @@ class A3C(A2C):
     workers: int = 2
     """processes that act and learn; the run's `envs` are how many environments each of them steps"""
 
+    compile_from: ClassVar[int | None] = None
+    executes: ClassVar[tuple[str, ...]] = ("compile", "bf16", "threads")  # the shared memory is on the CPU
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "workers")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        nets = ActorCritic(self, obs_space, action_space, generator)
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
         common = Common.of(nets, rmsprop)
         for tensor in (*common.networks, *common.squares, common.rate):
@@ -83,7 +85,7 @@ class A3C(A2C):
 
         def collect(rollout: Rollout, steps_left: int) -> Progress:
             if not pool:
-                pool.append(WorkerPool(self, common, rollout.envs, seed))
+                pool.append(WorkerPool(self, common, rollout.envs, seed, nets.updates.execution))
             return pool[0].advance(min(self.report, steps_left))
 
         def update(progress: Progress, share: float) -> Metrics:
@@ -109,14 +111,16 @@ class Common(NamedTuple):
 class WorkerPool:
     """The worker processes, from the first step to the end of the agent."""
 
-    def __init__(self, config: A3C, common: Common, environments: envs.Environments, seed: int) -> None:
+    def __init__(
+        self, config: A3C, common: Common, environments: envs.Environments, seed: int, execution: Execution = EAGER
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.reports: Any = context.Queue()
         self.granted, self.taken = context.Value("q", 0), context.Value("q", 0)
         options = {"batch": environments.batch, "threads": 1, "bins": environments.bins}
         self.processes: list[BaseProcess] = []
         for index in range(config.workers):
-            what = (config, environments.env_id, options, common, seed, index)
+            what = (config, execution, environments.env_id, options, common, seed, index)
             process = context.Process(target=_work, args=(*what, self.granted, self.taken, self.reports), daemon=True)
             process.start()
             self.processes.append(process)
@@ -159,6 +163,7 @@ def _stop(processes: list[BaseProcess]) -> None:
 
 def _work(
     config: A3C,
+    execution: Execution,
     env_id: str,
     options: dict[str, Any],
     common: Common,
@@ -173,7 +178,7 @@ def _work(
     try:
         weights, acting = (Generator().manual_seed(envs.seeds(seed, stream, 1, index)[0]) for stream in ("weights", "actions"))
         with envs.make(env_id, **options) as vector:
-            nets = ActorCritic(config, vector.obs_space, vector.action_space, weights)
+            nets = ActorCritic(config, vector.obs_space, vector.action_space, weights, execution)
             learn = apprentice(config, nets, common, moves_statistics=index == 0)
             rollout = Rollout(vector, envs.seeds(seed, "environments", vector.batch, index), acting)
             while _parent_lives():

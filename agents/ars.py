@@ -26,6 +26,7 @@ from scg.agents.search import credits
 from scg.agents.search.agent import Generation, SearchConfig, check_pairs, grad_norm
 from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.specification import search_graph, surrogate
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -45,7 +46,7 @@ class ARS(SearchConfig):
         if self.best > self.population // 2:
             raise OptionError(f"option best is {self.best}, of {self.population // 2} directions. Give at most as many.")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         distribution = DiagonalGaussian(search.start, self.scale, learn_scale=False)
         graph = search_graph(distribution, "best_directions")

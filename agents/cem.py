@@ -26,6 +26,7 @@ from scg.agents.search import credits
 from scg.agents.search.agent import Generation, SearchConfig
 from scg.agents.search.distributions import DiagonalGaussian, FullGaussian
 from scg.agents.search.specification import search_graph
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -61,7 +62,7 @@ class CEM(SearchConfig):
         left = max(1 - generation / self.noise_generations, 0.0)
         return self.noise_variance * {"none": 0.0, "constant": 1.0, "decreasing": left}[self.noise]
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         if self.covariance == "full" and self.elite_members <= len(search.start):
             raise OptionError(

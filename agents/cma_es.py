@@ -27,6 +27,7 @@ from scg.agents.search.agent import Generation, SearchConfig
 from scg.agents.search.cma import CMA
 from scg.agents.search.restarts import Restarting
 from scg.agents.search.specification import search_graph
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -45,7 +46,7 @@ class CMAES(SearchConfig):
         super().__post_init__()
         check_options(self, "population")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         cma = CMA(search.start, self.scale, self.population, self.separable, self.active)
         graph = search_graph(cma, "log_rank")

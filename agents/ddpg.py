@@ -18,8 +18,7 @@ import gymnasium as gym
 from torch import Generator, nn
 
 import scg
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import ActionNoise, NoisyActor
@@ -51,20 +50,17 @@ class DDPG(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_zero="noise", unit="forget")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
-        critic = QCritics(encoder, dim, self.hidden, 1, generator).to(self.device)
+        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
+        critic = QCritics(encoder, dim, self.hidden, 1, generator)
         target_actor, target_critic = target_copy(actor), target_copy(critic)
         noise = ActionNoise(dim, self.noise, self.forget if self.process == "ou" else 1.0)
         modules = {"policy": actor, "critic": critic, "target_policy": target_actor, "target_critic": target_critic}
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             ddpg(actor, critic, target_actor, target_critic),
-            {"bellman": self.adam(critic), "gain": self.adam(actor)},
-            [(target_critic, critic), (target_actor, actor)],
+            objectives={"bellman": critic, "gain": actor},
+            targets={target_critic: critic, target_actor: actor},
             policy=actor,
             behaviour=NoisyActor(actor, noise),
             state={**modules, "noise": noise},

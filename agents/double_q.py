@@ -24,8 +24,7 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import ActionNoise, NoisyActor
@@ -91,30 +90,27 @@ class DoubleQ(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_zero="noise")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder, pairs = action_dim(action_space), Encoder(obs_space), self.remedy == "dq-ac"
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2 if pairs else 1, generator).to(self.device)
+        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2 if pairs else 1, generator)
         target_critics = target_copy(critics)
-        targets: list[tuple[nn.Module, nn.Module]] = [(target_critics, critics)]
+        targets: dict[nn.Module, nn.Module] = {target_critics: critics}
         state: dict[str, nn.Module] = {"policy": actor, "critics": critics, "target_critics": target_critics}
         if pairs:
-            actors = Actors(actor, DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device))
+            actors = Actors(actor, DeterministicPolicy(encoder, dim, self.hidden, generator))
             target_actors = target_copy(actors)
             graph = dq_ac(actors, critics, target_actors, target_critics)
             trained: nn.Module = actors
-            targets.append((target_actors, actors))
+            targets[target_actors] = actors
             state |= {"second_policy": actors.second, "target_policies": target_actors}
         else:
             graph, trained = ddqn_ac(actor, critics, target_critics), actor
         noise = ActionNoise(dim, self.noise)
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             graph,
-            {"bellman": self.adam(critics), "gain": self.adam(trained)},
-            targets,
+            objectives={"bellman": critics, "gain": trained},
+            targets=targets,
             policy=actor,
             behaviour=NoisyActor(actor, noise),
             state={**state, "noise": noise},

@@ -16,23 +16,23 @@ Mnih et al. (2015); van Hasselt, Guez & Silver (2016); branching: Tavakoli, Pard
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import gymnasium as gym
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.functional import huber_loss
 
 import scg
 from scg import detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import Epsilon, EpsilonGreedy, RandomChoice
-from scg.agents.experience.rollout import Block
 from scg.agents.networks.critics import target_copy
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.q_heads import QHeads
 from scg.agents.updates.metrics import Metrics
+from scg.agents.updates.optimiser import Adam
 
 
 def dqn(critic: QHeads, target_critic: QHeads, double: bool = True, huber: bool = True) -> scg.Graph:
@@ -91,31 +91,35 @@ class DQN(OffPolicy):
     epsilon_share: float = 0.2
     """share of the run in which it falls from one to the other"""
 
+    family: ClassVar[str] = "off-policy, discrete actions"
+    compile_from: ClassVar[int | None] = None  # its updates are small, and there is one in four steps
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "target_every", "max_grad_norm", "epsilon epsilon_last epsilon_share lr_last")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        critic = QHeads(Encoder(obs_space), action_space, self.hidden, generator).to(self.device)
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
+        critic = QHeads(Encoder(obs_space), action_space, self.hidden, generator)
         target_critic = target_copy(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
-        adam = self.adam(critic, max_norm=self.max_grad_norm)
-        agent = off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+
+        def schedule(progress: float) -> Metrics:
+            epsilon.follow(progress)
+            return {"epsilon": epsilon.value}
+
+        return Algorithm(
             dqn(critic, target_critic, self.double, self.huber),  # type: ignore[arg-type]
-            {"bellman": adam},
-            [(target_critic, critic)],
+            objectives={"bellman": critic},
+            targets={target_critic: critic},
             policy=critic,
             behaviour=EpsilonGreedy(critic, RandomChoice(action_space), epsilon),
             state={"critic": critic, "target_critic": target_critic, "epsilon": epsilon},
             delay=self.target_every,
+            schedule=schedule,
         )
 
-        def update(block: Block, progress: float) -> Metrics:
-            epsilon.follow(progress)
-            adam.rate.fill_(self.lr * (1 - (1 - self.lr_last) * progress))
-            return {**agent.update(block, progress), "epsilon": epsilon.value}
+    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
+        return super().optimiser(module, self.max_grad_norm)
 
-        return replace(agent, update=update)
+    def rate(self, progress: float) -> float:
+        return self.lr * (1 - (1 - self.lr_last) * progress)

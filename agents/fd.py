@@ -26,6 +26,7 @@ from scg.agents.search import credits
 from scg.agents.search.agent import Generation, SearchConfig, grad_norm
 from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.specification import search_graph, surrogate
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -42,7 +43,7 @@ class FD(SearchConfig):
         super().__post_init__()
         check_options(self, "repeats", "lr")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         dim = len(search.start)
         distribution = DiagonalGaussian(search.start, self.scale / math.sqrt(dim), learn_scale=False)

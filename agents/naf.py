@@ -25,9 +25,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg import detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import ActionNoise, NoisyActor
@@ -88,13 +87,7 @@ def naf(critic: QuadraticCritic, target_critic: QuadraticCritic) -> scg.Graph:
     def target(reward: Tensor, discount: Tensor, next_obs: Tensor) -> Tensor:
         return reward + discount * target_critic.value(next_obs)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critic.q(obs, action).unsqueeze(-1)
-
-    @graph.cost(trains=critic)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1)
+    bellman(graph, critic, lambda obs, action: critic.q(obs, action).unsqueeze(-1))
 
     return graph
 
@@ -112,18 +105,15 @@ class NAF(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_zero="noise")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
         unit = 1 / max(1 - self.gamma, 1e-3)
-        critic = QuadraticCritic(encoder, dim, self.hidden, generator, unit).to(self.device)
+        critic = QuadraticCritic(encoder, dim, self.hidden, generator, unit)
         target_critic, noise = target_copy(critic), ActionNoise(dim, self.noise)
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             naf(critic, target_critic),  # type: ignore[arg-type]
-            {"bellman": self.adam(critic)},
-            [(target_critic, critic)],
+            objectives={"bellman": critic},
+            targets={target_critic: critic},
             policy=critic,
             behaviour=NoisyActor(critic, noise),
             state={"critic": critic, "target_critic": target_critic, "noise": noise},

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
@@ -25,7 +24,7 @@ from scg.agents.common.trust_region import assign, detached, distribution, diver
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block
 from scg.agents.updates.metrics import Metrics, NotFinite, explained_variance, parts_signal_to_noise
-from scg.agents.updates.minibatches import MinibatchUpdate, Shuffle
+from scg.agents.updates.minibatches import Shuffle
 from scg.agents.updates.optimiser import Adam
 from scg.trace import Trace
 
@@ -46,26 +45,22 @@ class Natural(OnPolicy):
     """passes of the critic over each block"""
     minibatch: int = 128
     """steps in each of its minibatches"""
-    compile: bool = False
-    """compile the critic's update"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "cg_iterations value_epochs minibatch", "kl damping value_lr")
 
-    def agent(
+    def by(
         self,
-        obs_space: gym.Space,
-        action_space: gym.Space,
+        nets: ActorCritic,
         generator: Generator,
         step: Callable[[Trace, Sequence[Tensor], Tensor, Callable[[], Trace]], Metrics],
     ) -> Agent:
         """An actor-critic whose policy takes `step(trace, parameters, gradient, replay)`, then its critic is regressed."""
-        nets = ActorCritic(self, obs_space, action_space, generator)
         policy, value = nets.policy, nets.value
         graph, parameters = a2c(policy, value, self.credit()), [*policy.parameters()]
         adam, shuffle = Adam(value.parameters()), Shuffle(generator)
-        regression = MinibatchUpdate(graph, ["regression"], adam, self.compile)
+        regression = nets.updates.minibatch(graph, adam, ["regression"], self.minibatch)
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.value_lr * (1 - progress))
@@ -76,7 +71,9 @@ class Natural(OnPolicy):
             metrics |= self._policy_step(lambda: graph.replay(rows), parameters, step)
             metrics["grad_snr"] = snr
             for _ in range(self.value_epochs):
-                metrics["value_grad_norm"] = regression.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
+                for minibatch in shuffle(block.steps, self.minibatch):
+                    regression(rows, minibatch)
+            metrics["value_grad_norm"] = regression.mean_norm()
             nets.absorb(given)
             return {**metrics, "entropy": float(-given["action.log_prob"].mean())}
 
@@ -97,7 +94,7 @@ class Natural(OnPolicy):
 class NPG(Natural):
     """Hyperparameters."""
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         def step(trace: Trace, parameters: Sequence[Tensor], gradient: Tensor, replay: Callable[[], Trace]) -> Metrics:
             now = distribution(trace, "action")
             change = natural_step(fisher_product(now, parameters, self.damping), gradient, self.kl, self.cg_iterations)
@@ -106,4 +103,4 @@ class NPG(Natural):
             with torch.no_grad():
                 return {"kl": float(divergence(before, distribution(replay(), "action")))}
 
-        return self.agent(obs_space, action_space, generator, step)
+        return self.by(nets, generator, step)

@@ -18,9 +18,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
@@ -63,6 +62,8 @@ class OffPolicyGradient(OnPolicy):
     ratio_stop: float = 2.0
     """no further step once the newest block's mean |ρ − 1| exceeds this"""
 
+    compile_from: ClassVar[int | None] = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "reuse episodes gradient_steps value_epochs minibatch", "lr value_lr max_grad_norm ratio_stop")
@@ -74,14 +75,14 @@ class OffPolicyGradient(OnPolicy):
             return VTrace(discount=self.gamma, lam=self.lam, rho_bar_gradient=NEVER)
         return GAE(discount=self.gamma, lam=self.lam)
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        nets = ActorCritic(self, obs_space, action_space, generator)
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         policy, value = nets.policy, nets.value
         graph = a2c(policy, value, self.credit())
         actor = Adam(policy.parameters(), self.max_grad_norm)
         critic, shuffle, memory = Adam(value.parameters()), Shuffle(generator), Recordings(self.reuse)
         regressed = a2c(policy, value, GAE(discount=self.gamma, lam=self.lam))
-        regression, gain = MinibatchUpdate(regressed, ["regression"], critic), MinibatchUpdate(graph, ["gain"], actor)
+        regression = nets.updates.minibatch(regressed, critic, ["regression"], self.minibatch)
+        gain = MinibatchUpdate(graph, actor, ["gain"])  # eager: its rows grow with the memory
 
         def collect(rollout: Rollout, steps_left: int) -> Block:
             if self.weights == "per-decision":
@@ -93,17 +94,21 @@ class OffPolicyGradient(OnPolicy):
             newest = nets.recording(block)
             memory.append(newest)
             fresh = advantages(regressed, value, newest, standardise=False)
-            metrics = {"explained_variance": explained_variance(predicted(value, fresh), fresh["target"]), "grad_norm": 0.0}
+            metrics = {
+                "explained_variance": explained_variance(predicted(value, fresh), fresh["target"]),
+            }
             for taken in range(1, self.gradient_steps + 1):
                 rows = joined([advantages(graph, value, given, standardise=False) for given in memory])
                 rows["action.credit"] = standardised(rows["action.credit"])
-                metrics["grad_norm"] += gain.epoch(rows, [torch.arange(rows["obs"].shape[1])]) / self.gradient_steps
+                gain(rows, torch.arange(rows["obs"].shape[1]))
                 moved = _moved(nets.policy, newest)
                 metrics |= {"steps": taken, "ratio": moved}
                 if moved > self.ratio_stop:
                     break
             for _ in range(self.value_epochs):
-                metrics["value_grad_norm"] = regression.epoch(fresh, shuffle(block.steps, self.minibatch))
+                for minibatch in shuffle(block.steps, self.minibatch):
+                    regression(fresh, minibatch)
+            metrics |= {"grad_norm": gain.mean_norm(), "value_grad_norm": regression.mean_norm()}
             nets.absorb(newest)
             return {**metrics, "grad_snr": actor.signal_to_noise(), "entropy": float(-newest["action.log_prob"].mean())}
 

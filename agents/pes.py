@@ -33,6 +33,7 @@ from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.policies import Crowd
 from scg.agents.search.specification import search_graph, surrogate
 from scg.agents.search.unroll import Lives
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -77,7 +78,7 @@ class PES(SearchConfig):
         super().__post_init__()
         check_options(self, "window", "lr")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         policy = search.policy
         distribution = DiagonalGaussian(search.start, self.scale, learn_scale=False)

@@ -27,6 +27,7 @@ from scg.agents.search.agent import Generation, SearchConfig, check_pairs, grad_
 from scg.agents.search.clip_up import ClipUp
 from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.specification import search_graph, surrogate
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 MOST = 0.2  # of the logarithm of a scale in one step
@@ -48,7 +49,7 @@ class PGPE(SearchConfig):
         check_options(self, at_least_zero="scale_rate", unit="momentum")
         check_pairs(self)
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         distribution = DiagonalGaussian(search.start, self.scale)
         graph = search_graph(distribution, "centred_rank")

@@ -30,6 +30,7 @@ from scg.agents.search.agent import Generation, SearchConfig
 from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.perturbations import Perturbations
 from scg.agents.search.specification import search_graph
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -96,7 +97,7 @@ class PoWER(SearchConfig):
         weight = torch.where(found, utility, 0.0)
         return weight if float(weight.sum()) > 0 else found.double()
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         distribution = DiagonalGaussian(search.start, self.scale)
         graph = search_graph(distribution, "weighted_return")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, kl_divergence
@@ -24,11 +23,11 @@ from torch.distributions import Distribution, kl_divergence
 import scg
 from scg import detach
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, predicted, world
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, entropy, gain, predicted, regression, world
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block
 from scg.agents.updates.metrics import Metrics, explained_variance
-from scg.agents.updates.minibatches import MinibatchUpdate, Shuffle
+from scg.agents.updates.minibatches import Shuffle
 from scg.agents.updates.optimiser import Adam
 from scg.estimators import Clipped, ScoreFunction
 from scg.estimators.credit import GAE
@@ -52,19 +51,9 @@ def ppo(
         def action(obs: Tensor) -> Distribution:
             return policy(obs)
 
-        @graph.reward(trains=policy)
-        def gain(reward: Tensor) -> Tensor:
-            return reward
-
-        @graph.cost(trains=value)
-        def regression(value: Tensor, target: Tensor = detach("target")) -> Tensor:
-            return value_weight * (value - target).square()
-
-        if entropy_bonus:
-
-            @graph.reward(trains=policy)
-            def entropy(obs: Tensor = detach("obs")) -> Tensor:
-                return entropy_bonus * policy(obs).entropy()
+        gain(graph, policy)
+        regression(graph, value, weight=value_weight)
+        entropy(graph, policy, entropy_bonus)
 
         if penalty is not None:
             before, beta = penalty
@@ -102,8 +91,6 @@ class PPO(OnPolicy):
     """longer gradients are shortened to this"""
     recompute: bool = False
     """recompute the advantages with the new critic before every epoch"""
-    compile: bool = False
-    """compile the minibatch update: two and a half times the speed, after 13 s (3 s once it is cached)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,54 +98,53 @@ class PPO(OnPolicy):
 
     def multiplier(self) -> Beta:
         """The weight of the KL penalty, and how it follows the KL."""
-        return Beta(self.kl_penalty, self.kl_target, self.device)
+        return Beta(self.kl_penalty, self.kl_target)
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        nets = ActorCritic(self, obs_space, action_space, generator)
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         policy, value = nets.policy, nets.value
-        beta, before = self.multiplier(), copy.deepcopy(policy).requires_grad_(False)
+        beta, before = nets.updates.place(self.multiplier()), copy.deepcopy(policy).requires_grad_(False)
         penalty = (before, beta.value) if self.kl_penalty else None
         graph = ppo(policy, value, self.credit(), self.clip, self.entropy_bonus, penalty, self.value_weight)
-        adam = Adam([*policy.parameters(), *value.parameters()], self.max_grad_norm)
-        shuffle = Shuffle(generator)
-        costs = ["gain", "regression", *["entropy"] * bool(self.entropy_bonus), *["nearness"] * bool(penalty)]
-        descent = MinibatchUpdate(graph, costs, adam, self.compile)
+        adam, shuffle = Adam(nets.parameters, self.max_grad_norm), Shuffle(generator)
+        step = nets.updates.minibatch(graph, adam, size=self.minibatch)
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.lr * (1 - progress))
             given = nets.recording(block)
             before.load_state_dict(policy.state_dict())
-            epochs, norm = 0, 0.0
             rows = advantages(graph, value, given)
             metrics = {"explained_variance": explained_variance(predicted(value, rows), rows["target"])}
             for epoch in range(self.epochs):
                 if epoch and self.recompute:
                     rows = advantages(graph, value, given)
-                norm += descent.epoch(rows, shuffle(block.steps, self.minibatch), self.whole(block))
-                epochs += 1
-                if self.kl_stop or beta.every_epoch:
-                    kl = distance(before, policy, rows)["kl"]
-                    if beta.every_epoch:
-                        beta.adapt(kl)
-                    if self.kl_stop and kl > self.kl_stop * self.kl_target:
-                        break
+                for minibatch in shuffle(block.steps, self.minibatch):
+                    step(rows, minibatch)  # the surrogate's gradient, clipped; a step of Adam
+                metrics["epochs"] = epoch + 1
+                if beta.every_epoch:
+                    beta.adapt(distance(before, policy, rows)["kl"])
+                if self.kl_stop and distance(before, policy, rows)["kl"] > self.kl_stop * self.kl_target:
+                    break
             moved = distance(before, policy, rows, self.clip)
-            metrics |= {**moved, "grad_norm": norm / epochs, "grad_snr": adam.signal_to_noise(), "epochs": epochs}
-            if self.kl_penalty:
-                metrics["beta"] = float(beta.value) if beta.every_epoch else beta.adapt(moved["kl"])
+            if self.kl_penalty and not beta.every_epoch:
+                beta.adapt(moved["kl"])
             nets.absorb(given)
-            return metrics
+            metrics |= {**moved, "grad_norm": step.mean_norm(), "grad_snr": adam.signal_to_noise()}
+            return {**metrics, "beta": float(beta.value)} if self.kl_penalty else metrics
 
         return Agent(graph, policy, nets.collect, update, {**nets.state, "adam": adam, "shuffle": shuffle, "beta": beta})
 
 
-class Beta:
+class Beta(nn.Module):
     """The weight of the KL penalty, doubled or halved where an update's KL leaves [target/1.5, 1.5 target]."""
 
     every_epoch = False  # or once an update
 
-    def __init__(self, initial: float, target: float, device: str = "cpu") -> None:
-        self.value, self.target = torch.tensor(float(initial), device=device), target
+    value: Tensor
+
+    def __init__(self, initial: float, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.register_buffer("value", torch.tensor(float(initial)))
 
     def adapt(self, kl: float) -> float:
         if kl > 1.5 * self.target:
@@ -166,12 +152,6 @@ class Beta:
         elif kl < self.target / 1.5:
             self.value.div_(2.0)
         return float(self.value.clamp_(1e-6, 1e6))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"value": self.value.clone()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.value.copy_(state["value"])
 
 
 def distance(before: nn.Module, policy: nn.Module, rows: dict[str, Tensor], clip: float = 0.0) -> Metrics:

@@ -21,17 +21,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import gymnasium as gym
+import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
-from torch.optim import Adam
 
 import scg
-from scg import ScoreFunction, detach, prev
-from scg.agents.common.agent import Agent, descend, set_rate
+from scg import ScoreFunction, prev
+from scg.agents.common.agent import Agent, AgentConfig
+from scg.agents.common.on_policy import gain, regression
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.critics import value_critic
 from scg.agents.networks.policies import make_policy
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, explained_variance, parts_signal_to_noise
+from scg.agents.updates.optimiser import Adam
 from scg.estimators.baselines import MovingAverage, scores, squared_norm
 
 MEMORY = 0.9  # of the running levels: about ten blocks
@@ -51,19 +54,14 @@ def reinforce(policy: nn.Module, value: nn.Module, baseline: str | nn.Module | N
         graph.observed("reward", parents=["obs", "action"])
         graph.observed("cost_to_go", parents=["reward"])
 
-        @graph.reward(trains=policy)
-        def gain(reward: Tensor) -> Tensor:
-            return reward
-
-        @graph.cost(trains=value)
-        def regression(value: Tensor, target: Tensor = detach("cost_to_go")) -> Tensor:
-            return (value - target).square()
+        gain(graph, policy)
+        regression(graph, value, target="cost_to_go")
 
     return graph
 
 
 @dataclass(frozen=True)
-class Reinforce:
+class Reinforce(AgentConfig):
     """Hyperparameters. The defaults solve CartPole-v1 in 100,000 steps."""
 
     baseline: Literal["none", "mean", "optimal", "value"] = "value"
@@ -83,14 +81,16 @@ class Reinforce:
     max_grad_norm: float = 0.5
     """longer gradients of the policy are shortened to this; their direction stays"""
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
-        policy = make_policy(obs_space, action_space, self.hidden, generator)
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
+        policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))
         # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
         scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
-        value = value_critic(obs_space, self.hidden, generator, scale)
-        actor_optimiser, critic_optimiser = Adam(policy.parameters(), self.lr), Adam(value.parameters(), self.value_lr)
+        value = updates.place(value_critic(obs_space, self.hidden, generator, scale))
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))
+        actor, critic = Adam(policy.parameters(), self.max_grad_norm, eps=1e-8), Adam(value.parameters(), eps=1e-8)
+        policy_step = updates.minibatch(graph, actor, ["gain"])
+        value_step = updates.minibatch(graph, critic, ["regression"])
 
         def collect(rollout: Rollout, steps_left: int) -> Block:
             if self.horizon == 0:
@@ -98,30 +98,29 @@ class Reinforce:
             return rollout.collect(policy, min(self.horizon, -(-steps_left // rollout.envs.batch)))
 
         def update(block: Block, progress: float) -> Metrics:
-            set_rate(actor_optimiser, self.lr * max(1 - progress, 0.05))
-            set_rate(critic_optimiser, self.value_lr * max(1 - progress, 0.05))
-            cost_to_go = block.cost_to_go(value, self.gamma)
-            given = {**block.given("first", "obs", "action", "reward"), "cost_to_go": cost_to_go}
+            updates.usual = len(block.reward) == self.horizon
+            rate = max(1 - progress, 0.05)
+            actor.rate.fill_(self.lr * rate), critic.rate.fill_(self.value_lr * rate)
+            given = {**block.given("first", "obs", "action", "reward"), "cost_to_go": block.cost_to_go(value, self.gamma)}
+            given = {name: x.to(updates.device) for name, x in given.items()}
+            cost_to_go, everything = given["cost_to_go"], torch.arange(block.reward.shape[1])
             trace = graph.replay(given)
             metrics = {
                 "explained_variance": explained_variance(trace["value"].detach(), cost_to_go),
                 "entropy": float(-trace.log_prob("action").detach().mean()),
+                "grad_snr": parts_signal_to_noise(graph, given, actor.parameters, "gain"),
             }
-            metrics["grad_snr"] = parts_signal_to_noise(graph, given, list(policy.parameters()), "gain")
             weight: Tensor | float = 1.0
             if self.baseline == "optimal":
-                weight = squared_norm(scores(trace, "action", list(policy.parameters()))).view_as(cost_to_go)
-            gain = trace.surrogate("gain", reduce="mean")
-            metrics["actor_grad_norm"] = descend("gain", actor_optimiser, gain, self.max_grad_norm)
+                weight = squared_norm(scores(trace, "action", actor.parameters)).view_as(cost_to_go)
+            policy_step(given, everything)
+            metrics["actor_grad_norm"] = policy_step.mean_norm()
             if average is not None:
                 average.update(cost_to_go, weight)  # only now: a level that has seen its own sample is biased
                 metrics["baseline"] = float(average())
             for _ in range(self.value_steps):
-                regression = graph.replay(given).surrogate("regression", reduce="mean")
-                metrics["critic_grad_norm"] = descend("regression", critic_optimiser, regression)
-                metrics["regression"] = regression.item()
-            return metrics
+                value_step(given, everything)
+            return {**metrics, "critic_grad_norm": value_step.mean_norm()}
 
         modules = {"policy": policy, "value": value} | ({} if average is None else {"baseline": average})
-        optimisers = {"actor_optimiser": actor_optimiser, "critic_optimiser": critic_optimiser}
-        return Agent(graph, policy, collect, update, {**modules, **optimisers})
+        return Agent(graph, policy, collect, update, {**modules, "actor_optimiser": actor, "critic_optimiser": critic})

@@ -25,6 +25,7 @@ from scg.agents.search import credits
 from scg.agents.search.agent import Generation, SearchConfig
 from scg.agents.search.distributions import DiagonalGaussian
 from scg.agents.search.specification import search_graph
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics
 
 
@@ -41,7 +42,7 @@ class RWR(SearchConfig):
         super().__post_init__()
         check_options(self, at_least_zero="sharpness least_scale")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         search = self.search(obs_space, action_space, generator)
         distribution = DiagonalGaussian(search.start, self.scale)
         graph = search_graph(distribution, "exponential")

@@ -22,8 +22,8 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.networks.actors import SquashedPolicy
@@ -52,13 +52,7 @@ def sac(
         soft_value = target_critics(next_obs, next_action).amin(-1) - temperature() * pi.log_prob(next_action)
         return reward + discount * soft_value
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critics(obs, action)
-
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+    bellman(graph, critics, half=True)
 
     @graph.stochastic(actor or Pathwise(smooth=True))
     def new_action(obs: Tensor) -> Distribution:
@@ -100,25 +94,22 @@ class SAC(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_zero="alpha")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2, generator).to(self.device)
-        target_critics, temperature = target_copy(critics), Temperature(self.alpha).to(self.device)
+        policy = SquashedPolicy(encoder, dim, self.hidden, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2, generator)
+        target_critics, temperature = target_copy(critics), Temperature(self.alpha)
         entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
         estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)
         graph = sac(policy, critics, target_critics, temperature, entropy, estimator)
-        objectives = {"bellman": self.adam(critics), "soft_policy": self.adam(policy)}
+        objectives: dict[str, nn.Module] = {"bellman": critics, "soft_policy": policy}
         if self.learn_alpha:
-            objectives["entropy_gap"] = self.adam(temperature)
+            objectives["entropy_gap"] = temperature
         modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             graph,
-            objectives,
-            [(target_critics, critics)],
+            objectives=objectives,
+            targets={target_critics: critics},
             policy=policy,
             behaviour=policy,
             state=modules,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import gymnasium as gym
 import torch
@@ -26,8 +26,8 @@ from torch.distributions import Categorical
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import choices
 from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.execution.options import check_options
@@ -68,14 +68,11 @@ def sac_discrete(
         soft = target_critics(next_obs).amin(-1) - temperature() * pi.logits  # logits are normalised: log π
         return reward + discount * (pi.probs * soft).sum(-1)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
+    def values(obs: Tensor, action: Tensor) -> Tensor:
         index = action[..., None, None].expand(*action.shape, 1, 2)
         return critics(obs).gather(-2, index).squeeze(-2)
 
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+    bellman(graph, critics, values, half=True)
 
     @graph.deterministic
     def entropy(obs: Tensor) -> Tensor:
@@ -125,33 +122,32 @@ class DiscreteSAC(OffPolicy):
     actor_samples: int = 4
     """actions a state for the likelihood ratio, each the others' baseline"""
 
+    family: ClassVar[str] = "off-policy, discrete actions"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, at_least_zero="alpha", unit="target_entropy_share")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         sizes, encoder = choices(action_space), Encoder(obs_space)
         if not isinstance(action_space, spaces.Discrete):
             raise EnvironmentFault(
                 f"action space {action_space}: this agent has one discrete action. Use dqn, or fewer dimensions."
             )
         actions = sizes[0]
-        policy = CategoricalPolicy(encoder, actions, self.hidden, generator).to(self.device)
-        critics = DiscreteCritics(encoder, actions, self.hidden, generator).to(self.device)
-        target_critics, temperature = target_copy(critics), Temperature(self.alpha).to(self.device)
+        policy = CategoricalPolicy(encoder, actions, self.hidden, generator)
+        critics = DiscreteCritics(encoder, actions, self.hidden, generator)
+        target_critics, temperature = target_copy(critics), Temperature(self.alpha)
         entropy = self.target_entropy_share * math.log(actions) if self.learn_alpha else None
         estimator = Enumeration() if self.actor == "enumeration" else LeaveOneOut(self.actor_samples)
-        objectives = {"bellman": self.adam(critics), "soft_policy": self.adam(policy)}
+        objectives: dict[str, nn.Module] = {"bellman": critics, "soft_policy": policy}
         if self.learn_alpha:
-            objectives["entropy_gap"] = self.adam(temperature)
+            objectives["entropy_gap"] = temperature
         modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             sac_discrete(policy, critics, target_critics, temperature, entropy, estimator),
-            objectives,
-            [(target_critics, critics)],
+            objectives=objectives,
+            targets={target_critics: critics},
             policy=policy,
             behaviour=policy,
             state=modules,

@@ -23,8 +23,8 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.networks.actors import SquashedPolicy
@@ -76,13 +76,7 @@ def sac_v1(
     def target(reward: Tensor, discount: Tensor, next_obs: Tensor) -> Tensor:
         return reward + discount * target_value(next_obs)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critics(obs, action)
-
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+    bellman(graph, critics, half=True)
 
     @graph.reward(trains=policy)
     def soft_gain(soft_value: Tensor) -> Tensor:
@@ -104,19 +98,16 @@ class SACv1(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_zero="alpha")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        policy = SquashedPolicy(encoder, dim, self.hidden, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
-        value = StateValue(encoder, self.hidden, generator).to(self.device)
+        policy = SquashedPolicy(encoder, dim, self.hidden, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
+        value = StateValue(encoder, self.hidden, generator)
         target_value = target_copy(value)
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             sac_v1(policy, critics, value, target_value, self.alpha),
-            {"bellman": self.adam(critics), "regression": self.adam(value), "soft_gain": self.adam(policy)},
-            [(target_value, value)],
+            objectives={"bellman": critics, "regression": value, "soft_gain": policy},
+            targets={target_value: value},
             policy=policy,
             behaviour=policy,
             state={"policy": policy, "critics": critics, "value": value, "target_value": target_value},

@@ -34,8 +34,8 @@ from torch.distributions import Distribution, Independent, Normal, Uniform
 
 import scg
 from scg import detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.networks.critics import QCritics, target_copy
@@ -117,13 +117,7 @@ def soft_q(
     def target(reward: Tensor, discount: Tensor, next_obs: Tensor, proposed: Tensor) -> Tensor:
         return reward + discount * soft_value(values(target_critics, next_obs, proposed), alpha, dim)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critics(obs, action)
-
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+    bellman(graph, critics, half=True)
 
     @graph.stochastic(NoGradient())
     def noise(obs: Tensor) -> Distribution:
@@ -168,18 +162,15 @@ class SoftQ(OffPolicy):
         if not self.alpha > 0:
             raise OptionError(f"option alpha is {self.alpha}. Give a number above 0.")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        sampler = Sampler(encoder, dim, self.hidden, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
+        sampler = Sampler(encoder, dim, self.hidden, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
         target_critics = target_copy(critics)
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             soft_q(sampler, critics, target_critics, self.alpha, dim, self.particles, self.proposals),
-            {"bellman": self.adam(critics), "stein": self.adam(sampler)},
-            [(target_critics, critics)],
+            objectives={"bellman": critics, "stein": sampler},
+            targets={target_critics: critics},
             policy=sampler,
             behaviour=sampler,
             state={"policy": sampler, "critics": critics, "target_critics": target_critics},

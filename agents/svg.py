@@ -25,9 +25,9 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
-from scg import Estimator, detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg import Estimator
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import OptionError
 from scg.agents.networks.critics import QCritics, target_copy
@@ -72,13 +72,7 @@ def svg(policy: nn.Module, critics: nn.Module, target_critics: nn.Module, actor:
     def target(reward: Tensor, discount: Tensor, next_obs: Tensor, next_action: Tensor) -> Tensor:
         return reward + discount * target_critics(next_obs, next_action).amin(-1)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critics(obs, action)
-
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1) / 2
+    bellman(graph, critics, half=True)
 
     @graph.stochastic(actor or Pathwise(smooth=True))
     def new_action(obs: Tensor) -> Distribution:
@@ -105,18 +99,15 @@ class SVG(OffPolicy):
         if not self.noise > 0:
             raise OptionError(f"option noise is {self.noise}. Give a number above 0; without noise it is ddpg.")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        policy = SteadyPolicy(encoder, dim, self.hidden, self.noise, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
+        policy = SteadyPolicy(encoder, dim, self.hidden, self.noise, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
         target_critics = target_copy(critics)
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             svg(policy, critics, target_critics),
-            {"bellman": self.adam(critics), "gain": self.adam(policy)},
-            [(target_critics, critics)],
+            objectives={"bellman": critics, "gain": policy},
+            targets={target_critics: critics},
             policy=policy,
             behaviour=policy,
             state={"policy": policy, "critics": critics, "target_critics": target_critics},

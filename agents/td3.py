@@ -15,33 +15,22 @@ Fujimoto, van Hoof & Meger (2018), "Addressing function approximation error in a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
-import torch
-from torch import Generator, Size, Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
 
 import scg
-from scg import detach
-from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import OffPolicy, off_policy
+from scg.agents.common.bellman import bellman
+from scg.agents.common.off_policy import Algorithm, OffPolicy
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
-from scg.agents.execution.presampled_noise import standard_normal
 from scg.agents.experience.exploration import ActionNoise, NoisyActor
 from scg.agents.networks.actors import DeterministicPolicy
 from scg.agents.networks.critics import QCritics, target_copy
 from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.gaussian_noise import gaussian_noise
 from scg.estimators import NoGradient
-
-
-class _Noise(Normal):
-    """Drawn by the kernel that compiled code can call: torch's `Normal.sample` goes through Python, 40 µs a time."""
-
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
-        with torch.no_grad():
-            return self.loc + self.scale * standard_normal(self._extended_shape(sample_shape), self.loc)
 
 
 def td3(
@@ -59,8 +48,7 @@ def td3(
 
         @graph.stochastic(NoGradient())
         def noise(next_obs: Tensor) -> Distribution:
-            zeros = next_obs.new_zeros((*next_obs.shape[:1], actor.dim), dtype=torch.get_default_dtype())
-            return Independent(_Noise(zeros, smoothing), 1)
+            return gaussian_noise(next_obs, actor.dim, smoothing)
 
         @graph.deterministic
         def next_action(next_obs: Tensor, noise: Tensor) -> Tensor:
@@ -73,13 +61,7 @@ def td3(
     def target(reward: Tensor, discount: Tensor, next_obs: Tensor, next_action: Tensor) -> Tensor:
         return reward + discount * target_critics(next_obs, next_action).amin(-1)
 
-    @graph.deterministic
-    def q(obs: Tensor, action: Tensor) -> Tensor:
-        return critics(obs, action)
-
-    @graph.cost(trains=critics)
-    def bellman(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
-        return importance * (q - target.unsqueeze(-1)).square().sum(-1)
+    bellman(graph, critics)
 
     @graph.deterministic
     def new_action(obs: Tensor) -> Tensor:
@@ -111,21 +93,18 @@ class TD3(OffPolicy):
         super().__post_init__()
         check_options(self, at_least_one="delay", at_least_zero="noise smoothing smoothing_clip")
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), Encoder(obs_space)
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator).to(self.device)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator).to(self.device)
+        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
+        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
         target_actor, target_critics = target_copy(actor), target_copy(critics)
         graph = td3(actor, critics, target_actor, target_critics, self.smoothing, self.smoothing_clip)
         noise = ActionNoise(dim, self.noise)
         modules = {"policy": actor, "critics": critics, "target_policy": target_actor, "target_critics": target_critics}
-        return off_policy(
-            self,
-            (obs_space, action_space),
-            generator,
+        return Algorithm(
             graph,
-            {"bellman": self.adam(critics), "gain": self.adam(actor)},
-            [(target_critics, critics), (target_actor, actor)],
+            objectives={"bellman": critics, "gain": actor},
+            targets={target_critics: critics, target_actor: actor},
             policy=actor,
             behaviour=NoisyActor(actor, noise),
             state={**modules, "noise": noise},

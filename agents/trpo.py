@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
 from scg.agents.common.agent import Agent
+from scg.agents.common.on_policy import ActorCritic
 from scg.agents.common.trust_region import assign, detached, distribution, divergence, fisher_product, flat, natural_step
 from scg.agents.npg import Natural
 from scg.agents.updates.metrics import Metrics
@@ -34,14 +34,14 @@ class TRPO(Natural):
     tries: int = 10
     """step lengths to try"""
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent:
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         def step(trace: Trace, parameters: Sequence[Tensor], gradient: Tensor, replay: Callable[[], Trace]) -> Metrics:
             now = distribution(trace, "action")
             change = natural_step(fisher_product(now, parameters, self.damping), gradient, self.kl, self.cg_iterations)
             before = detached(now)
             return line_search(parameters, change, before, replay, self.kl, self.backtrack, self.tries)
 
-        return self.agent(obs_space, action_space, generator, step)
+        return self.by(nets, generator, step)
 
 
 @torch.no_grad()

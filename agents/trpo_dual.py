@@ -39,7 +39,7 @@ class TRPODual(PPO):
             raise OptionError(f"option kl_penalty is {self.kl_penalty}. Give the initial multiplier, more than 0.")
 
     def multiplier(self) -> Beta:
-        return Dual(self.kl_penalty, self.kl_target, self.device, self.dual_rate)
+        return Dual(self.kl_penalty, self.kl_target, self.dual_rate)
 
 
 class Dual(Beta):
@@ -47,8 +47,8 @@ class Dual(Beta):
 
     every_epoch = True
 
-    def __init__(self, initial: float, target: float, device: str, rate: float) -> None:
-        super().__init__(initial, target, device)
+    def __init__(self, initial: float, target: float, rate: float) -> None:
+        super().__init__(initial, target)
         self.rate = rate
 
     def adapt(self, kl: float) -> float:

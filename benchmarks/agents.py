@@ -135,14 +135,17 @@ def ours(name: str, threads: int) -> dict[str, float]:
 
     from scg.agents import config_type
     from scg.agents.environments import envs
+    from scg.agents.execution.settings import Execution
     from scg.agents.experience.acting import one_blas_thread
     from scg.agents.experience.rollout import Rollout
+    from scg.agents.training.presets import apart
 
     case = CASES[name]
-    config = config_type(case.agent)(**case.ours)
-    torch.set_num_threads(max(1, threads // 2) if getattr(config, "overlap", False) else threads)
+    options, executed = apart(case.ours)
+    config, execution = config_type(case.agent)(**options), Execution(**executed)
+    torch.set_num_threads(max(1, threads // 2) if execution.overlap else threads)
     with one_blas_thread(), envs.make(case.env, case.envs, threads=threads) as vector:
-        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0), execution)
         rollout = Rollout(vector, list(range(case.envs)), Generator().manual_seed(0))
 
         def run(steps: int) -> int:

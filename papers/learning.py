@@ -25,9 +25,10 @@ from matplotlib.ticker import EngFormatter
 
 from scg.agents import config_type
 from scg.agents.common.agent import Config
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.curves import on_common_steps
 from scg.agents.training.loop import train
-from scg.agents.training.presets import preset
+from scg.agents.training.presets import apart, preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError, read_table
 from scg.papers.report import Say
 
@@ -116,7 +117,8 @@ def learn(
 ) -> Learned:
     """Train `agent` as `scg train` would, with its preset for `env`, changed by `options`; evaluated on `episodes` and saved
     at `points` evenly spaced steps. Its files are gone when this returns, unless they are in folder `keep`."""
-    run, config = preset(agent, env, steps)
+    run, config, execution = preset(agent, env, steps)
+    changes, executions = apart(options)
     settings = RunConfig(
         **{**run, "env": env, "steps": steps, "seed": seed, "evaluations": points, "eval_episodes": episodes},
         checkpoints=points,
@@ -125,7 +127,9 @@ def learn(
     )
     with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / run_name(agent, env, steps, seed, options)
-        directory, seconds = finished(path, agent, settings, config_type(agent)(**{**config, **options}))
+        directory, seconds = finished(
+            path, agent, settings, config_type(agent)(**{**config, **changes}), Execution(**{**execution, **executions})
+        )
         rows = read_table(directory.path / "metrics.csv")
         evaluations = [(row["step"], row["return"]) for row in read_table(directory.path / "evaluations.csv")]
         seen = look(directory) if look else None
@@ -146,18 +150,20 @@ def run_name(agent: str, env: str, steps: int, seed: int, options: Mapping[str, 
     return "-".join([agent, env.replace("/", "-"), str(steps), f"seed{seed}", *changed])
 
 
-def finished(path: Path, agent: str, settings: RunConfig, config: Config) -> tuple[RunDirectory, float | None]:
+def finished(
+    path: Path, agent: str, settings: RunConfig, config: Config, execution: Execution = EAGER
+) -> tuple[RunDirectory, float | None]:
     """The run at `path`, trained to its end, and the seconds of CPU that this took; None if it had been before.
 
     RunError if what is at `path` is another run.
     """
     began = time.process_time()
     if not (path / "config.json").exists():
-        directory = RunDirectory.create(agent, settings, config, path)
+        directory = RunDirectory.create(agent, settings, config, path, execution)
         train(directory, quiet=True)
         return directory, time.process_time() - began
     directory = RunDirectory.open(path)
-    _assert_same(directory, agent, settings, config)
+    _assert_same(directory, agent, settings, config, execution)
     if _ended(directory):
         return directory, None
     train(directory, resume=bool(directory.checkpoints.paths()), quiet=True)
@@ -171,9 +177,9 @@ def _ended(run: RunDirectory) -> bool:
     return bool(rows) and rows[-1]["step"] >= run.run.steps and (run.path / "curve.png").exists()
 
 
-def _assert_same(run: RunDirectory, agent: str, settings: RunConfig, config: Config) -> None:
-    there = {"agent": run.name, **asdict(run.run), **asdict(run.agent)}
-    here = {"agent": agent, **asdict(settings), **asdict(config)}
+def _assert_same(run: RunDirectory, agent: str, settings: RunConfig, config: Config, execution: Execution) -> None:
+    there = {"agent": run.name, **asdict(run.run), **asdict(run.agent), **asdict(run.execution)}
+    here = {"agent": agent, **asdict(settings), **asdict(config), **asdict(execution)}
     for name in sorted({*there, *here} - {*LOOKING}):
         if there.get(name) != here.get(name):
             raise RunError(

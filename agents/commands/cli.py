@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass, replace
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,38 +21,12 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import AGENTS, config_type
-from scg.agents.common.agent import Agent
-from scg.agents.environments.envs import EnvironmentFault, make
-from scg.agents.execution.options import OptionError
-from scg.agents.experience import tensor_files
-from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.commands.shared import reported, trained
+from scg.agents.environments.envs import make
+from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
 from scg.errors import nearest
-
-Command = Callable[[list[str]], int]
-
-
-def _reported(command: Command) -> Command:
-    """Faults that a user can mend are one message, not a traceback."""
-
-    @wraps(command)
-    def run(argv: list[str]) -> int:
-        from scg.agents.training.loop import TrainingStopped
-        from scg.agents.training.video import VideoError
-
-        try:
-            return command(argv)
-        except TrainingStopped as error:
-            print(f"stopped: {error}", file=sys.stderr)
-            return 1
-        except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except SystemExit as leave:  # argument errors and --help
-            return leave.code if isinstance(leave.code, int) else 2
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -64,7 +37,7 @@ class Resume:
     """a new total, to train longer than first asked"""
 
 
-@_reported
+@reported
 def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
     if argv and argv[0].split("=")[0] == "--resume":
@@ -81,13 +54,14 @@ def train(argv: list[str]) -> int:
         print(text, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
+    options.agent.check(options.execution)
     make(options.run.env, 1).close()  # an unknown environment leaves no directory behind
     if options.seeds < 1:
         raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
     paths = []
     for seed in range(options.run.seed, options.run.seed + options.seeds):
         out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
-        run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out)
+        run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out, options.execution)
         paths.append(run.path)
         code = _train(run, resume=False)
         if code:
@@ -102,7 +76,7 @@ def train(argv: list[str]) -> int:
 
 
 def options_of(name: str, argv: Sequence[str] = ()) -> Any:
-    """The dataclass behind `scg train NAME`: every field of `RunConfig` and of the agent's config is a flag, its default
+    """The dataclass behind `scg train NAME`: every field of `RunConfig`, of the agent's config and of `Execution` is a flag, its default
     the preset of the environment that `argv` names."""
     config = config_type(name)
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
@@ -114,10 +88,11 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
         asked, _ = early.parse_known_args(argv)
     except SystemExit:  # not a number: the full parser says so
         asked = early.parse_args([])
-    run_options, agent_options = preset(name, asked.env, asked.steps)
+    defaults = preset(name, asked.env, asked.steps)
     fields = [
-        ("run", OmitArgPrefixes[RunConfig], RunConfig(**run_options)),
-        ("agent", OmitArgPrefixes[config], config(**agent_options)),  # type: ignore[misc,valid-type]
+        ("run", OmitArgPrefixes[RunConfig], RunConfig(**defaults.run)),
+        ("agent", OmitArgPrefixes[config], config(**defaults.agent)),  # type: ignore[misc,valid-type]
+        ("execution", OmitArgPrefixes[Execution], Execution(**defaults.execution)),
         ("out", out, None),
         ("seeds", seeds, 1),
     ]
@@ -138,13 +113,13 @@ class Evaluate:
     """the most probable action, or a sample; default: as in the run's own evaluations"""
 
 
-@_reported
+@reported
 def evaluate(argv: list[str]) -> int:
     """Evaluate a trained run on fresh episodes."""
     from scg.agents.training.evaluation import evaluate as evaluate_policy
 
     wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
-    run, agent, path = _trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best)
     seed = run.run.seed if wish.seed is None else wish.seed
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
@@ -176,13 +151,13 @@ class Video:
     """at most so many steps of each episode"""
 
 
-@_reported
+@reported
 def video(argv: list[str]) -> int:
     """Film a trained policy, without a display."""
     from scg.agents.training import video
 
     wish = tyro.cli(Video, prog="scg video", args=argv)
-    run, agent, path = _trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best)
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
     returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
@@ -200,7 +175,7 @@ class Plot:
     """over seeds: their mean, or their interquartile mean"""
 
 
-@_reported
+@reported
 def plot(argv: list[str]) -> int:
     """Draw learning curves: mean over seeds with a bootstrap interval."""
     from scg.agents.training import curves
@@ -209,21 +184,6 @@ def plot(argv: list[str]) -> int:
     curves.plot(wish.runs, wish.out, wish.statistic)
     print(f"{wish.out}")
     return 0
-
-
-def _trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
-    """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
-    from scg.agents.training.loop import build
-
-    run = RunDirectory.open(path)
-    if best:
-        file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
-    else:
-        file, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
-    with make(run.run.env, 1, bins=run.run.action_bins) as one:
-        agent = build(run, one)
-    agent.load_state_dict(state["agent"])
-    return run, agent, file
 
 
 def _train(run: RunDirectory, resume: bool) -> int:

@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from scg.agents.commands.cli import _reported, _trained
+from scg.agents.commands.shared import reported, trained
 from scg.agents.environments.multigoal import GOALS
 from scg.agents.training.goal_coverage import picture
 from scg.agents.training.run_directory import RunError
@@ -35,13 +35,13 @@ class Picture:
     """the best checkpoint in place of the last one"""
 
 
-@_reported
+@reported
 def multigoal(argv: list[str]) -> int:
     """Draw a policy's paths to the four goals, and its samples on the level sets of Q."""
     wish = tyro.cli(Picture, prog="scg multigoal", args=argv)
     if wish.episodes < 1:
         raise RunError(f"option episodes is {wish.episodes}. Give at least 1.")
-    run, agent, path = _trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best)
     critics = agent.state.get("critics")
     if run.run.env != "MultiGoal-v0" or run.run.action_bins or not isinstance(critics, nn.Module):
         raise RunError(

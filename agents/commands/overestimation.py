@@ -19,7 +19,7 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from scg.agents.commands.cli import _reported
+from scg.agents.commands.shared import reported
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
@@ -36,7 +36,7 @@ class Overestimation:
     """PNG, PDF or SVG by its ending"""
 
 
-@_reported
+@reported
 def overestimation(argv: list[str]) -> int:
     """Measure how far the critics of trained runs are above what their policies get."""
     wish = tyro.cli(Overestimation, prog="scg overestimation", args=argv)

@@ -18,8 +18,12 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import scg
+from scg.agents.execution.options import OptionError as OptionError
+from scg.agents.execution.options import check_options as check_options
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.replay import Replay
 from scg.agents.experience.rollout import Experience, Rollout
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, NotFinite
 
 
@@ -62,30 +66,45 @@ class Config(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Agent: ...
+    def build(
+        self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER
+    ) -> Agent: ...
 
 
-def descend(name: str, optimiser: Optimizer, loss: Tensor, max_norm: float = float("inf")) -> float:
-    """One step down `loss`, its gradient clipped to `max_norm`. Returns the norm before clipping.
+class AgentConfig:
+    """Base of the pages' configs: what presets and the command line must know of an agent, beside its hyperparameters."""
 
-    A NaN or infinite gradient stops here with the name of the parameter, before the step.
-    """
-    optimiser.zero_grad()
-    loss.backward()
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-    if not norm < float("inf"):
-        for i, parameter in enumerate(parameters):
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                shape = list(parameter.shape)
-                raise NotFinite(f"objective {name!r}: gradient of parameter {i} {shape}, loss {loss.item()}.")
-        raise NotFinite(f"objective {name!r}: gradient norm {norm}, loss {loss.item()}. Lower the learning rate.")
-    optimiser.step()
-    return norm
+    family: ClassVar[str] = "on-policy"
+    """agents of one family have the same presets for an environment, where they have none of their own"""
+    environments: ClassVar[int] = 8
+    """environments stepped side by side by default"""
+    compile_from: ClassVar[int | None] = None
+    """environment steps of a run from which on compiling its updates pays off; None: never by default"""
+    executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads")
+    """options of `Execution` that its updates have a use for"""
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
+        """The agent for these spaces, its initial weights drawn from `generator`, its updates run as `execution` says."""
+        self.check(execution)
+        return self.agent(obs_space, action_space, generator, Updates(execution))
+
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
+        """The page's part: a graph, and an update made of `updates`."""
+        raise NotImplementedError
+
+    def check(self, execution: Execution) -> None:
+        """OptionError for an execution that these updates cannot have."""
+        for name in execution.changed():
+            if name not in self.executes:
+                flag, known = name.replace("_", "-"), ", ".join(f"--{other}" for other in self.executes)
+                raise OptionError(
+                    f"option --{flag}: the updates of {type(self).__name__} cannot be executed so. They know {known}. "
+                    "(--overlap and --together are for agents with a replay buffer.)"
+                )
 
 
 def set_rate(optimiser: Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group of one of torch's optimisers."""
     for group in optimiser.param_groups:
         group["lr"] = rate
 

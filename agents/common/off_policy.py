@@ -1,26 +1,25 @@
 """What the off-policy agents share: collecting into a replay buffer, and learning from draws of it.
 
-    act for `horizon` steps → replay → `updates` × (draw a minibatch → one step on every objective)
+    act for `horizon` steps → replay → `updates` × (draw a minibatch → a gradient step on every objective → the targets' step)
 
-The first block is the warm-up: uniformly random actions, so that the first minibatch has something to draw from.
-
-With `overlap` a block is collected while the updates run that would have come before it: the policy acts as it was before
-them, which a copy remembers, and they do not know the block yet.
+The first block is the warm-up: uniformly random actions, so that the first minibatch has something to draw from. A page gives
+an `Algorithm`: its graph, what each objective trains, what follows what, and who acts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 import scg
-from scg.agents.common.agent import Agent, Stateful
-from scg.agents.execution.options import OptionError, check_options
+from scg.agents.common.agent import Agent, AgentConfig, OptionError, Stateful, check_options
+from scg.agents.common.bellman import bellman_errors
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.execution.worker_thread import WorkerThread
 from scg.agents.experience.exploration import uniform_policy
 from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Strategy
@@ -30,13 +29,15 @@ from scg.agents.experience.rollout import Block, Rollout, Rows
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.policy import FastPolicy
 from scg.agents.updates.metrics import Means, Metrics
+from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from scg.agents.updates.optimiser import Adam
-from scg.agents.updates.prefetch import PolicySnapshot, PrefetchedBlock
+from scg.agents.updates.prefetch import Prefetch, PrefetchedBlock
+from scg.trace import Trace
 
 
 @dataclass(frozen=True)
-class OffPolicy:
+class OffPolicy(AgentConfig):
     """Hyperparameters that every off-policy agent has."""
 
     warmup: int = 10_000
@@ -45,11 +46,6 @@ class OffPolicy:
     """steps of every environment between updates"""
     updates: int = 1
     """gradient steps after each of them"""
-    together: int = 1
-    """gradient steps in one call of a compiled update, which takes so many times as long to compile; divides `updates`"""
-    overlap: bool = False
-    """a second thread collects the next block while an update runs, and takes the actor's gradient while the critics' is taken:
-    with `--threads 1` two cores are busy"""
     batch: int = 256
     """rows of a minibatch"""
     replay: int = 1_000_000
@@ -78,26 +74,43 @@ class OffPolicy:
     """directory for a memory-mapped buffer, larger than memory; empty keeps it in memory"""
     report: int = 1000
     """environment steps between two rows of metrics"""
-    compile: bool = False
-    """compile the whole update: 1.5 times the speed, after half a minute (a few seconds once it is cached)"""
-    bf16: bool = False
-    """matrix products of numbers rounded to bfloat16: faster on processors with instructions for them"""
-    device: str = "cpu"
-    """where updates run, "cuda" say; acting stays in numpy"""
-    cuda_graphs: bool = False
-    """compiled updates on a GPU are replayed as CUDA graphs"""
+
+    family: ClassVar[str] = "off-policy"
+    environments: ClassVar[int] = 1  # and an update a step
+    compile_from: ClassVar[int | None] = 10_000  # an update is 256 rows of wide nets: 4 ms saved a step
+    executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads", "overlap", "together", "cuda_graphs")
 
     def __post_init__(self) -> None:
         check_options(
             self,
-            "warmup horizon updates together batch replay n_step report",
+            "warmup horizon updates batch replay n_step report",
             "lr priority_alpha her_k",
             "gamma tau priority_beta",
         )
-        if self.cuda_graphs and not (self.compile and self.device.startswith("cuda")):
-            raise OptionError("--cuda-graphs needs --compile and --device cuda.")
-        if self.updates % self.together:
-            raise OptionError(f"--together {self.together} does not divide --updates {self.updates}.")
+
+    def check(self, execution: Execution) -> None:
+        super().check(execution)
+        if self.updates % execution.together:
+            raise OptionError(f"--together {execution.together} does not divide --updates {self.updates}.")
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
+        self.check(execution)
+        algorithm = self.algorithm(obs_space, action_space, generator)
+        return off_policy(self, algorithm, obs_space, action_space, generator, execution)
+
+    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
+        """The page's part."""
+        raise NotImplementedError
+
+    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
+        """Adam with ε as published, which shortens gradients to `max_norm`."""
+        adam = Adam(module.parameters(), float("inf") if max_norm is None else max_norm, eps=1e-8)
+        adam.rate.fill_(self.rate(0.0))
+        return adam
+
+    def rate(self, progress: float) -> float:
+        """The learning rate after this share of the run."""
+        return self.lr
 
     def memory(self, space: gym.Space) -> Replay:
         target = Multistep(self.gamma, self.n_step)
@@ -109,35 +122,61 @@ class OffPolicy:
             return PrioritisedReplay(self.replay, target, self.mapped, **priorities)
         return Replay(self.replay, target, self.mapped)
 
-    def adam(self, *modules: nn.Module, lr: float | None = None, max_norm: float = float("inf")) -> Adam:
-        """Adam for the parameters of `modules`, with ε as published."""
-        optimiser = Adam([p for module in modules for p in module.parameters()], max_norm, eps=1e-8)
-        optimiser.rate.fill_(self.lr if lr is None else lr)
-        return optimiser
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What makes an off-policy agent: everything that is not the same for all of them."""
+
+    graph: scg.Graph
+    objectives: Mapping[str, nn.Module]
+    """costs and the module that each trains; the first one's have a step at every minibatch"""
+    targets: Mapping[nn.Module, nn.Module]
+    """target networks and what they follow"""
+    policy: nn.Module
+    """what is evaluated"""
+    behaviour: nn.Module
+    """what collects after the warm-up"""
+    state: Mapping[str, Stateful]
+    """what must survive a restart: all modules, and noise processes or schedules"""
+    watched: Sequence[str] = ("q",)
+    """nodes whose means are metrics"""
+    delay: int = 1
+    """steps of the first objective to each of the others and of the targets"""
+    errors: Callable[[Trace], Tensor] = bellman_errors
+    """the critics' absolute error at each row, for prioritised replay"""
+    schedule: Callable[[float], Metrics] = lambda progress: {}
+    """called before each update with the share of the run that is over; what it returns is logged"""
 
 
 def off_policy(
     config: OffPolicy,
-    spaces: tuple[gym.Space, gym.Space],
+    algorithm: Algorithm,
+    obs_space: gym.Space,
+    action_space: gym.Space,
     generator: Generator,
-    graph: scg.Graph,
-    objectives: Mapping[str, Adam],
-    targets: Sequence[tuple[nn.Module, nn.Module]],
-    policy: nn.Module,
-    behaviour: nn.Module,
-    state: Mapping[str, Stateful],
-    watched: Sequence[str] = ("q",),
-    delay: int = 1,
+    execution: Execution = EAGER,
 ) -> Agent:
-    """The agent around a graph: `policy` is what is evaluated, `behaviour` what collects after the warm-up."""
-    memory, random = config.memory(spaces[0]), uniform_policy(spaces[1])
+    """The agent of an algorithm: a replay buffer, minibatches from it, and a step on each."""
+    modules = [part for part in algorithm.state.values() if isinstance(part, nn.Module)]
+    for module in (*modules, *algorithm.objectives.values(), *algorithm.targets, algorithm.policy, algorithm.behaviour):
+        module.to(execution.device)
+    optimisers = {cost: config.optimiser(module) for cost, module in algorithm.objectives.items()}
+    memory, random = config.memory(obs_space), uniform_policy(action_space)
     own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
-    beside = WorkerThread() if config.overlap else None
-    learner = OffPolicyUpdate(
-        graph, objectives, targets, own, config.tau, delay, watched, config.compile, config.bf16, beside, config.cuda_graphs
+    step = OffPolicyStep(
+        algorithm.graph,
+        optimisers,
+        list(algorithm.targets.items()),
+        config.tau,
+        algorithm.delay,
+        algorithm.watched,
+        algorithm.errors,
     )
-    learner.examine({k: v.to(config.device) for k, v in examples(spaces[0], random, own, config.prioritised).items()})
-    ahead = PolicySnapshot(behaviour, state) if config.overlap else None
+    thread = WorkerThread() if execution.overlap else None
+    learner = OffPolicyUpdate(step, own, execution, thread)
+    rows = examples(obs_space, random, own, config.prioritised)
+    learner.examine({name: value.to(execution.device) for name, value in rows.items()})
+    prefetch = None if thread is None else Prefetch(thread, algorithm.behaviour, algorithm.state)
 
     def collect(rollout: Rollout, steps_left: int) -> Block | PrefetchedBlock:
         first = memory.count == 0
@@ -145,37 +184,35 @@ def off_policy(
         steps = min(steps, -(-steps_left // rollout.envs.batch))
         if first:
             return rollout.collect(random, steps, log_prob=False)
-        if ahead is None:
-            return rollout.collect(behaviour, steps, log_prob=False)
-        return PrefetchedBlock(rollout, ahead.policy, steps)
+        if prefetch is not None:
+            return prefetch.collect(rollout, steps)
+        return rollout.collect(algorithm.behaviour, steps, log_prob=False)
 
     def learn(progress: float, begin: Callable[[], object] | None = None) -> Metrics:
-        means = Means()
-        for drawn in memory.minibatches(config.updates, config.batch, own, progress, config.together):
-            rows = {name: value.to(config.device) for name, value in drawn.rows.items()}
-            metrics, error = learner(rows, len(drawn.index) // config.batch, begin)
+        scheduled, means = algorithm.schedule(progress), Means()
+        for optimiser in optimisers.values():
+            optimiser.rate.fill_(config.rate(progress))
+        for drawn in memory.minibatches(config.updates, config.batch, own, progress, execution.together):
+            rows = {name: value.to(execution.device) for name, value in drawn.rows.items()}
+            metrics, errors = learner(rows, len(drawn.index) // config.batch, begin)
             begin = None
-            memory.learned(drawn.index, error)
-            for step in metrics:
-                means.add(step)
-        return means.take()
+            memory.learned(drawn.index, errors)
+            for of_step in metrics:
+                means.add(of_step)
+        return {**means.take(), **scheduled}
 
     def update(experience: Block | PrefetchedBlock, progress: float) -> Metrics:
         if isinstance(experience, Block):
             memory.add(experience)
             return learn(progress)
-        assert ahead is not None
-        assert beside is not None
-        ahead.remember()
-        try:
-            metrics = learn(progress, lambda: experience.begin(beside))
-        finally:
-            experience.wait()  # nobody may close the environments while they are stepped
+        assert prefetch is not None
+        metrics = prefetch.update(experience, lambda begin: learn(progress, begin))
         memory.add(experience.block())
         return metrics
 
-    optimisers = {f"{cost}_optimiser": optimiser for cost, optimiser in objectives.items()}
-    return Agent(graph, policy, collect, update, {**state, **optimisers, "learner": learner}, memory, config.report)
+    saved = {f"{cost}_optimiser": optimiser for cost, optimiser in optimisers.items()}
+    state = {**algorithm.state, **saved, "learner": learner}
+    return Agent(algorithm.graph, algorithm.policy, collect, update, state, memory, config.report)
 
 
 def examples(space: gym.Space, random: FastPolicy, generator: Generator, importance: bool = False, rows: int = 8) -> Rows:

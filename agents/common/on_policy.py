@@ -3,28 +3,30 @@
     obs_t → (action_t) → reward_t, obs_{t+1}
     obs_t → value_t → ⟨(value_t − target_t)²⟩            target_t = A_t + value_t, recorded
 
-`world` declares the environment's part of the graph; each agent's page adds its action and its objectives. An action
-answers for every later reward. What the *policy* is charged with at a state (entropy, nearness) reads `detach("obs")`:
-it counts where it stands and is no part of the return that earlier actions answer for.
+`world` declares the environment's part of the graph, `gain`, `regression` and `entropy` the objectives; each agent's page
+adds its action. An action answers for every later reward. What the *policy* is charged with at a state (entropy, nearness)
+reads `detach("obs")`: it counts where it stands and is no part of the return that earlier actions answer for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import gymnasium as gym
 import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg import prev
-from scg.agents.common.agent import Stateful
-from scg.agents.execution.options import check_options
+from scg import detach, prev
+from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Block, Rollout, Rows
 from scg.agents.networks.critics import value_critic
 from scg.agents.networks.encoder import obs_normaliser
 from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import PolicyKind, make_policy
+from scg.agents.updates.factory import Updates
 from scg.estimators.credit import GAE
 
 Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
@@ -42,8 +44,28 @@ def world(graph: scg.Graph, value: nn.Module) -> None:
     graph.observed("target")  # a constant of the recording: as a child of the action it would be weighed by π/μ
 
 
+def gain(graph: scg.Graph, policy: nn.Module) -> None:
+    """The return, which trains the policy."""
+    graph.reward(lambda reward: reward, name="gain", trains=policy)
+
+
+def regression(graph: scg.Graph, value: nn.Module, target: str = "target", weight: float = 1.0) -> None:
+    """`weight · (value − target)²`, which trains the critic; `target` is a recorded node."""
+
+    def square(value: Tensor, target: Tensor) -> Tensor:
+        return weight * (value - target).square()
+
+    graph.cost(square, name="regression", parents=["value", detach(target)], trains=value)
+
+
+def entropy(graph: scg.Graph, policy: nn.Module, weight: float) -> None:
+    """`weight · H(π)` at each state, which trains the policy; none with `weight` 0."""
+    if weight:
+        graph.reward(lambda obs: weight * policy(obs).entropy(), name="entropy", parents=[detach("obs")], trains=policy)
+
+
 @dataclass(frozen=True)
-class OnPolicy:
+class OnPolicy(AgentConfig):
     """Hyperparameters that every on-policy actor-critic has."""
 
     horizon: int = 256
@@ -62,25 +84,36 @@ class OnPolicy:
     """normalise observations by their running moments"""
     scale_reward: bool = True
     """divide rewards by the running standard deviation of the discounted return"""
-    device: str = "cpu"
-    """where updates run, "cuda" say; acting stays in numpy"""
+
+    compile_from: ClassVar[int | None] = 200_000  # 13 s of compilation: PPO saves 0.13 ms a step
 
     def __post_init__(self) -> None:
         check_options(self, at_least_one="horizon", unit="gamma lam")
 
-    def whole(self, block: Block) -> bool:
-        """Whether a block has the usual length; the last one of a run may be shorter."""
-        return len(block.reward) == self.horizon
-
     def credit(self) -> GAE:
         return GAE(discount=self.gamma, lam=self.lam)
+
+    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
+        self.check(execution)
+        return self.around(ActorCritic(self, obs_space, action_space, generator, execution), generator)
+
+    def around(self, nets: ActorCritic, generator: Generator) -> Agent:
+        """The page's part: its graph and its update, around these networks."""
+        raise NotImplementedError
 
 
 class ActorCritic:
     """Policy, critic, normalisers, and the way from a block of experience to what a graph replays."""
 
-    def __init__(self, config: OnPolicy, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: OnPolicy,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        generator: Generator,
+        execution: Execution = EAGER,
+    ) -> None:
+        self.config, self.updates = config, Updates(execution)
         self.normaliser = obs_normaliser(obs_space) if config.normalise_obs else None
         self.policy = make_policy(
             obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
@@ -89,7 +122,7 @@ class ActorCritic:
         self.reward_scale = RewardScale(config.gamma) if config.scale_reward else None
         for part in (self.policy, self.value, self.reward_scale):
             if part is not None:
-                part.to(config.device)
+                part.to(execution.device)
         self.fresh = True  # until the first block: it is normalised by itself
 
     @property
@@ -111,9 +144,9 @@ class ActorCritic:
     def raw(self, block: Block) -> Recording:
         """The block on the device of the updates, its rewards as they were."""
         given = block.given("first", "terminated", "obs", "next_obs", "action", "reward")
-        given = {name: value.to(self.config.device) for name, value in given.items()}
+        given = {name: value.to(self.updates.device) for name, value in given.items()}
         if block.log_prob is not None:
-            given["action.log_prob"] = block.log_prob.to(self.config.device)
+            given["action.log_prob"] = block.log_prob.to(self.updates.device)
         if self.normaliser is not None and not self.normaliser.count:
             # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
             # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
@@ -123,16 +156,18 @@ class ActorCritic:
                     given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
         else:
             self.fresh = False
+        # The last block of a run may be shorter, and after the first one the normaliser does not move.
+        self.updates.usual = len(block.reward) == self.config.horizon and not self.fresh
         return given
 
     def scaled(self, given: Recording) -> Recording:
         """The rewards in units of their returns' deviation, whose statistics move."""
-        given = self.unscaled(given)
+        given = self.with_empty_target(given)
         return given if self.reward_scale is None else {**given, "reward": self.reward_scale(given["reward"], given["first"])}
 
     @staticmethod
-    def unscaled(given: Recording) -> Recording:
-        """With a place for the critic's targets."""
+    def with_empty_target(given: Recording) -> Recording:
+        """Adds a zero `target`, which `advantages` fills."""
         return {**given, "target": torch.zeros_like(given["reward"])}
 
     def absorb(self, given: Recording) -> None:

@@ -1,10 +1,11 @@
-"""A second thread.
+"""A worker thread: one other thread, which does what it is given in that order.
 
     main     ──┬─ gradient of the first objective ───────────────────┬─► step of all ─►
-    other      └─ gradients of the others ─► the next block's steps ─┴──────────────────────►
+    worker     └─ gradients of the others ─► the next block's steps ─┴──────────────────────►
 
-Compiled calls and the simulator leave Python's lock alone, so both threads compute. Two threads with different work wait for
-one another once in a step; two that share every product wait, and fetch what is in the other one's cache, at each of them.
+Why: compiled calls and the simulator release Python's lock, so both threads compute. Two threads with different work wait for
+each other once a step; torch's own threads, which share every matrix product, wait for each other at each of them and move
+its data between their caches.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ T = TypeVar("T")
 
 
 class WorkerThread:
-    """One other thread, with as many of torch's threads as this one. It does what it is given in that order."""
+    """Started with the first task, with as many of torch's threads as the thread that starts it."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self, task: Callable[..., T], *arguments: Any) -> Future[T]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "beside", torch.set_num_threads, (torch.get_num_threads(),))
+            self._pool = ThreadPoolExecutor(1, "worker", torch.set_num_threads, (torch.get_num_threads(),))
         return self._pool.submit(task, *arguments)

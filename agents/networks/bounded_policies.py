@@ -27,21 +27,21 @@ from torch.distributions import Beta, Distribution, Normal, constraints, kl_dive
 from torch.nn.functional import softplus
 
 from scg.agents.networks.encoder import Encoder
-from scg.agents.networks.mlp import MLP, SMALL, float_type, forward_numpy
+from scg.agents.networks.mlp import MLP, SMALL, float_type
 from scg.agents.networks.policy import NumpyActor
 from scg.agents.networks.squashed_normal import SquashedNormal, log_slope
 
 LOG_SCALES = (-5.0, 2.0)  # a log-scale is clamped to this: outside, gradients explode or vanish
 
 
-class Bounded(SquashedNormal):
+class SquashedNormalWithEntropy(SquashedNormal):
     """`tanh` of a normal vector, with its entropy."""
 
     NODES = 48  # quadrature error below 1e-6 for scales up to e
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Bounded:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SquashedNormalWithEntropy:
         shape = Size((*batch_shape, *self.event_shape))
-        return Bounded(self.loc.expand(shape), self.log_scale.expand(shape))
+        return SquashedNormalWithEntropy(self.loc.expand(shape), self.log_scale.expand(shape))
 
     def entropy(self) -> Tensor:
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.NODES)
@@ -112,7 +112,7 @@ class _TwoHeads(nn.Module):
         return self.heads(self.encoder(obs)).chunk(2, -1)
 
 
-class SquashedPolicy(_TwoHeads):
+class SquashedGaussianPolicy(_TwoHeads):
     """`a = tanh(u)`, `u ~ N(loc(obs), scale(obs)²)`."""
 
     def __init__(self, *args: Any, log_scale: float = -0.5) -> None:
@@ -120,18 +120,18 @@ class SquashedPolicy(_TwoHeads):
         with torch.no_grad():
             cast(Tensor, self.heads.layers[-1].bias)[self.shape[0] :] = log_scale
 
-    def forward(self, obs: Tensor) -> Bounded:
+    def forward(self, obs: Tensor) -> SquashedNormalWithEntropy:
         loc, log_scale = self.outputs(obs)
-        return Bounded(loc, log_scale.clamp(*LOG_SCALES))
+        return SquashedNormalWithEntropy(loc, log_scale.clamp(*LOG_SCALES))
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
         return torch.randn(*shape, *self.shape, generator=generator).numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode, dim = self.heads.weights(), self.encoder.numpy(), self.shape[0]
+        net, encode, dim = self.heads.numpy(), self.encoder.numpy(), self.shape[0]
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            out = forward_numpy(weights, encode(obs))
+            out = net(encode(obs))
             loc = out[..., :dim]
             return np.tanh(loc if noise is None else loc + np.exp(out[..., dim:].clip(*LOG_SCALES)) * noise)
 
@@ -150,13 +150,13 @@ class StateGaussianPolicy(_TwoHeads):
         loc, log_scale = self.outputs(obs)
         return torch.distributions.Independent(Normal(loc, log_scale.clamp(*LOG_SCALES).exp()), 1)
 
-    noise = SquashedPolicy.noise
+    noise = SquashedGaussianPolicy.noise
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode, dim = self.heads.weights(), self.encoder.numpy(), self.shape[0]
+        net, encode, dim = self.heads.numpy(), self.encoder.numpy(), self.shape[0]
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            out = forward_numpy(weights, encode(obs))
+            out = net(encode(obs))
             loc = out[..., :dim]
             return loc if noise is None else loc + np.exp(out[..., dim:].clip(*LOG_SCALES)) * noise
 
@@ -174,10 +174,10 @@ class BetaPolicy(_TwoHeads):
         return torch.rand(*shape, *self.shape, dtype=torch.float64, generator=generator).numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode, dim, kind = self.heads.weights(), self.encoder.numpy(), self.shape[0], float_type()
+        net, encode, dim, kind = self.heads.numpy(), self.encoder.numpy(), self.shape[0], float_type()
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            out = 1 + np.logaddexp(0.0, forward_numpy(weights, encode(obs)))
+            out = 1 + np.logaddexp(0.0, net(encode(obs)))
             alpha, beta = out[..., :dim], out[..., dim:]
             if noise is None:
                 return (2 * (alpha - 1) / np.maximum(alpha + beta - 2, 1e-12) - 1).astype(kind)

@@ -24,7 +24,7 @@ from torch.nn.functional import relu
 import scg
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.linear import linear
-from scg.agents.networks.mlp import MLP, _uniform
+from scg.agents.networks.mlp import MLP, uniform_within
 from scg.agents.networks.normalisers import ObsNormaliser
 
 
@@ -59,7 +59,7 @@ class _Layer(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, n, m))
         self.bias = nn.Parameter(torch.empty(count, 1, m))
         for parameter in (self.weight, self.bias):
-            _uniform(parameter, n, generator)
+            uniform_within(parameter, n, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[count, rows, n] → [count, rows, m]`"""

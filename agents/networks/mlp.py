@@ -29,69 +29,88 @@ def float_type() -> np.dtype:
     return np.dtype(str(torch.get_default_dtype()).removeprefix("torch."))
 
 
-class MLP(nn.Module):
-    """`sizes[0] → … → sizes[-1]`, tanh between layers; `[*batch, sizes[0]] → [*batch, sizes[-1]]`."""
+class _Network(nn.Module):
+    """`sizes[0] → … → sizes[-1]`, an activation between layers; `[*batch, sizes[0]] → [*batch, sizes[-1]]`."""
 
-    def __init__(self, sizes: Sequence[int], last_gain: float = 1.0, generator: Generator | None = None) -> None:
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         # skip_init: Linear's own initialisation would draw from the global stream only to be overwritten.
         self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(sizes))
+
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def activate(x: np.ndarray) -> None:
+        """`activation` in place."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = weights_and_biases(self.layers)
+        for weight, bias in hidden:
+            x = self.activation(linear(x, weight, bias))
+        return linear(x, *last)
+
+    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`(weightᵀ, bias)` of each layer as numpy views of the same memory."""
+        return [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in weights_and_biases(self.layers)]
+
+    def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """`forward` on arrays: for a handful of rows a step of acting costs 10 µs in place of 100.
+
+        It reads views of the parameters' memory, so an optimiser's step shows in it.
+        """
+        *hidden, (last, last_bias) = self.weights()
+        activate = self.activate
+
+        def forward(x: np.ndarray) -> np.ndarray:
+            for weight, bias in hidden:
+                x = np.dot(x, weight)  # half of what `@` costs on rows this few
+                np.add(x, bias, out=x)
+                activate(x)
+            return np.dot(x, last) + last_bias
+
+        return forward
+
+
+class MLP(_Network):
+    """tanh between layers; orthogonal weights of gain √2, and `last_gain` in the last layer."""
+
+    def __init__(self, sizes: Sequence[int], last_gain: float = 1.0, generator: Generator | None = None) -> None:
+        super().__init__(sizes)
         for i, layer in enumerate(self.layers):
             gain = last_gain if i == len(self.layers) - 1 else math.sqrt(2)
             nn.init.orthogonal_(cast(Tensor, layer.weight), gain, generator=generator)
             nn.init.zeros_(cast(Tensor, layer.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
-        *hidden, last = weights_and_biases(self.layers)
-        for weight, bias in hidden:
-            x = linear(x, weight, bias).tanh()
-        return linear(x, *last)
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        return x.tanh()
 
-    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`(weightᵀ, bias)` of each layer as numpy views of the same memory: an optimiser's step shows in them."""
-        return [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in weights_and_biases(self.layers)]
-
-
-def forward_numpy(weights: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
-    """`MLP.forward` without tensors: for a handful of rows a step of acting costs 10 µs in place of 100."""
-    *hidden, (last, last_bias) = weights
-    for weight, bias in hidden:
-        x = np.dot(x, weight)  # half of what `@` costs on rows this few
-        np.add(x, bias, out=x)
+    @staticmethod
+    def activate(x: np.ndarray) -> None:
         np.tanh(x, out=x)
-    return np.dot(x, last) + last_bias
 
 
-def _uniform(parameter: Tensor, width: int, generator: Generator | None, gain: float = 1.0) -> None:
-    nn.init.uniform_(parameter, -gain / math.sqrt(width), gain / math.sqrt(width), generator=generator)
-
-
-class ReLUNetwork(nn.Module):
-    """`sizes[0] → … → sizes[-1]`, rectified between layers; `[*batch, sizes[0]] → [*batch, sizes[-1]]`."""
+class ReLUNetwork(_Network):
+    """Rectified between layers; weights and biases uniform within ±1/√(inputs), times `last_gain` in the last layer."""
 
     def __init__(self, sizes: Sequence[int], generator: Generator | None = None, last_gain: float = 1.0) -> None:
-        super().__init__()
-        # skip_init: Linear's own initialisation would draw from the global stream only to be overwritten.
-        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(sizes))
+        super().__init__(sizes)
         for layer, (n, _) in zip(self.layers, pairwise(sizes), strict=True):
             for parameter in layer.parameters():
-                _uniform(parameter, n, generator, last_gain if layer is self.layers[-1] else 1.0)
+                uniform_within(parameter, n, generator, last_gain if layer is self.layers[-1] else 1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        *hidden, last = weights_and_biases(self.layers)
-        for weight, bias in hidden:
-            x = relu(linear(x, weight, bias))
-        return linear(x, *last)
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        return relu(x)
 
-    def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
-        """`forward` on arrays, on views of the same memory: an optimiser's step shows in it."""
-        *hidden, last = [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in weights_and_biases(self.layers)]
+    @staticmethod
+    def activate(x: np.ndarray) -> None:
+        np.maximum(x, 0.0, out=x)
 
-        def forward(x: np.ndarray) -> np.ndarray:
-            for weight, bias in hidden:
-                x = x @ weight
-                x += bias
-                np.maximum(x, 0.0, out=x)
-            return x @ last[0] + last[1]
 
-        return forward
+def uniform_within(parameter: Tensor, inputs: int, generator: Generator | None, gain: float = 1.0) -> None:
+    """Fill `parameter` uniformly within ±gain/√inputs."""
+    nn.init.uniform_(parameter, -gain / math.sqrt(inputs), gain / math.sqrt(inputs), generator=generator)

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent
 
 from scg.agents.networks.encoder import Encoder
-from scg.agents.networks.mlp import MLP, SMALL, forward_numpy
+from scg.agents.networks.mlp import MLP, SMALL
 from scg.agents.networks.policy import NumpyActor
 
 NEVER = -1e9  # a logit whose probability is zero in every float type, and whose gradient is zero and not NaN
@@ -46,10 +46,10 @@ class MultiCategoricalPolicy(nn.Module):
         return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights, encode, mask = self.logits.weights(), self.encoder.numpy(), self.mask.cpu().numpy()
+        net, encode, mask = self.logits.numpy(), self.encoder.numpy(), self.mask.cpu().numpy()
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            out = forward_numpy(weights, encode(obs))
+            out = net(encode(obs))
             logits = out.reshape(*out.shape[:-1], *mask.shape) + mask
             return (logits if noise is None else logits + noise).argmax(-1)
 

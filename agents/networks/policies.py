@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from torch import Generator, nn
 
-from scg.agents.networks.bounded_policies import BetaPolicy, SquashedPolicy, StateGaussianPolicy
+from scg.agents.networks.bounded_policies import BetaPolicy, SquashedGaussianPolicy, StateGaussianPolicy
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.multi_categorical import MultiCategoricalPolicy
 from scg.agents.networks.normalisers import ObsNormaliser
@@ -48,6 +48,6 @@ def make_policy(
                 return GaussianPolicy(encoder, action.shape, hidden, generator, log_scale)
             if kind == "beta":
                 return BetaPolicy(encoder, action.shape, hidden, generator)
-            two = {"state-gaussian": StateGaussianPolicy, "squashed": SquashedPolicy}[kind]
+            two = {"state-gaussian": StateGaussianPolicy, "squashed": SquashedGaussianPolicy}[kind]
             return two(encoder, action.shape, hidden, generator, log_scale=log_scale)
     raise ValueError(f"action space {action}: only Discrete, MultiDiscrete and Box are known. Write a policy module for it.")

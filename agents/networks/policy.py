@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
 from scg.agents.networks.encoder import Encoder
-from scg.agents.networks.mlp import MLP, SMALL, forward_numpy
+from scg.agents.networks.mlp import MLP, SMALL
 
 # (obs [batch, …], noise [batch, …] or None for the most probable action) -> action [batch, …]
 NumpyActor = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
@@ -55,10 +55,10 @@ class CategoricalPolicy(nn.Module):
         return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights_and_biases, encode = self.logits.weights(), self.encoder.numpy()
+        net, encode = self.logits.numpy(), self.encoder.numpy()
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            logits = forward_numpy(weights_and_biases, encode(obs))
+            logits = net(encode(obs))
             return (logits if noise is None else logits + noise).argmax(-1)
 
         return act
@@ -90,10 +90,10 @@ class GaussianPolicy(nn.Module):
         return torch.randn(*shape, *self.shape, generator=generator).numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        weights_and_biases, encode, scale = self.loc.weights(), self.encoder.numpy(), np.exp(self.log_scale.detach().numpy())
+        net, encode, scale = self.loc.numpy(), self.encoder.numpy(), np.exp(self.log_scale.detach().numpy())
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-            loc = forward_numpy(weights_and_biases, encode(obs))
+            loc = net(encode(obs))
             return loc if noise is None else loc + scale * noise
 
         return act

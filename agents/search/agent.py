@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg.agents.common.agent import Agent, Stateful
+from scg.agents.common.agent import Agent, AgentConfig, Stateful
 from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.experience.rollout import Episode, Rollout
@@ -43,7 +43,7 @@ class SearchDistribution(Protocol):
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(AgentConfig):
     """Options of every search."""
 
     population: int = 32
@@ -58,6 +58,10 @@ class SearchConfig:
     """widths of the policy's hidden layers; none: a linear policy"""
     normalise_obs: bool = False
     """divide observations by their running standard deviation, after subtracting their mean"""
+
+    family: ClassVar[str] = "search"
+    environments: ClassVar[int] = 32  # a slot a member, or nearly
+    executes: ClassVar[tuple[str, ...]] = ("threads",)  # nothing is differentiated by autograd
 
     def __post_init__(self) -> None:
         check_options(self, "population episodes", "scale")

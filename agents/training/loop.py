@@ -62,7 +62,7 @@ class Counters:
 
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
-    torch.set_num_threads(run.run.threads)
+    torch.set_num_threads(run.execution.threads)
     with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
         return _Training(run, environments, progress).run_to_end(resume)
 
@@ -75,7 +75,7 @@ def _environments(run: RunDirectory) -> Environments:
 def build(run: RunDirectory, environments: Environments) -> Agent:
     """The agent of a run, its initial weights drawn from the run's seed."""
     generator = Generator().manual_seed(envs.seeds(run.run.seed, "weights", 1)[0])
-    return run.agent.build(environments.obs_space, environments.action_space, generator)
+    return run.agent.build(environments.obs_space, environments.action_space, generator, run.execution)
 
 
 class _Training:

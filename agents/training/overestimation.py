@@ -186,7 +186,7 @@ def each_checkpoint(run: RunDirectory, how: Measurement, say: Callable[[str], No
         if "q" not in agent.graph.nodes:
             raise RunError(f"run {run.path}: agent {run.name} has no action values Q(obs, action). Choose an off-policy agent.")
         generator = Generator().manual_seed(how.seed)
-        estimate = critics_of(agent, vector.action_space, generator, getattr(config, "device", "cpu"))
+        estimate = critics_of(agent, vector.action_space, generator, run.execution.device)
         visit = envs.spec(options.env).max_episode_steps or ENDLESS
         for path in run.checkpoints.paths():
             try:

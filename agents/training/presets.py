@@ -16,18 +16,17 @@ Every one can be changed by its flag. What is not listed keeps the config's defa
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from scg.agents import config_type
+from scg.agents.execution.settings import Execution
+from scg.agents.training.run_directory import RunConfig
+
 Options = dict[str, Any]
-OFF_POLICY = ("ddpg", "double-q", "naf", "sac", "sac-v1", "soft-q", "svg", "td3")  # one environment, an update a step
-DISCRETE = ("dqn", "sac-discrete")  # off-policy too
-COMPILED_OFF_POLICY = (*OFF_POLICY, "sac-discrete")  # DQN's updates are small, and there is one in four steps
-COMPILE_OFF_POLICY_FROM = 10_000  # an update is 256 rows of wide nets: 4 ms saved a step
-SEARCH = ("ars", "cem", "cma-es", "es", "fd", "pes", "pgpe", "pi2", "power", "rwr", "spsa")  # a slot a member, or nearly
-COMPILED = ("a2c", "ppo", "npg", "trpo", "trpo-dual")  # where many small minibatches are what takes the time
-COMPILE_FROM = 200_000  # steps after which 13 s of compilation have paid off: PPO saves 0.13 ms a step
 _CARTPOLE: Options = {"normalise_obs": False, "scale_reward": False, "gamma": 0.98}
 _PENDULUM: Options = {"warmup": 1000, "lr": 1e-3}
 _MULTIGOAL: Options = {**_PENDULUM, "gamma": 0.9}
@@ -38,14 +37,19 @@ _RUN: dict[str, dict[str, Options]] = {
 }
 
 
+# By environment: of all agents of a family (`AgentConfig.family`), then of one agent.
+_FAMILY: dict[str, dict[str, Options]] = {
+    "Pendulum-v1": {"off-policy": _PENDULUM, "off-policy, discrete actions": _PENDULUM},
+    "FetchReach-v4": {"off-policy": _REACH},
+    "PointReach-v0": {"off-policy": _REACH},
+    "MultiGoal-v0": {"off-policy": _MULTIGOAL},
+}
 _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {"sac": {"lr": 1e-3}, "a2c": {"horizon": 16}},
     "Hopper-v5": {"sac": {"alpha": 0.2, "learn_alpha": False}},
     "InvertedDoublePendulum-v5": {"ppo": {"policy": "beta"}},
-    "Pendulum-v1": {**dict.fromkeys((*OFF_POLICY, *DISCRETE), _PENDULUM), "naf": {**_PENDULUM, "lr": 3e-4}},
-    **{env_id: dict.fromkeys(OFF_POLICY, _REACH) for env_id in ("FetchReach-v4", "PointReach-v0")},
+    "Pendulum-v1": {"naf": {"lr": 3e-4}},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
-    "MultiGoal-v0": dict.fromkeys(OFF_POLICY, _MULTIGOAL),
     "CartPole-v1": {
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},
         "trpo-dual": {**_CARTPOLE, "horizon": 64, "lr": 1e-3, "minibatch": 128},
@@ -69,16 +73,39 @@ _AGENT: dict[str, dict[str, Options]] = {
 }
 
 
-def preset(agent: str, env_id: str, steps: int) -> tuple[Options, Options]:
-    """What to change in `RunConfig` and in the agent's config; nothing for an environment without published settings."""
-    family = "mujoco" if _is_mujoco(env_id) else env_id
-    run: Options = {"envs": 1} if agent in (*OFF_POLICY, *DISCRETE) else {"envs": 32} if agent in SEARCH else {}
-    run = {**run, **_RUN.get(family, {}).get(agent, {}), **_RUN.get(env_id, {}).get(agent, {})}
-    config = {**_AGENT.get(family, {}).get(agent, {}), **_AGENT.get(env_id, {}).get(agent, {})}
-    worthwhile = COMPILE_FROM if agent in COMPILED else COMPILE_OFF_POLICY_FROM if agent in COMPILED_OFF_POLICY else None
-    if worthwhile is not None and steps >= worthwhile:
-        config["compile"] = True
-    return run, config
+class Preset(NamedTuple):
+    """What to change in `RunConfig`, in the agent's config, and in `Execution`."""
+
+    run: Options
+    agent: Options
+    execution: Options
+
+
+def preset(agent: str, env_id: str, steps: int) -> Preset:
+    """The published settings of an agent for an environment; how many environments and whether to compile, for any."""
+    config = config_type(agent)
+    kind = "mujoco" if _is_mujoco(env_id) else env_id
+    run: Options = {} if config.environments == RunConfig.envs else {"envs": config.environments}
+    options = {
+        **_FAMILY.get(env_id, {}).get(config.family, {}),
+        **_AGENT.get(kind, {}).get(agent, {}),
+        **_AGENT.get(env_id, {}).get(agent, {}),
+    }
+    execution: Options = {"compile": True} if compiles(agent, steps) else {}
+    found = {**_RUN.get(kind, {}).get(agent, {}), **_RUN.get(env_id, {}).get(agent, {})}
+    return Preset({**run, **found}, options, execution)
+
+
+def compiles(agent: str, steps: int) -> bool:
+    """Whether compiling the agent's updates pays off in a run of so many steps."""
+    since = config_type(agent).compile_from
+    return since is not None and steps >= since
+
+
+def apart(options: Mapping[str, Any]) -> tuple[Options, Options]:
+    """Options of an agent's config and of `Execution`, told apart by their names."""
+    known = {field.name for field in fields(Execution)}
+    return {k: v for k, v in options.items() if k not in known}, {k: v for k, v in options.items() if k in known}
 
 
 def _is_mujoco(env_id: str) -> bool:

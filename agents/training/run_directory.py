@@ -23,6 +23,7 @@ from typing import Any, Literal
 from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
 from scg.errors import nearest
 
@@ -55,13 +56,11 @@ class RunConfig:
     """how often to save after the start, evenly spaced; the last one is at the end"""
     keep_checkpoints: int = 2
     """how many of the newest checkpoints stay; 0 keeps all of them, as `scg overestimation` wants"""
-    threads: int = 1
-    """torch threads; small nets are fastest with one"""
     step_threads: int = 0
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints", "threads"):
+        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
         for name in ("step_threads", "action_bins", "keep_checkpoints"):
@@ -72,19 +71,21 @@ class RunConfig:
 class RunDirectory:
     """The files of one run, by name."""
 
-    def __init__(self, path: Path, name: str, run: RunConfig, agent: Config) -> None:
-        self.path, self.name, self.run, self.agent = path, name, run, agent
+    def __init__(self, path: Path, name: str, run: RunConfig, agent: Config, execution: Execution = EAGER) -> None:
+        self.path, self.name, self.run, self.agent, self.execution = path, name, run, agent, execution
         self.checkpoints = Checkpoints(path / "checkpoints", run.keep_checkpoints)
 
     @classmethod
-    def create(cls, name: str, run: RunConfig, agent: Config, out: Path | None = None) -> RunDirectory:
+    def create(
+        cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
+    ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
         if out is not None and out.exists() and any(out.iterdir()):
             raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
         path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "versions.json", envs.versions(run.env))
-        directory = cls(path, name, run, agent)
+        directory = cls(path, name, run, agent, execution)
         directory._write_config()
         return directory
 
@@ -94,7 +95,12 @@ class RunDirectory:
         self._write_config()
 
     def _write_config(self) -> None:
-        content = {"agent": self.name, "run": dataclasses.asdict(self.run), "config": dataclasses.asdict(self.agent)}
+        content = {
+            "agent": self.name,
+            "run": dataclasses.asdict(self.run),
+            "config": dataclasses.asdict(self.agent),
+            "execution": dataclasses.asdict(self.execution),
+        }
         write_json(self.path / "config.json", content)
 
     @classmethod
@@ -106,11 +112,15 @@ class RunDirectory:
         try:
             content = json.loads(file.read_text())
             name = content["agent"]
-            run, agent = content["run"], content["config"]
+            run, agent, execution = content["run"], content["config"], content["execution"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise RunError(f"run {path}: config.json is damaged ({error}). Train again.") from error
         where = f"run {path}: config.json"
-        return cls(path, name, _from_json(RunConfig, run, where), _from_json(config_type(name), agent, where))
+        made = (
+            _from_json(kind, values, where)
+            for kind, values in ((RunConfig, run), (config_type(name), agent), (Execution, execution))
+        )
+        return cls(path, name, *made)
 
     def changed_versions(self) -> list[str]:
         """What differs from the libraries that the run began with, as `name: then → now`."""

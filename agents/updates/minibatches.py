@@ -1,18 +1,15 @@
-"""Descent: a surrogate's gradient, its clipping and the optimiser as one function, run eagerly or compiled in one piece.
+"""Minibatch updates: a surrogate's gradient at some rows of a recording, its clipping, and the optimiser's step.
 
     g = ∇ surrogate(minibatch)        g ← g · min(1, max_norm / ‖g‖)        θ ← θ − rate · Adam(g)
 
-A minibatch is 64 rows of tiny networks, so what costs is the number of kernels, not the arithmetic. Compiled, all of it
-is one call on preallocated tensors; eagerly, the optimiser works on lists of tensors. The formulas are the same, the
-order of rounding is not: "same seed, same bits" holds for either, not between them. Compiling takes about 13 seconds the
-first time on a machine and 3 after that.
-
-Kingma & Ba (2015); ε = 1e-5 as in Huang et al. (2022), "The 37 implementation details of PPO".
+A minibatch is 64 rows of small networks, so kernel launches cost more than arithmetic. Compiled, all of it is one call on
+preallocated tensors; eagerly, the optimiser works on lists of tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +17,8 @@ from torch import Generator, Tensor
 
 import scg
 from scg.agents.execution.compilation import compile_function
+from scg.agents.execution.matmul_precision import matmul_precision
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Rows
 from scg.agents.updates.metrics import NotFinite
 from scg.agents.updates.optimiser import Optimiser
@@ -43,10 +42,19 @@ class Shuffle:
 
 
 class MinibatchUpdate:
-    """Steps of `optimiser` on the surrogate of `costs`, at chosen rows of a recording."""
+    """Steps of `optimiser` on the surrogate of `costs` (without any: of all costs), at chosen rows of a recording."""
 
-    def __init__(self, graph: scg.Graph, costs: Sequence[str], optimiser: Optimiser, compiled: bool = False) -> None:
-        self.optimiser = optimiser
+    def __init__(
+        self,
+        graph: scg.Graph,
+        optimiser: Optimiser,
+        costs: Sequence[str] = (),
+        size: int | None = None,
+        usual: Callable[[], bool] = lambda: True,
+        execution: Execution = EAGER,
+    ) -> None:
+        """`size` is that of a usual minibatch; None: whatever the rows are."""
+        self.costs, self.optimiser, self.size, self.usual, self.execution = tuple(costs), optimiser, size, usual, execution
         parameters = optimiser.parameters
 
         def loss(rows: Rows, index: Tensor) -> Tensor:
@@ -58,24 +66,35 @@ class MinibatchUpdate:
 
         self._loss = loss
         self._eager: Callable[[Rows, Tensor], Tensor] = step
-        self._compiled = compile_function(step) if compiled else None
+        self._compiled = compile_function(step) if execution.compile else None
         self._checked = False
+        self._total, self._count = torch.zeros((), device=optimiser.rate.device), 0
 
-    def epoch(self, rows: Rows, order: Sequence[Tensor], whole: bool = True) -> float:
-        """One pass; the mean gradient norm. NotFinite if a gradient was not: the parameters are then lost.
+    def __call__(self, rows: Rows, index: Tensor) -> None:
+        """One step on the rows `index`.
 
-        Only minibatches of the usual size from a `whole` block run compiled: a last, shorter one is not worth another
+        Only minibatches of the usual size from a `usual` recording run compiled: a last, shorter one is not worth another
         compilation. Which ones do depends on nothing but the run's position, or resuming would change bits.
         """
-        device = self.optimiser.rate.device
-        order, total = [index.to(device) for index in order], torch.zeros((), device=device)
-        if self._compiled is not None and not self._checked:
-            self._loss(rows, order[0])  # the graph's checks run at its first, eager evaluation
-            self._checked = True
-        for index in order:
-            compiled = self._compiled if whole and len(index) == len(order[0]) else None
-            total = total + (compiled or self._eager)(rows, index)
-        norm = float(total) / len(order)
+        index = index.to(self._total.device)
+        step = self._eager
+        if self._compiled is not None and self.usual() and len(index) == (self.size or len(index)):
+            if not self._checked:  # the graph's checks run at its first, eager evaluation
+                self._loss(rows, index)
+                self._checked = True
+            step = self._compiled
+        with matmul_precision(True) if self.execution.bf16 else nullcontext():
+            self._total = self._total + step(rows, index)
+        self._count += 1
+
+    def mean_norm(self) -> float:
+        """The mean gradient norm, before clipping, of the steps since the last call; 0 without any.
+
+        NotFinite if a gradient was not: the parameters are then lost.
+        """
+        norm = float(self._total) / max(self._count, 1)
+        self._total, self._count = torch.zeros_like(self._total), 0
         if not norm < float("inf"):
-            raise NotFinite(f"gradient norm {norm} in a minibatch. Lower the learning rate, or look at the rewards.")
+            named = f"objective {', '.join(map(repr, self.costs))}" if self.costs else "all objectives"
+            raise NotFinite(f"{named}: gradient norm {norm}. Lower the learning rate, or look at the rewards.")
         return norm

@@ -1,16 +1,16 @@
-"""Collecting while learning: the next block's environment steps beside the gradient steps that come before it.
+"""Prefetch: the next block's environment steps run on a worker thread while the gradient steps before it are computed.
 
-    block k + 1 is collected by the policy as it was before the updates of block k            Ahead
-    while these run, which do not know block k + 1 yet                                        Upcoming
+    block k + 1 is collected by the policy as it was before the updates of block k            PolicySnapshot
+    while these run, which do not know block k + 1 yet                                        PrefetchedBlock
 
-For one environment step to a gradient step this means: the action is the newest policy's, and a step is learned from one
-gradient step later than without.
+Why: the simulator and compiled updates release Python's lock, so two cores are busy. Cost: with one update per step, the acting
+policy is current, and data arrive one update late.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import nn
 
 from scg.agents.execution.worker_thread import WorkerThread
 from scg.agents.experience.rollout import Block, Episode, Rollout
+from scg.agents.updates.metrics import Metrics
 
 PAUSE = 1e-6  # seconds; sleeping at all takes some 60 µs. A thread that never sleeps keeps Python's lock from one that waits.
 
 
 class PrefetchedBlock:
-    """A block of `steps` steps of every environment that is collected when somebody begins with it, on another thread."""
+    """A block of `steps` steps of every environment; `begin` collects it on another thread."""
 
     def __init__(self, rollout: Rollout, policy: nn.Module, steps: int) -> None:
         self.steps = steps * rollout.envs.batch
@@ -35,8 +36,8 @@ class PrefetchedBlock:
     def episodes(self) -> list[Episode]:
         return self.block().episodes
 
-    def begin(self, beside: WorkerThread) -> None:
-        self._future = beside.start(self._collect)
+    def begin(self, thread: WorkerThread) -> None:
+        self._future = thread.start(self._collect)
 
     def wait(self) -> None:
         if self._future is not None:
@@ -60,3 +61,21 @@ class PolicySnapshot:
     @torch.no_grad()
     def remember(self) -> None:
         torch._foreach_copy_(self._own, self._live)
+
+
+class Prefetch:
+    """Collects an agent's blocks on `thread`, beside the updates that come before them."""
+
+    def __init__(self, thread: WorkerThread, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
+        self.thread, self.snapshot = thread, PolicySnapshot(behaviour, state)
+
+    def collect(self, rollout: Rollout, steps: int) -> PrefetchedBlock:
+        return PrefetchedBlock(rollout, self.snapshot.policy, steps)
+
+    def update(self, upcoming: PrefetchedBlock, learn: Callable[[Callable[[], object]], Metrics]) -> Metrics:
+        """`learn(begin)` runs the updates and calls `begin` when the worker thread has got its share of the first one."""
+        self.snapshot.remember()
+        try:
+            return learn(lambda: upcoming.begin(self.thread))
+        finally:
+            upcoming.wait()  # nobody may close the environments while they are stepped

@@ -17,6 +17,7 @@ from scg.agents.common.off_policy import examples
 from scg.agents.double_q import DoubleQ
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
+from scg.agents.execution.settings import Execution
 from scg.agents.experience import acting
 from scg.agents.experience.exploration import uniform_policy
 from scg.agents.experience.rollout import Rollout
@@ -32,7 +33,7 @@ from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from tests.agents.common.test_off_policy import LEARNING, Matching
 from tests.agents.training.test_loop import Killed, assert_same, last_state
 
-SMALL: dict[str, Any] = {"hidden": (8,), "batch": 8, "warmup": 40, "replay": 60, "report": 24, "horizon": 2, "compile": False}
+SMALL: dict[str, Any] = {"hidden": (8,), "batch": 8, "warmup": 40, "replay": 60, "report": 24, "horizon": 2}
 FEW = {"particles": 3, "proposals": 4}
 CONFIGS: dict[str, tuple[str, int, Any]] = {
     "dqn": ("CartPole-v1", 0, DQN(**SMALL, prioritised=True, n_step=3, target_every=5)),
@@ -108,7 +109,7 @@ def test_the_whole_update_can_be_compiled(quick_compiler: None) -> None:
         agent, rows = built("soft-q")
         learner = agent.state["learner"]
         assert isinstance(learner, OffPolicyUpdate)
-        learner.compiled = whole
+        learner.execution = Execution(compile=whole)
         for _ in range(2):
             learner(rows)
         ends.append([p for part in agent.state.values() if isinstance(part, nn.Module) for p in part.parameters()])
@@ -166,7 +167,7 @@ def test_from_the_command_line_continuous_actions_are_quantised(tmp_path: Path, 
 def test_presets_are_options_that_exist(name: str) -> None:
     assert name in AGENTS
     for env_id in ("HalfCheetah-v5", "Pendulum-v1", "CartPole-v1", "MultiGoal-v0"):
-        run, options = preset(name, env_id, 1000)
+        run, options, _ = preset(name, env_id, 1000)
         RunConfig(**run), config_type(name)(**options)
         assert run["envs"] == 1
 

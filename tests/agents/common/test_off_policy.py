@@ -14,12 +14,15 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import relu, softplus
 
+import scg
 from scg.agents import config_type
 from scg.agents.commands import cli
+from scg.agents.common.bellman import bellman_errors
 from scg.agents.ddpg import DDPG
 from scg.agents.environments import envs
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import OptionError
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience import acting
 from scg.agents.experience.exploration import ActionNoise
 from scg.agents.experience.rollout import Rollout
@@ -30,23 +33,24 @@ from scg.agents.sac import SAC
 from scg.agents.td3 import TD3
 from scg.agents.training import loop
 from scg.agents.training.loop import TrainingStopped
-from scg.agents.training.presets import COMPILE_OFF_POLICY_FROM, preset
+from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, read_table
 from scg.agents.updates.metrics import Means
+from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from tests.agents.networks.test_networks import BOX
 from tests.agents.test_off_policy_graphs import DIM, Nets, rows
 from tests.agents.training.test_loop import Killed, assert_same, last_state
 
-SMALL: dict[str, Any] = {"hidden": (8,), "batch": 8, "warmup": 40, "replay": 100, "report": 32, "horizon": 2, "compile": False}
+SMALL: dict[str, Any] = {"hidden": (8,), "batch": 8, "warmup": 40, "replay": 100, "report": 32, "horizon": 2}
 LEARNING: dict[str, Any] = {"hidden": (32,), "batch": 64, "replay": 10_000, "warmup": 500, "lr": 3e-3, "horizon": 1}
 CONFIGS = {
     "sac": SAC(**SMALL),
     "sac-score": SAC(**SMALL, actor="score", actor_samples=2, learn_alpha=False),
     "td3": TD3(**SMALL, prioritised=True, n_step=3),
     "ddpg": DDPG(**{**SMALL, "horizon": 4, "updates": 2}, process="ou"),
-    "ddpg-overlap": DDPG(**{**SMALL, "horizon": 4, "updates": 2, "overlap": True}, process="ou"),
-    "sac-overlap": SAC(**SMALL, overlap=True),
+    "ddpg-overlap": DDPG(**{**SMALL, "horizon": 4, "updates": 2}, process="ou"),
+    "sac-overlap": SAC(**SMALL),
 }
 
 
@@ -143,6 +147,18 @@ def test_noisy_actions_stay_in_the_box_and_are_what_the_buffer_holds() -> None:
     assert (block.action.abs() == 1.0).float().mean() > 0.2
 
 
+def made(
+    graph: scg.Graph,
+    objectives: dict[str, Any],
+    targets: Any,
+    seed: int = 0,
+    execution: Execution = EAGER,
+    **options: Any,
+) -> OffPolicyUpdate:
+    step = OffPolicyStep(graph, objectives, targets, errors=bellman_errors, **options)
+    return OffPolicyUpdate(step, Generator().manual_seed(seed), execution)
+
+
 # -- the update ------------------------------------------------------------------------------------------------
 
 
@@ -159,10 +175,10 @@ def test_one_step_of_sac_is_the_one_written_by_hand(double: None) -> None:
     """Same noise, float64: every parameter after Adam, and every target after Polyak's average."""
     nets, given, config = Nets(), rows(16), SAC(lr=1e-2)
     objectives = {
-        "bellman": config.adam(nets.critics), "soft_policy": config.adam(nets.policy), "entropy_gap": config.adam(nets.temperature),
+        "bellman": config.optimiser(nets.critics), "soft_policy": config.optimiser(nets.policy), "entropy_gap": config.optimiser(nets.temperature),
     }  # fmt: skip
     targets = [(nets.target_critics, nets.critics)]
-    learner = OffPolicyUpdate(nets.sac(), objectives, targets, Generator().manual_seed(5), tau=0.1, watched=["q"])
+    learner = made(nets.sac(), objectives, targets, 5, tau=0.1, watched=["q"])
     learner.examine(rows(4, seed=9))
     before = copy.deepcopy(nets)
     noise = Generator()
@@ -207,9 +223,9 @@ def test_one_step_of_sac_is_the_one_written_by_hand(double: None) -> None:
 
 def test_a_delayed_actor_and_the_targets_move_at_every_second_step() -> None:
     nets, config = Nets(), TD3()
-    objectives = {"bellman": config.adam(nets.critics), "gain": config.adam(nets.actor)}
+    objectives = {"bellman": config.optimiser(nets.critics), "gain": config.optimiser(nets.actor)}
     targets = [(nets.target_critics, nets.critics), (nets.target_actor, nets.actor)]
-    learner = OffPolicyUpdate(nets.td3(), objectives, targets, Generator().manual_seed(0), delay=2)
+    learner = made(nets.td3(), objectives, targets, delay=2)
     learner.examine(rows())
     moved: dict[str, list[bool]] = {name: [] for name in ("critics", "actor", "target_critics", "target_actor")}
     named = []
@@ -231,9 +247,9 @@ def test_steps_together_are_steps_one_by_one(delay: int, compiled: bool, quick_c
     found = []
     for together in (1, 4):
         nets, config = Nets(), TD3()
-        objectives = {"bellman": config.adam(nets.critics), "gain": config.adam(nets.actor)}
+        objectives = {"bellman": config.optimiser(nets.critics), "gain": config.optimiser(nets.actor)}
         targets = [(nets.target_critics, nets.critics), (nets.target_actor, nets.actor)]
-        learner = OffPolicyUpdate(nets.td3(), objectives, targets, Generator().manual_seed(0), delay=delay, compiled=compiled)
+        learner = made(nets.td3(), objectives, targets, delay=delay, execution=Execution(compile=compiled))
         learner.examine(minibatches[0])
         metrics, errors = [], []
         for first in range(0, 8, together):
@@ -269,9 +285,9 @@ def test_a_compiled_update_is_the_eager_one(quick_compiler: None) -> None:
     results = []
     for whole in (False, True):
         nets, config = Nets(), SAC()
-        objectives = {"bellman": config.adam(nets.critics), "soft_policy": config.adam(nets.policy)}
+        objectives = {"bellman": config.optimiser(nets.critics), "soft_policy": config.optimiser(nets.policy)}
         targets = [(nets.target_critics, nets.critics)]
-        learner = OffPolicyUpdate(nets.sac(), objectives, targets, Generator().manual_seed(0), delay=2, compiled=whole)
+        learner = made(nets.sac(), objectives, targets, delay=2, execution=Execution(compile=whole))
         learner.examine(rows())
         for i in range(5):
             learner(rows(seed=i))
@@ -305,6 +321,11 @@ def test_means_are_over_the_times_that_a_metric_was_there() -> None:
     assert means.take() == {"a": 3.0, "b": 5.0}
 
 
+def test_steps_in_one_call_divide_the_updates() -> None:
+    with pytest.raises(OptionError, match="--together 4 does not divide --updates 6"):
+        SAC(updates=6).check(Execution(together=4))
+
+
 @pytest.mark.parametrize(
     ("config", "options", "says"),
     [
@@ -312,7 +333,6 @@ def test_means_are_over_the_times_that_a_metric_was_there() -> None:
         (SAC, {"tau": 1.5}, "option tau is 1.5. Give a number between 0 and 1"),
         (TD3, {"delay": 0}, "option delay is 0"),
         (DDPG, {"forget": 2.0}, "option forget is 2.0"),
-        (SAC, {"updates": 6, "together": 4}, "--together 4 does not divide --updates 6"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(config: Any, options: dict[str, Any], says: str) -> None:
@@ -326,7 +346,8 @@ SHORT = RunConfig(env="Pendulum-v1", steps=232, envs=1, evaluations=2, eval_epis
 
 
 def new_run(path: Path, name: str) -> RunDirectory:
-    return RunDirectory.create(name.partition("-")[0], SHORT, CONFIGS[name], path)
+    execution = Execution(overlap=name.endswith("-overlap"))
+    return RunDirectory.create(name.partition("-")[0], SHORT, CONFIGS[name], path, execution)
 
 
 def whole_state(run: RunDirectory) -> dict[str, Any]:
@@ -391,7 +412,7 @@ def test_a_nan_stops_the_run_before_it_reaches_a_checkpoint(tmp_path: Path, monk
     def poisoned(self: OffPolicyUpdate, *given: Any) -> Any:
         if next(calls) == 20:
             with torch.no_grad():
-                next(iter(self._slow)).fill_(float("nan"))
+                next(iter(self.step.slow)).fill_(float("nan"))
         return call(self, *given)
 
     monkeypatch.setattr(OffPolicyUpdate, "__call__", poisoned)
@@ -401,7 +422,7 @@ def test_a_nan_stops_the_run_before_it_reaches_a_checkpoint(tmp_path: Path, monk
 
 
 def test_each_trains_evaluates_and_plots_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--env", "Pendulum-v1", "--steps", "80", "--warmup", "40", "--batch", "8", "--hidden", "8", "--no-compile"]
+    flags = ["--env", "Pendulum-v1", "--steps", "80", "--warmup", "40", "--batch", "8", "--hidden", "8"]
     flags += ["--evaluations", "1", "--eval-episodes", "2"]
     for name in ("sac", "td3", "ddpg"):
         assert cli.train([name, *flags, "--out", str(tmp_path / name)]) == 0
@@ -417,11 +438,11 @@ def test_each_trains_evaluates_and_plots_from_the_command_line(tmp_path: Path, c
 @pytest.mark.parametrize("name", ["sac", "td3", "ddpg", "sac-discrete"])
 def test_presets_are_options_that_exist(name: str) -> None:
     for env_id in ("HalfCheetah-v5", "Pendulum-v1", "MountainCarContinuous-v0"):
-        run, options = preset(name, env_id, 1000)
+        run, options, _ = preset(name, env_id, 1000)
         RunConfig(**run), config_type(name)(**options)
         assert run["envs"] == 1
-    for steps, compiled in ((COMPILE_OFF_POLICY_FROM - 1, False), (COMPILE_OFF_POLICY_FROM, True)):
-        assert config_type(name)(**preset(name, "HalfCheetah-v5", steps)[1]).compile == compiled
+    for steps, compiled in ((9_999, False), (10_000, True)):
+        assert Execution(**preset(name, "HalfCheetah-v5", steps).execution).compile == compiled
 
 
 class Matching(gym.Env):

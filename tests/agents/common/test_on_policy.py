@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from scg.agents.commands import cli
 from scg.agents.environments import envs
 from scg.agents.execution.compilation import compile_function
 from scg.agents.execution.options import OptionError
+from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Rollout
 from scg.agents.npg import NPG
 from scg.agents.ppo import PPO, Beta
 from scg.agents.training import loop
-from scg.agents.training.presets import COMPILE_FROM, preset
+from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory
 from scg.agents.trpo import TRPO
 from scg.agents.trpo_dual import Dual, TRPODual
@@ -41,9 +41,11 @@ CONFIGS = {
 }
 
 
-def updated(config: Any, env_id: str = "Pendulum-v1", blocks: int = 3) -> tuple[Any, list[dict[str, float]]]:
+def updated(
+    config: Any, env_id: str = "Pendulum-v1", blocks: int = 3, execution: Execution = EAGER
+) -> tuple[Any, list[dict[str, float]]]:
     with envs.make(env_id, 2) as vector:
-        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0), execution)
         rollout = Rollout(vector, [0, 1], Generator().manual_seed(0))
         metrics = [agent.update(agent.collect(rollout, 10_000), 0.1 * i) for i in range(blocks)]
     return agent, metrics
@@ -83,7 +85,7 @@ def test_the_optimisers_are_torchs(ours: Any, theirs: Any, max_norm: float, doub
 )
 def test_a_compiled_update_is_the_eager_one(quick_compiler: None, config: Any, blocks: int) -> None:
     """Parameters and statistics, normaliser included."""
-    agents = [updated(replace(config, compile=whole), blocks=blocks)[0] for whole in (False, True)]
+    agents = [updated(config, blocks=blocks, execution=Execution(compile=whole))[0] for whole in (False, True)]
     one, other = ([v for part in ("policy", "value") for v in agent.state[part].state_dict().values()] for agent in agents)
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -145,7 +147,7 @@ def test_the_penalty_follows_the_kl() -> None:
 
 def test_the_multiplier_ascends_the_dual() -> None:
     """λ moves by α times the violation, and never below zero."""
-    multiplier = Dual(1.0, target=0.01, device="cpu", rate=50.0)
+    multiplier = Dual(1.0, target=0.01, rate=50.0)
     assert [multiplier.adapt(kl) for kl in (0.03, 0.01, 0.0)] == pytest.approx([2.0, 2.0, 1.5])
     assert multiplier.adapt(9.0) == pytest.approx(6.5)  # a violation counts ten δ at most
     assert multiplier.adapt(-10.0) == 0.0
@@ -204,13 +206,14 @@ def test_early_stopping_skips_epochs_and_the_penalty_holds_the_policy_back() -> 
 def test_presets_are_the_defaults_of_the_flags() -> None:
     options = cli.options_of("ppo", ["--env", "CartPole-v1", "--steps", "1000"])()
     assert options.agent.horizon == 32
-    assert not options.agent.compile
-    assert cli.options_of("ppo", ["--env", "HalfCheetah-v5", f"--steps={COMPILE_FROM}"])().agent == PPO(compile=True)
+    assert not options.execution.compile
+    long = cli.options_of("ppo", ["--env", "HalfCheetah-v5", "--steps=200000"])()
+    assert (long.agent, long.execution) == (PPO(), Execution(compile=True))
     assert cli.options_of("a2c", ["--env", "HalfCheetah-v5"])().run.envs == 16
     assert cli.options_of("ppo", ["--steps", "x"])().agent.horizon == 32
-    assert preset("ppo", "Unknown-v0", 1000) == ({}, {})
+    assert preset("ppo", "Unknown-v0", 1000) == ({}, {}, {})
     for name in CONFIGS:
-        run, config = preset(name, "CartPole-v1", 1000)
+        run, config, _ = preset(name, "CartPole-v1", 1000)
         RunConfig(**run), config_type(name)(**config)  # every preset names options that exist
 
 

@@ -130,7 +130,7 @@ def test_the_picture_is_written_and_counts_what_it_shows(tmp_path: Path) -> None
 
 
 def test_the_command_draws_a_run_and_refuses_one_that_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--warmup", "20", "--batch", "4", "--hidden", "4", "--no-compile", "--steps", "24"]
+    flags = ["--warmup", "20", "--batch", "4", "--hidden", "4", "--steps", "24"]
     flags += ["--evaluations", "1", "--eval-episodes", "1"]
     assert cli.train(["soft-q", "--env", "MultiGoal-v0", *flags, "--out", str(tmp_path / "soft")]) == 0
     assert command([str(tmp_path / "soft"), "--episodes", "2", "--out", str(tmp_path / "b.png")]) == 0

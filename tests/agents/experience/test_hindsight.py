@@ -383,7 +383,7 @@ def test_bit_flip_is_learned_with_hindsight_and_not_without(tmp_path: Path) -> N
     """8 bits in 2,400 steps."""
     success = {}
     for her in ("future", "none"):
-        run_options, options = preset("dqn", "BitFlip8-v0", 2400)
+        run_options, options, _ = preset("dqn", "BitFlip8-v0", 2400)
         config = config_type("dqn")(**{**options, "her": her, "hidden": (64, 64), "epsilon_share": 0.3})
         run = RunConfig("BitFlip8-v0", **run_options, steps=2400, evaluations=1, eval_episodes=100, checkpoints=1)
         success[her] = train(RunDirectory.create("dqn", run, config, tmp_path / her), quiet=True).success

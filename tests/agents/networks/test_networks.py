@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Independent
 
 from scg.agents.experience import acting
 from scg.agents.networks.critics import value_critic
-from scg.agents.networks.mlp import MLP, forward_numpy
+from scg.agents.networks.mlp import MLP
 from scg.agents.networks.policies import make_policy
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -54,11 +54,11 @@ def test_the_gaussian_scale_does_not_depend_on_the_observation() -> None:
 
 def test_numpy_weights_follow_the_optimiser() -> None:
     mlp = MLP([3, 8, 2])
-    weights, x = mlp.weights(), np.ones((4, 3), np.float32)
+    forward, x = mlp.numpy(), np.ones((4, 3), np.float32)
     with torch.no_grad():
         for parameter in mlp.parameters():
             parameter.add_(0.1)
-    assert np.allclose(forward_numpy(weights, x), mlp(torch.from_numpy(x)).detach(), atol=1e-6)
+    assert np.allclose(forward(x), mlp(torch.from_numpy(x)).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

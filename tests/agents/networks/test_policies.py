@@ -13,7 +13,7 @@ from torch.distributions import Beta, Categorical, kl_divergence
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.experience.rollout import Rollout
-from scg.agents.networks.bounded_policies import Bounded, SignedBeta
+from scg.agents.networks.bounded_policies import SignedBeta, SquashedNormalWithEntropy
 from scg.agents.networks.policies import PolicyKind, make_policy
 from scg.agents.networks.squashed_normal import SquashedNormal
 
@@ -27,8 +27,8 @@ def t(*values: float) -> Tensor:
 
 
 PAIRS = {
-    "squashed": (Bounded(t(0.3), t(-0.2)), Bounded(t(-0.4), t(0.1))),
-    "wide": (Bounded(t(0.5), t(0.5)), Bounded(t(-1.0), t(0.7))),
+    "squashed": (SquashedNormalWithEntropy(t(0.3), t(-0.2)), SquashedNormalWithEntropy(t(-0.4), t(0.1))),
+    "wide": (SquashedNormalWithEntropy(t(0.5), t(0.5)), SquashedNormalWithEntropy(t(-1.0), t(0.7))),
     "beta": (SignedBeta(t(1.5), t(3.0)), SignedBeta(t(2.0), t(1.2))),
 }
 
@@ -55,7 +55,7 @@ def test_densities_entropies_and_divergences_are_their_integrals(name: str) -> N
 
 def test_the_entropy_of_a_squashed_normal_is_below_the_uniforms() -> None:
     """log 2 is the most that a density on (−1, 1) has; dropping tanh's slope would exceed it."""
-    p = Bounded(t(0.0), t(1.0))
+    p = SquashedNormalWithEntropy(t(0.0), t(1.0))
     assert float(p.entropy()) < np.log(2) < float(p.log_scale + 1.42)
 
 

@@ -48,7 +48,7 @@ SMALL = ("--evaluations", "2", "--eval-episodes", "2", "--hidden", "16", "16", "
 PPO = ("--envs", "4", "--horizon", "32", "--minibatch", "64", "--epochs", "3", "--steps", str(UPDATES * 128))
 REPLAYED = (
     *("--env", "Pendulum-v1", "--horizon", "5", "--updates", "2", "--batch", "16", "--warmup", "50", "--report", "5"),
-    *("--replay", "300", "--no-compile", "--steps", str(UPDATES * 5 + 50)),
+    *("--replay", "300", "--steps", str(UPDATES * 5 + 50)),
 )
 RUNS = {
     "ppo": ("ppo", "--env", "CartPole-v1", *PPO),

@@ -14,12 +14,14 @@ from torch.distributions import Independent, Normal
 
 import scg
 from scg.agents.common.agent import Agent
+from scg.agents.common.bellman import bellman_errors
 from scg.agents.ddpg import DDPG
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.presampled_noise import presample, recorded_requests, replayed, standard_normal
+from scg.agents.execution.settings import Execution
 from scg.agents.execution.worker_thread import WorkerThread
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.actors import DeterministicPolicy, SquashedPolicy
@@ -32,11 +34,13 @@ from scg.agents.td3 import TD3, td3
 from scg.agents.training import loop
 from scg.agents.training.loop import TrainingStopped
 from scg.agents.training.run_directory import RunConfig, RunDirectory
+from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from scg.agents.updates.prefetch import PolicySnapshot, PrefetchedBlock
 from tests.agents.training.test_loop import assert_same
 
-SMALL: dict[str, Any] = {"warmup": 40, "batch": 16, "replay": 200, "hidden": (8,), "overlap": True}
+SMALL: dict[str, Any] = {"warmup": 40, "batch": 16, "replay": 200, "hidden": (8,)}
+OVERLAP = Execution(overlap=True)
 OBS = 3
 
 
@@ -63,7 +67,9 @@ class Own(nn.Module):
         return Independent(Normal(self.loc(obs), 0.3), 1)
 
 
-def learner(name: str, beside: WorkerThread | None, compiled: bool = True) -> tuple[OffPolicyUpdate, list[nn.Module]]:
+def learner(
+    name: str, thread: WorkerThread | None, compiled: bool = True, **execution: Any
+) -> tuple[OffPolicyUpdate, list[nn.Module]]:
     generator, encoder = Generator().manual_seed(0), Encoder(spaces.Box(-1, 1, (OBS,)))
     critics = QCritics(encoder, 2, (8,), 2, generator)
     target_critics = target_copy(critics)
@@ -83,10 +89,9 @@ def learner(name: str, beside: WorkerThread | None, compiled: bool = True) -> tu
         trained = {"bellman": critics, "gain": actor}
         modules = [actor, critics, target_actor, target_critics]
         targets, delay, watched = [(target_critics, critics), (target_actor, actor)], 2, ("q",)
-    objectives = {cost: SAC().adam(module) for cost, module in trained.items()}
-    made = OffPolicyUpdate(
-        graph, objectives, targets, Generator().manual_seed(1), 0.05, delay, watched, compiled, beside=beside
-    )
+    objectives = {cost: SAC().optimiser(module) for cost, module in trained.items()}
+    step = OffPolicyStep(graph, objectives, targets, 0.05, delay, watched, bellman_errors)
+    made = OffPolicyUpdate(step, Generator().manual_seed(1), Execution(compile=compiled, **execution), thread)
     made.examine(minibatch(0))
     return made, modules
 
@@ -121,8 +126,8 @@ def test_a_step_on_two_threads_is_the_step_on_one(name: str, quick_compiler: Non
 )
 def test_other_steps_stay_on_one_thread(name: str, compiled: bool, together: int, quick_compiler: None) -> None:
     made, _ = learner(name, WorkerThread(), compiled)
-    assert made.beside is not None
-    made.beside.start = None  # type: ignore[assignment, method-assign]  # a call would fail
+    assert made.thread is not None
+    made.thread.start = None  # type: ignore[assignment, method-assign]  # a call would fail
     metrics, _ = made({name: torch.cat([x] * together) for name, x in minibatch(0).items()}, together)
     assert len(metrics) == together
 
@@ -135,7 +140,7 @@ def test_given_noise_is_what_the_generator_would_have_drawn(
 ) -> None:
     """As on a GPU, whose own generator no checkpoint has."""
     (drawn, modules), (gave, others) = (learner(name, None, compiled) for _ in range(2))
-    gave.gives = True
+    gave.presamples = True
     for i in range(4):
         rows = [minibatch(together * i + j) for j in range(together)]
         joined = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
@@ -151,19 +156,19 @@ def test_cuda_graphs_keep_what_a_step_changes_where_it_is(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", lambda f, **kwargs: (asked_for.append(kwargs["options"]), f)[1])
     monkeypatch.setattr(torch._dynamo, "mark_static_address", lambda tensor: told.add(tensor.data_ptr()))
     made, modules = learner("td3", None)
-    made.graphs = True
+    made.execution = Execution("cuda", compile=True, cuda_graphs=True)
     made(minibatch(0))
     assert [options["triton.cudagraphs"] for options in asked_for] == [True]
     addresses = {p.data_ptr() for module in modules for p in module.parameters()}
     addresses |= {
-        t.data_ptr() for adam in made.objectives.values() for t in adam.state_dict().values() if isinstance(t, Tensor)
+        t.data_ptr() for adam in made.step.objectives.values() for t in adam.state_dict().values() if isinstance(t, Tensor)
     }
     assert addresses <= told
-    made.graphs = False
+    made.execution = Execution(compile=True)
     made(minibatch(1))
     assert "triton.cudagraphs" not in asked_for[-1]
     with pytest.raises(OptionError, match="--cuda-graphs needs --compile and --device cuda"):
-        SAC(cuda_graphs=True, compile=True)
+        Execution(cuda_graphs=True, compile=True)
 
 
 def test_draws_that_nobody_can_give_are_noticed() -> None:
@@ -194,7 +199,7 @@ def test_asking_moves_no_generator_and_given_noise_is_taken_in_order() -> None:
 
 def build(config: Any, env_id: str = "Pendulum-v1") -> tuple[Agent, Rollout, envs.Environments]:
     vector = envs.make(env_id, 1)
-    agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+    agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0), OVERLAP)
     return agent, Rollout(vector, [0], Generator().manual_seed(0)), vector
 
 
@@ -257,7 +262,7 @@ def test_a_pause_changes_no_bit() -> None:
 
 def test_a_fault_of_the_environment_on_the_second_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory.create(
-        "sac", RunConfig(env="Pendulum-v1", steps=100, envs=1, eval_episodes=2), SAC(**SMALL), tmp_path / "run"
+        "sac", RunConfig(env="Pendulum-v1", steps=100, envs=1, eval_episodes=2), SAC(**SMALL), tmp_path / "run", OVERLAP
     )
     collect, blocks = Rollout.collect, iter(range(1000))
 

@@ -1,0 +1,53 @@
+"""What the commands share: faults told in one line, and a trained run as its checkpoint left it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from scg.agents.common.agent import Agent, OptionError
+from scg.agents.environments.envs import EnvironmentFault, make
+from scg.agents.experience import tensor_files
+from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.training.run_directory import RunDirectory, RunError
+
+Command = Callable[[list[str]], int]
+
+
+def reported(command: Command) -> Command:
+    """Faults that a user can mend are one message, not a traceback."""
+
+    @wraps(command)
+    def run(argv: list[str]) -> int:
+        from scg.agents.training.loop import TrainingStopped
+        from scg.agents.training.video import VideoError
+
+        try:
+            return command(argv)
+        except TrainingStopped as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            return 1
+        except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except SystemExit as leave:  # argument errors and --help
+            return leave.code if isinstance(leave.code, int) else 2
+
+    return run
+
+
+def trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
+    """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
+    from scg.agents.training.loop import build
+
+    run = RunDirectory.open(path)
+    if best:
+        file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
+    else:
+        file, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
+    with make(run.run.env, 1, bins=run.run.action_bins) as one:
+        agent = build(run, one)
+    agent.load_state_dict(state["agent"])
+    return run, agent, file
