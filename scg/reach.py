@@ -149,7 +149,7 @@ class Reach:
                     if path:
                         low[path[-1][0]] = min(low[path[-1][0]], low[node])
                     if low[node] == number[node]:
-                        component = []
+                        component: list[int] = []
                         while not component or component[-1] != node:
                             component.append(stack.pop())
                         waiting.difference_update(component)
