@@ -55,7 +55,11 @@ def lay_out(graph: Graph, given: Mapping[str, Any], inputs: Mapping[str, Any], s
         k: len(d.batch_shape) + (nodes[k].plate is not None and not plated(graph.structure, k, d))
         for k, d in evaluation.distributions.items()
     }
-    costs = {c: last[c].ndim for c in graph.structure.costs}
+    if trace.history:  # an initial value may have the batch that later steps lack
+        for step in trace.history:
+            for k, d in step.distributions.items():
+                own[k] = max(own[k], len(d.batch_shape))
+    costs = {c: max(values[c].ndim for values in plain_steps if c in values) for c in graph.structure.costs}
     # The costs say what a batch is; nodes that reach no cost may have one where the costs have none.
     upstream = {i.node for cost in costs for i in graph.structure.influences(cost)}
     batch = max([0, *costs.values(), *(rank for k, rank in own.items() if k not in upstream and nodes[k].plate is None)])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
 from scg.errors import GraphError, nearest
@@ -52,9 +53,38 @@ class Scope:
             yield
 
 
+class Detaching(TorchFunctionMode):
+    """Inside, torch's functions see the detached self of these parameters, in this thread; no module is changed."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter | Tensor]) -> None:
+        super().__init__()
+        self.twins = {id(p): p.detach() for p in parameters}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = tuple(self.replaced(x) for x in args)
+        return func(*args, **{key: self.replaced(x) for key, x in kwargs.items()}) if kwargs else func(*args)
+
+    def replaced(self, thing: Any) -> Any:
+        if isinstance(thing, Tensor):
+            return self.twins.get(id(thing), thing)
+        if isinstance(thing, (list, tuple)):
+            parts = [self.replaced(x) for x in thing]
+            return parts if isinstance(thing, list) else type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
+        return thing
+
+
 @contextmanager
 def _swap(parameters: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
+    """Inside, these parameters carry no gradient.
+
+    Eagerly the functions that read them are told so, in this thread alone: another thread may evaluate the same modules.
+    The compiler traces in one thread, and takes the parameters out of their modules while it does.
+    """
     saved = [(module._parameters, name, module._parameters[name]) for module, name in parameters]
+    if not torch.compiler.is_compiling():
+        with Detaching(parameter for _, _, parameter in saved if parameter is not None):
+            yield
+        return
     try:
         for own, name, parameter in saved:
             own[name] = parameter.detach()  # type: ignore[union-attr,assignment]
