@@ -78,9 +78,8 @@ class Axes:
             self.at_once if self.at_once and x.ndim > inner else 0
         )  # outside the sequence, and where nothing varies, it has none
         slots = max(0, x.ndim - inner - timed)
-        head, along, rest = x.shape[:slots], x.shape[slots : slots + timed], x.shape[slots + timed :]
-        if not timed:
-            along = (1,) * self.time
+        head, rest = x.shape[:slots], x.shape[slots + timed :]
+        along = x.shape[slots : slots + timed] if timed else (1,) * self.time
         return x.reshape((*head, *along, *[1] * (self.plate + self.batch - len(rest)), *rest))
 
     def along_time(self, steps: Sequence[Tensor]) -> Tensor:

@@ -116,7 +116,8 @@ def _adopted(candidate: Any) -> Estimator:
     if not callable(getattr(candidate, "branch", None)):
         raise GraphError(f"{candidate!r} is no estimator: inherit from scg.Estimator and define branch(distribution)")
     try:
-        adopted = object.__new__(type(kind)(kind.__name__, (kind, Estimator), {"__module__": kind.__module__}))
+        made: Any = type(kind)
+        adopted = object.__new__(made(kind.__name__, (kind, Estimator), {"__module__": kind.__module__}))
         object.__setattr__(adopted, "__dict__", candidate.__dict__)
     except (TypeError, AttributeError) as error:  # slots, an extension type, a metaclass of its own
         raise GraphError(

@@ -125,9 +125,9 @@ def _twin(thing: Any, rebuild: Callable[[Any], Any], built: dict[int, Any], name
         changed = [rebuild(part) for part in thing]
         return type(thing)(*changed) if hasattr(thing, "_fields") else type(thing)(changed)
     if isinstance(thing, dict):
-        built[id(thing)] = twin = copy.copy(thing)
-        twin.update({key: rebuild(value) for key, value in thing.items()})
-        return twin
+        built[id(thing)] = table = copy.copy(thing)
+        table.update({key: rebuild(value) for key, value in thing.items()})
+        return table
     if not _plain(thing) and not any(t.requires_grad for t in tensors(thing)):
         return thing  # nothing in it carries a gradient, so there is no need to copy what is not ours
     if isinstance(thing, functools.partial):
@@ -141,9 +141,9 @@ def _twin(thing: Any, rebuild: Callable[[Any], Any], built: dict[int, Any], name
             _refuse(thing, name)
         cells = tuple(types.CellType(rebuild(value)) for value in _cells(thing)) or None
         defaults = tuple(map(rebuild, thing.__defaults__)) if thing.__defaults__ else None
-        twin = types.FunctionType(thing.__code__, thing.__globals__, thing.__name__, defaults, cells)
-        twin.__kwdefaults__ = {k: rebuild(v) for k, v in thing.__kwdefaults__.items()} if thing.__kwdefaults__ else None
-        return twin
+        function = types.FunctionType(thing.__code__, thing.__globals__, thing.__name__, defaults, cells)
+        function.__kwdefaults__ = {k: rebuild(v) for k, v in thing.__kwdefaults__.items()} if thing.__kwdefaults__ else None
+        return function
     if hasattr(thing, "__dict__"):
         built[id(thing)] = twin = copy.copy(thing)
         own = {k: rebuild(v) for k, v in vars(thing).items() if k not in _LEFT_BEHIND}

@@ -74,10 +74,10 @@ class _Kept:
                     buffer.copy_(content)
             self.module._buffers[name] = buffer
         vars(self.module).update(self.plain)
-        for container, content in self.containers:
+        for container, held in self.containers:
             if isinstance(container, (dict, set)):
                 container.clear()
-                container.update(content)
+                container.update(held)
             else:
                 container.clear()
                 container.extend(content)
