@@ -80,7 +80,7 @@ class _Kept:
                 container.update(held)
             else:
                 container.clear()
-                container.extend(content)
+                container.extend(held)
 
 
 # torch's own bookkeeping: parameters, submodules and hooks are not for us to put back.
