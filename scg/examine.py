@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scg.axes import broadcast
 from scg.distributions import kind
 from scg.errors import GraphError
 from scg.finding import Finding
@@ -286,7 +287,7 @@ class Examination:
         mine, theirs = self.recording.trace, recording.trace
         if self.graph.nodes[name].in_sequence and mine.history and theirs.history:
             steps = zip(theirs.history, mine.history, strict=True)
-            return torch.stack([one(step.values[name], like.values[name]) for step, like in steps])
+            return torch.stack(broadcast([one(step.values[name], like.values[name]) for step, like in steps]))
         return one(theirs[name], mine[name])
 
     def _at_once(self) -> None:

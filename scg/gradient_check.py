@@ -30,7 +30,9 @@ def infinite_gradients(calls: Iterable[Call]) -> Iterator[tuple[str, str]]:
         if not outputs or not all(bool(torch.isfinite(o).all()) for o in outputs):
             continue
         sources = {**reached(*outputs), **{id(x): x for x in leaves}}
-        gradients = torch.autograd.grad([o.sum() for o in outputs], list(sources.values()), allow_unused=True)
+        gradients = torch.autograd.grad(
+            [o.sum() for o in outputs], list(sources.values()), retain_graph=True, allow_unused=True
+        )
         for source, gradient in zip(sources, gradients, strict=True):
             if gradient is not None and not torch.isfinite(gradient).all():
                 what = "one of its parents" if any(id(x) == source for x in leaves) else "a parameter that it reads"
