@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import re
 import time
 
 import torch
 
-from tests.attack.attack import attack
+from tests.attack.attack import attack, reason
 from tests.attack.generate import generate
 from tests.attack.program import code
-
-
-def reason(message: str) -> str:
-    """A refusal without its names and numbers."""
-    message = message.splitlines()[0]
-    message = re.sub(r"^node '[^']*': ", "", message)
-    message = re.sub(r"'[^']*'", "…", message)
-    message = re.sub(r"[\[(][\d, ]*[\])]", "[]", message)
-    return re.sub(r"-?\d+(\.\d+)?", "#", message)[:110]
 
 
 def main() -> None:

@@ -158,7 +158,7 @@ class Generator:
     def edges(self, plan: Plan, plans: list[Plan]) -> list[Edge]:
         rng = self.rng
         edges: dict[str, Edge] = {}
-        names = list(self.inputs)[:2]
+        names = [name for name in self.inputs if name in ("a", "b", "i0", "i1")]
         wanted = [Edge("b" if self.batch and self.chance(0.6) else rng.choice(names))]
         if plan.plate and self.batch:
             wanted = [Edge("b")]

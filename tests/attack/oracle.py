@@ -172,14 +172,14 @@ def paths(program: Program, steps: int, opens: Callable[[int], bool]) -> Paths:
     return result
 
 
-def with_gradient(program: Program) -> dict[str, set[str]]:
-    """For each node the names that reach it with a gradient at some step of some run, however long."""
+def with_gradient(program: Program, detached: bool = False) -> dict[str, set[str]]:
+    """For each node the names that reach it with a gradient (or at all) at some step of some run, however long."""
     nodes = {n.name: n for n in program.nodes}
 
     def sources(node: Node) -> set[str]:
         found: set[str] = set()
         for e in node.edges:
-            if e.detached:
+            if e.detached and not detached:
                 continue
             found |= sources(nodes[e.source]) if e.dist else {e.source}
             found |= {e.init} if e.init else set()
@@ -219,19 +219,24 @@ def widened(program: Program, exact: list[Paths]) -> list[Paths]:
             extra_full, extra_live = set(p.full[target, t]), set(p.live[target, t])
             last = t if target in inside else program.steps - 1
             for name in (n for n in nodes if nodes[n].kind == "stochastic"):
-                if name not in inside:
-                    if target in inside:
-                        any_full = any((name, 0) in p2.full[target, s] for p2 in exact for s in range(program.steps))
-                        any_live = any((name, 0) in p2.live[target, s] for p2 in exact for s in range(program.steps))
-                        extra_full |= {(name, 0)} if any_full else set()
-                        extra_live |= {(name, 0)} if any_live else set()
-                    continue
-                kinds = lag_kinds(homogeneous, name, target, target in inside, horizon)
-                for lag in range(last + 1):
-                    if kinds[lag] is not None and same_episode(program, last - lag, last, b):
-                        extra_full.add((name, last - lag))
-                        if kinds[lag]:
-                            extra_live.add((name, last - lag))
+                if name in inside:
+                    kinds = lag_kinds(homogeneous, name, target, target in inside, horizon)
+                    extra = {(name, last - g): kinds[g] for g in range(last + 1) if same_episode(program, last - g, last, b)}
+                elif target in inside:
+                    ever = [
+                        (name, 0) in q.live[target, s]
+                        for q in (homogeneous, *exact)
+                        for s in range(horizon)
+                        if (target, s) in q.full
+                    ]
+                    extra = {(name, 0): True if any(ever) else None}
+                else:
+                    extra = {}
+                for site, alive in extra.items():
+                    if alive is not None and site not in p.full[target, t]:
+                        extra_full.add(site)
+                        if alive:
+                            extra_live.add(site)
             full[target, t], live[target, t] = frozenset(extra_full), frozenset(extra_live)
         result.append(Paths(full, live))
     return result
@@ -356,7 +361,9 @@ class Unrolled:
             if not any(node.name in scorers[cost.name] for cost in costs):
                 continue
             for t in range(program.steps if node.place == "inside" else 1):
-                total = total + self.term(node, t, by_element, mean, costs)
+                below = [c for c in costs if node.name in scorers[c.name]]
+                share = 1 / program.steps if mean and any(c.place == "inside" for c in below) else 1.0
+                total = total + self.term(node, t, by_element, mean, costs, share)
         return total
 
     def mask(self, by_element: list[Paths], sets: str, target: Site, site: Site) -> Tensor:
@@ -389,25 +396,24 @@ class Unrolled:
             x = x.sum(dim, keepdim=True) if slot in self.summed and slot in names else x.mean(dim, keepdim=True)
         return x.mean() * x.shape[-2] if x.shape[-2] > 1 else x.mean()
 
-    def term(self, node: Node, t: int, by_element: list[Paths], mean: bool, costs: list[Node]) -> Tensor:
-        """A baseline's or a credit's."""
+    def term(self, node: Node, t: int, by_element: list[Paths], mean: bool, costs: list[Node], share: float) -> Tensor:
+        """A baseline's or a credit's; `share` is what the costs that it stands for are multiplied with."""
         site = (node.name, t)
         weight = self.weights[site]
         own = weight.z.exp() if weight.z is not None else weight.factor
         assert own is not None
-        inside = 1 / self.program.steps if mean and node.place == "inside" else 1.0
         if node.credit is None:
             product, names = self.weigh(site, by_element, credited=True)
-            level, scale = self.level(node, t, by_element, node.baseline), -inside
+            level, scale = self.level(node, t, by_element, node.baseline), -share
         else:
             product, names = self.weigh(site, by_element, credited=True, without=node.name, dead=True)
             if node.credit == "mc":
                 level = sum((self.to_go(node, t, c, by_element, mean) for c in costs), torch.zeros((), dtype=F64))
                 if node.baseline is not None:
-                    level = level - inside * self.level(node, t, by_element, node.baseline)
+                    level = level - share * self.level(node, t, by_element, node.baseline)
                 scale = 1.0
             else:
-                level, scale = float(node.credit), inside
+                level, scale = float(node.credit), share
                 if node.baseline is not None:
                     level = level - self.level(node, t, by_element, node.baseline)
         return scale * self.fold(product * (own - own.detach()) * level, names | {node.name})
@@ -415,7 +421,8 @@ class Unrolled:
     def level(self, node: Node, t: int, by_element: list[Paths], what: Any) -> Any:
         if what not in self.nodes:
             return float(what)
-        other = (what, t if self.nodes[what].place == "inside" and node.place == "inside" else 0)
+        when = 0 if self.nodes[what].place != "inside" else t if node.place == "inside" else self.program.steps - 1
+        other = (what, when)
         return self.marginal(node, t, other, by_element)
 
     def marginal(self, node: Node, t: int, other: Site, by_element: list[Paths]) -> Tensor:

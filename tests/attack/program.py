@@ -145,6 +145,8 @@ def call_code(program: Program) -> str:
         grad = ", requires_grad=True" if name in program.learned else ""
         if isinstance(value, tuple):
             lines.append(f"{name} = ({', '.join(f'torch.tensor({v})' for v in value)})")
+        elif isinstance(value, dict):
+            lines.append(f"{name} = {{{', '.join(f'{k!r}: torch.tensor({v})' for k, v in value.items())}}}")
         else:
             lines.append(f"{name} = torch.tensor({value}{grad})")
     given = [f"{name!r}: torch.tensor({value})" for name, value in program.observed.items()]

@@ -86,8 +86,13 @@ def expectation(draw: Callable[[], list[Tensor]], most: int) -> list[Tensor]:
     asked: list[int] | None = None
     while choices is not None:
         script = Script(list(choices), most)
-        with scripted(script):
-            found = draw()
+        try:
+            with scripted(script):
+                found = draw()
+        except TooMany:  # an examination drew besides; the next call has none
+            script = Script(list(choices), most)
+            with scripted(script):
+                found = draw()
         shape = [len(c) for c in script.chances]
         if asked is not None and len(shape) != len(asked):  # an examination drew besides
             script = Script(list(choices), most)
