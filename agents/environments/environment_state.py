@@ -22,6 +22,7 @@ _KNOWN = (
     "gymnasium.envs.mujoco.",
     "gymnasium_robotics.envs.fetch.",
     "scg.agents.environments.goal_tasks",
+    "scg.agents.environments.helicopter",
     "scg.agents.environments.multigoal",
 )
 

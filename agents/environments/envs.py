@@ -30,12 +30,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from scg.agents.environments import environment_state, mujoco_vector, robotics
+from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics
 from scg.agents.environments.goal_space import flattened
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
 
 
+gym.register("Helicopter-v0", entry_point="scg.agents.environments.helicopter:Helicopter", max_episode_steps=600)
 gym.register("PointReach-v0", entry_point="scg.agents.environments.goal_tasks:PointReach", max_episode_steps=50)
 
 
@@ -187,6 +188,8 @@ def make(
     constructors += [lambda: _make_one(env_id, **kwargs)] * (batch - 1)
     if autoreset is not AutoresetMode.SAME_STEP:
         vector: VectorEnv = SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
+    elif batch > 1 and batched_vector.steps_many(first):
+        vector = batched_vector.BatchedVector(constructors, copy=False, autoreset_mode=autoreset)
     elif batch > 1 and mujoco_vector.family(first) is not None:
         threads = threads or max(1, min(len(os.sched_getaffinity(0)), batch // 4))
         vector = mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)

@@ -25,6 +25,7 @@ from scg.agents.common.agent import Agent, AgentConfig, Stateful
 from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.experience.rollout import Episode, Rollout
+from scg.agents.search.controllers import HoverPolicy, ScorePolicy
 from scg.agents.search.perturbations import Kind, Perturbations
 from scg.agents.search.policies import NetworkPolicy, SearchPolicy
 from scg.agents.search.population import Job, Returns, evaluate
@@ -54,8 +55,10 @@ class SearchConfig(AgentConfig):
     """the seeds of the episodes: fresh for every member, common to a generation's members, or fixed for the whole run (PEGASUS)"""
     scale: float = 0.5
     """initial standard deviation of each parameter"""
+    policy: Literal["network", "hover", "scores"] = "network"
+    """what is searched: a network, the helicopter's controller of twelve parameters, or a weight for each feature of a choice"""
     hidden: tuple[int, ...] = ()
-    """widths of the policy's hidden layers; none: a linear policy"""
+    """widths of the network's hidden layers; none: a linear policy"""
     normalise_obs: bool = False
     """divide observations by their running standard deviation, after subtracting their mean"""
 
@@ -68,10 +71,16 @@ class SearchConfig(AgentConfig):
         if self.scale == 0:
             raise OptionError("option scale is 0: all members would be one. Give a positive number.")
 
+    def build_policy(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> SearchPolicy:
+        kinds: dict[str, Callable[..., SearchPolicy]] = {"hover": HoverPolicy, "scores": ScorePolicy}
+        if self.policy in kinds:
+            return kinds[self.policy](obs_space, action_space, generator)
+        return NetworkPolicy(obs_space, action_space, self.hidden, generator, self.normalise_obs)
+
     def search(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Search:
         """The policy of the run and its seed, drawn from `generator`."""
         try:
-            policy = NetworkPolicy(obs_space, action_space, self.hidden, generator, self.normalise_obs)
+            policy = self.build_policy(obs_space, action_space, generator)
         except ValueError as error:
             raise envs.EnvironmentFault(str(error)) from error
         return Search(self, policy, int(torch.randint(2**62, (), generator=generator)))

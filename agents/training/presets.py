@@ -8,6 +8,7 @@
                   PPO on InvertedDoublePendulum: a Beta policy (Chou et al. 2017), which holds the first states that a Gaussian drops
     on Pendulum   1,000 random steps, lr 1e-3 (NAF 3e-4)
     on reaching   γ 0.95, τ 0.05 (RL Zoo's for FetchReach), lr 1e-3; on bit-flip a quick target, γ 0.98 (the paper's)
+    by search     linear policies; ARS on HalfCheetah and Swimmer with the paper's step sizes; the helicopter's own controller
     on CartPole   short blocks, lower λ and γ, observations and rewards as they are (RL Zoo): statistics of a few hundred
                   steps move under the policy, and with them PPO kept losing what it had learned
 
@@ -32,8 +33,11 @@ _PENDULUM: Options = {"warmup": 1000, "lr": 1e-3}
 _MULTIGOAL: Options = {**_PENDULUM, "gamma": 0.9}
 _REACH: Options = {"warmup": 1000, "lr": 1e-3, "gamma": 0.95, "tau": 0.05}
 _BITS: Options = {"warmup": 500, "horizon": 8, "updates": 8, "lr": 1e-3, "gamma": 0.98, "target_every": 10, "tau": 0.2}
+_HOVER: Options = {"policy": "hover", "scale": 0.1}
 _RUN: dict[str, dict[str, Options]] = {
     "mujoco": {"a2c": {"envs": 16}},
+    "HalfCheetah-v5": {"ars": {"envs": 16}},
+    "Swimmer-v5": {"ars": {"envs": 4}},
 }
 
 
@@ -43,12 +47,17 @@ _FAMILY: dict[str, dict[str, Options]] = {
     "FetchReach-v4": {"off-policy": _REACH},
     "PointReach-v0": {"off-policy": _REACH},
     "MultiGoal-v0": {"off-policy": _MULTIGOAL},
+    "Helicopter-v0": {"search": _HOVER},
 }
 _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {"sac": {"lr": 1e-3}, "a2c": {"horizon": 16}},
     "Hopper-v5": {"sac": {"alpha": 0.2, "learn_alpha": False}},
     "InvertedDoublePendulum-v5": {"ppo": {"policy": "beta"}},
     "Pendulum-v1": {"naf": {"lr": 3e-4}},
+    "HalfCheetah-v5": {
+        "ars": {"normalise_obs": True, "population": 16, "best": 4, "rate": 0.02, "scale": 0.03, "scenarios": "fresh"},
+    },
+    "Swimmer-v5": {"ars": {"population": 4, "best": 1, "rate": 0.02, "scale": 0.02, "scenarios": "fresh"}},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
     "CartPole-v1": {
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},
@@ -69,6 +78,8 @@ _AGENT: dict[str, dict[str, Options]] = {
             "epsilon_share": 0.16,
         },
         "sac-discrete": {"lr": 1e-3, "tau": 0.05, "target_entropy_share": 0.5},
+        "es": {"lr": 0.2, "scenarios": "fresh", "weight_decay": 0.0},
+        "rwr": {"sharpness": 3.0, "least_scale": 0.3},
     },
 }
 

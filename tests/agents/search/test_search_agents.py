@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from scg.agents import config_type
+from scg.agents import AGENTS, config_type
 from scg.agents.common.agent import Agent
 from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError
@@ -27,12 +27,13 @@ from scg.agents.search.perturbations import Perturbations
 from scg.agents.search.population import Returns
 from scg.agents.search.unroll import Lives
 from scg.agents.training.loop import train
-from scg.agents.training.presets import SEARCH, preset
+from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory
 from scg.agents.updates.metrics import NotFinite
 
 from . import worlds  # noqa: F401  registers what follows
 
+SEARCH = [name for name in sorted(AGENTS) if config_type(name).family == "search"]
 OBS, ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
@@ -242,7 +243,7 @@ def test_options_that_make_no_sense_say_so(name: str, options: dict[str, Any], m
 
 
 def test_every_search_agent_has_slots_for_its_members() -> None:
-    assert all(preset(name, "CartPole-v1", 1000)[0]["envs"] >= 32 for name in SEARCH)
+    assert all(preset(name, "CartPole-v1", 1000).run["envs"] >= 32 for name in SEARCH)
 
 
 def windows(lives: Lives, ends: dict[tuple[int, int], bool], slots: int = 2, count: int = 3) -> list[Tensor]:
