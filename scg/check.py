@@ -116,6 +116,7 @@ def examine(
                 for name, distribution in examination.distributions.items()
                 if graph.nodes[name].estimator.order(distribution) < math.inf
             )
+            plan.kinked = examination.kinked
             learn_scopes(graph, plan, given, inputs, steps)
     return plan, found
 

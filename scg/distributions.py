@@ -30,7 +30,7 @@ from scg.laws import log_mass, unseen
 from scg.tree import rebuilt, tensors, transforms
 
 __all__ = [
-    "FirstOrder", "density_order", "has_rsample", "is_exactly", "kind", "log_density", "moving_support", "parameters",
+    "FirstOrder", "density_order", "has_rsample", "is_exactly", "kind", "last_slope", "log_density", "moving_support", "own_law", "parameters",
     "rebuilt", "remember", "reparameterise", "sampler_order", "torch_kind", "unclamped_log_prob",
 ]  # fmt: skip
 
@@ -40,6 +40,17 @@ SAMPLER = (
     "an estimator that is right to first order only.\n"
     "Use ScoreFunction() there, or a distribution whose sampler is smooth (Normal, Laplace, Exponential, …)."
 )
+
+
+KINK = (
+    "its function, which has a kink that samples move across (relu, abs, max, clamp): the expectation curves there, and no second "
+    "derivative at a sample sees it.\nUse a smooth function, or ScoreFunction() where the sample is drawn."
+)
+
+
+def last_slope(value: Any, name: str) -> Any:
+    """A node's value behind a barrier that refuses a second derivative."""
+    return rebuilt(value, lambda x: FirstOrder.apply(x, name, KINK) if x.requires_grad else x, name)
 
 
 def kind(distribution: Distribution) -> str:
@@ -330,3 +341,8 @@ def torch_kind(distribution: Distribution) -> type[Distribution] | None:
     """The class of torch whose law a distribution has; None where it has a law of its own."""
     nearest = next(k for k in type(distribution).__mro__ if k.__module__.partition(".")[0] == "torch")
     return nearest if nearest is not Distribution and is_exactly(distribution, nearest) else None
+
+
+def own_law(distribution: Distribution) -> bool:
+    """Whether a part of a distribution has a law that is not torch's, of which only its methods tell."""
+    return torch_kind(distribution) is None or any(own_law(part) for part in _components(distribution))

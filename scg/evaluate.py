@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from scg.axes import Axes, at_step
 from scg.branching import branch, plain
 from scg.calls import length
-from scg.distributions import rebuilt, remember
+from scg.distributions import last_slope, rebuilt, remember
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.node import Edge, Node
@@ -283,7 +283,8 @@ class Evaluation:
         if torch.compiler.is_compiling():
             return node.fn(*arguments) if node.positional else node.fn(**arguments)
         try:
-            return node.fn(*arguments) if node.positional else node.fn(**arguments)
+            result = node.fn(*arguments) if node.positional else node.fn(**arguments)
+            return last_slope(result, node.name) if node.name in self.plan.kinked and not self.learning else result
         except GraphError:
             raise
         except Exception as error:

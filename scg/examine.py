@@ -5,7 +5,7 @@
     with every other batch element's samples exchanged             it mixes batch elements
     on branch 0 alone                                              it mixes branches
     one step at a time                                             it mixes time steps
-    with one pathwise parent moved                                 its value moves, its gradient is always zero
+    with one parent moved that has a gradient                      its slope is not the value's, or it jumps
 
 Autograd can see none of these. The criterion is the graph's own: a node is a function of its declared parents, and
 element by element of the batch.
@@ -50,6 +50,7 @@ class Examination:
         self.distributions = self.recording.distributions
         self.halvings = HALVINGS if before == 0 else 1
         self.found: dict[tuple[str, str], Finding] = {}
+        self.kinked: frozenset[str] = frozenset()
 
     def _draw(
         self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True, like: Recording | None = None
@@ -192,6 +193,7 @@ class Examination:
                 break
         for node, what, message in paths.errors():
             self._error(node, what, message)
+        self.kinked = paths.kinked
 
     def _same_samples(self, name: str, other: Recording) -> bool:
         return same(self.recording.trace[name], other.trace[name])
