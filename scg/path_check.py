@@ -10,6 +10,8 @@ is moved too, where the function compares or rounds: a jump there is an error, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +28,19 @@ from scg.tree import rebuilt, tensors
 
 if TYPE_CHECKING:
     from scg.analysis import Structure
+
+_parameters = ContextVar("parameters", default=True)
+
+
+@contextmanager
+def left_to_differences() -> Iterator[None]:
+    """Inside, only pathwise edges are examined: an oracle measures by itself what a cost leaves out of a parameter's slope."""
+    token = _parameters.set(False)
+    try:
+        yield
+    finally:
+        _parameters.reset(token)
+
 
 SEVERAL, ENOUGH, FEW = 16, 2, 6  # outputs from which on two draws are enough, and how many are without
 
@@ -85,7 +100,7 @@ class PathCheck:
                 continue
             seen.add(node.name)
             found: list[_Path] = []
-            open_to_all = node.kind != "cost" or node.trains is None
+            open_to_all = _parameters.get() and (node.kind != "cost" or node.trains is None)
             for edge in node.parents:
                 key: Any = int(edge.param) if node.positional else edge.param
                 if (
@@ -103,7 +118,7 @@ class PathCheck:
                     found.append(
                         _Path(node.name, edge, tuple(sorted(above)), biased, None if edge.dist else supports.get(edge.source))
                     )
-            held = self._held(call)
+            held = self._held(call) if _parameters.get() else []
             operations = _operations(call) if found or held else set()
             for path in found:
                 path.smooth = not operations & (_STEPS | _CORNERS)

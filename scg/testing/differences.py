@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from scg.estimator import Pathwise
 from scg.graph import Graph
+from scg.path_check import left_to_differences
 from scg.testing.expectation import NoPoints, NotFinite, NotVectorised, bound_axes
 from scg.testing.oracle import NoOracle, Objective, Oracle, check_order
 from scg.testing.parameters import Parameters, Wrt
@@ -42,6 +43,7 @@ class Difference:
     kind: str
 
 
+@left_to_differences()
 def finite_difference(
     graph: Graph,
     inputs: Mapping[str, Any],

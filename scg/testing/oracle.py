@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from scg.graph import Graph
+from scg.path_check import left_to_differences
 from scg.testing.expectation import BUDGET, WALKED, Expectation, Leaf, NoPoints, NotFinite, NotVectorised, Plan, plan
 from scg.testing.parameters import Parameters, Values, Wrt
 from scg.testing.unroll import Program
@@ -52,6 +53,7 @@ class Oracle:
         return Oracle(kind, exact, zero if error is None else error, zero)
 
 
+@left_to_differences()
 def exact_gradient(
     graph: Graph,
     inputs: Mapping[str, Any],
@@ -80,6 +82,7 @@ def exact_gradient(
     return parameters.named(oracle.exact, order)
 
 
+@left_to_differences()
 def exact(graph: Graph, parameters: Parameters, order: int, steps: int | None, only: str | None = None) -> Oracle:
     """Autograd of the plain expectation, held against differences of its value. `only`: insist on "enumeration" or
     "quadrature"."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scg.draw.words import brief
 from scg.graph import Graph
+from scg.path_check import left_to_differences
 from scg.testing.differences import dependence
 from scg.testing.draws import Draws, of_callable, of_graph
 from scg.testing.oracle import Choice, NoOracle, Oracle, check_order, choose
@@ -23,6 +24,7 @@ from scg.testing.unroll import Program
 FALSE_ALARM, DETECTABLE, FLOOR = 1e-3, 0.05, 0.03
 
 
+@left_to_differences()
 def check_unbiased(
     graph: Graph | Callable[..., Tensor],
     inputs: Mapping[str, Any],
@@ -101,6 +103,7 @@ def check_unbiased(
     return report
 
 
+@left_to_differences()
 def assert_unbiased(graph: Graph | Callable[..., Tensor], inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Report:
     """`check_unbiased`, as an assertion: fails on "biased" and on "undecided", with the table as its message."""
     __tracebackhide__ = True
