@@ -161,9 +161,13 @@ class ActorCritic:
         return given
 
     def scaled(self, given: Recording) -> Recording:
-        """The rewards in units of their returns' deviation, whose statistics move."""
+        """The rewards in units of their returns' deviation, and the critic's centre; the statistics move."""
         given = self.with_empty_target(given)
-        return given if self.reward_scale is None else {**given, "reward": self.reward_scale(given["reward"], given["first"])}
+        if self.reward_scale is None:
+            return given
+        reward = self.reward_scale(given["reward"], given["first"], given["terminated"])
+        self.value.centre.copy_(-self.reward_scale.centre)  # the critic predicts costs
+        return {**given, "reward": reward}
 
     @staticmethod
     def with_empty_target(given: Recording) -> Recording:

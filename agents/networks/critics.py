@@ -29,15 +29,22 @@ from scg.agents.networks.normalisers import ObsNormaliser
 
 
 class ValueCritic(nn.Module):
-    """Predicted discounted cost-to-go `[*batch]`, in units of `scale`: costs of size 1 sum to about `1/(1-γ)`."""
+    """Predicted discounted cost-to-go `[*batch]`, `centre` + `scale` × network: costs of size 1 sum to about `1/(1-γ)`.
+
+    `centre`, 0 at first, is what costs-to-go have in common. A network that had to learn a large one by gradient steps
+    would give useless advantages meanwhile.
+    """
+
+    centre: Tensor
 
     def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> None:
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.mlp = MLP([encoder.features, *hidden, 1], 1.0, generator)
+        self.register_buffer("centre", torch.zeros(()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.scale * self.mlp(self.encoder(obs)).squeeze(-1)
+        return self.centre + self.scale * self.mlp(self.encoder(obs)).squeeze(-1)
 
 
 def value_critic(
@@ -46,7 +53,7 @@ def value_critic(
     generator: Generator | None = None,
     scale: float = 1.0,
     normaliser: ObsNormaliser | None = None,
-) -> nn.Module:
+) -> ValueCritic:
     """The state-value critic for an observation space."""
     return ValueCritic(Encoder(obs, normaliser), hidden, generator, scale)
 

@@ -56,7 +56,7 @@ def test_rewards_are_scaled_by_the_running_returns_of_every_environment() -> Non
     reward, first = rng.normal(1.0, 3.0, (12, 3)), rng.random((12, 3)) < 0.3
     scale = RewardScale(0.9)
     blocks = [slice(0, 5), slice(5, 6), slice(6, 12)]
-    scaled = [scale(torch.from_numpy(reward[b]), torch.from_numpy(first[b])) for b in blocks]
+    scaled = [scale(torch.from_numpy(reward[b]), torch.from_numpy(first[b]), torch.from_numpy(first[b])) for b in blocks]
     returns = np.zeros((12, 3))
     for env in range(3):
         running = 0.0
@@ -65,17 +65,50 @@ def test_rewards_are_scaled_by_the_running_returns_of_every_environment() -> Non
             returns[t, env] = running
     for block, found in zip(blocks, scaled, strict=True):
         deviation = returns[: block.stop].std()
-        assert np.allclose(found, np.clip(reward[block] / deviation, -LIMIT, LIMIT), rtol=1e-6)
+        assert np.allclose(found, reward[block] / deviation, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0, 100.0, -1e6])
+def test_scaled_rewards_keep_their_differences_at_any_offset(offset: float) -> None:
+    """One-step episodes: the scale is the deviation of the rewards themselves, the centre their mean in its units."""
+    reward = torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64) + offset
+    scale = RewardScale(0.99)
+    every = torch.ones(1, 4, dtype=torch.bool)
+    scaled = scale(reward, every, every)
+    expected = (
+        scaled.std(correction=0) if abs(offset) < 1e3 else reward.std(correction=0) / (1e-3 * reward.square().mean().sqrt())
+    )
+    assert torch.allclose(scaled[0, 1] - scaled[0, 0], expected / 0.75**0.5 / 0.25**0.5, rtol=1e-6)
+    assert torch.allclose(scaled.mean(), scale.centre)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_the_centres_temporal_differences_have_mean_zero(gamma: float) -> None:
+    g = Generator().manual_seed(0)
+    reward, terminated = torch.randn(40, 3, dtype=torch.float64, generator=g) + 5, torch.rand(40, 3, generator=g) < 0.2
+    first = torch.cat([torch.ones(1, 3, dtype=torch.bool), terminated[:-1]])
+    scale = RewardScale(gamma)
+    scaled = scale(reward, first, terminated)
+    differences = scaled + gamma * (~terminated).double() * scale.centre - scale.centre
+    assert abs(float(differences.mean())) < 1e-12 * float(scale.centre)
+
+
+@pytest.mark.parametrize(("reward", "expected"), [(0.0, 0.0), (5.0, 1000.0), (-1e-12, -1000.0)])
+def test_constant_returns_are_scaled_by_their_size(reward: float, expected: float) -> None:
+    every = torch.ones(3, 2, dtype=torch.bool)
+    scaled = RewardScale(0.99)(torch.full((3, 2), reward, dtype=torch.float64), every, every)
+    assert scaled.flatten().tolist() == pytest.approx([expected] * 6)
 
 
 def test_the_reward_scale_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     g = Generator().manual_seed(0)
     reward, first = torch.randn(8, 2, generator=g), torch.rand(8, 2, generator=g) < 0.2
     whole, part, resumed = RewardScale(0.99), RewardScale(0.99), RewardScale(0.99)
-    whole(reward[:5], first[:5]), part(reward[:5], first[:5])
+    whole(reward[:5], first[:5], first[:5]), part(reward[:5], first[:5], first[:5])
     tensor_files.save(tmp_path / "s.pt", {"scale": part.state_dict()})
     resumed.load_state_dict(tensor_files.load(tmp_path / "s.pt")["scale"])
-    assert torch.equal(whole(reward[5:], first[5:]), resumed(reward[5:], first[5:]))
+    assert torch.equal(whole(reward[5:], first[5:], first[5:]), resumed(reward[5:], first[5:], first[5:]))
+    assert whole.centre == resumed.centre
 
 
 def test_policy_and_critic_share_one_normaliser_and_checkpoints_hold_it() -> None:
