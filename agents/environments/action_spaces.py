@@ -5,15 +5,19 @@ from __future__ import annotations
 import gymnasium as gym
 from gymnasium import spaces
 
-from scg.agents.environments.envs import EnvironmentFault
+from scg.agents.environments.action_maps import WIDE, has_scale
+from scg.agents.environments.faults import EnvironmentFault
 
 
 def action_dim(space: gym.Space) -> int:
     """The number of continuous action dimensions. EnvironmentFault for any other space."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise EnvironmentFault(f"action space {space}: this agent needs continuous actions on one axis, a Box of shape (n,).")
-    if not space.is_bounded():
-        raise EnvironmentFault(f"action space {space}: this agent's actions are bounded. Wrap it in gymnasium's RescaleAction.")
+    if not has_scale(space).all():
+        raise EnvironmentFault(
+            f"action space {space}: this agent's actions are bounded, and need bounds at most {2 * WIDE:.0e} apart. "
+            "Wrap the environment in one whose action space is a smaller Box (gymnasium.wrappers.TransformAction)."
+        )
     return space.shape[0]
 
 

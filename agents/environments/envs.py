@@ -31,6 +31,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics
+from scg.agents.environments.action_maps import to_bins, to_space
+from scg.agents.environments.faults import EnvironmentFault
 from scg.agents.environments.goal_space import flattened
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
@@ -49,10 +51,6 @@ for _bits in (4, 6, 8, 10, 15, 20, 30, 40, 50):
     )
 
 
-class EnvironmentFault(ValueError):
-    """An environment that is missing, or that does not behave. The message says where, what was found, what to do."""
-
-
 class Step(NamedTuple):
     reward: np.ndarray  # [batch]
     terminated: np.ndarray  # [batch] bool: the process ended; nothing follows
@@ -65,7 +63,8 @@ class Environments:
     """`batch` environments behind one `step`. Close with `close()`, or use as a context manager.
 
     Agents act in [-1, 1] where the action space is a bounded box: an action is clipped to it and mapped to the space's
-    own bounds here, so that one initial policy fits every environment. What agents record is the unclipped action,
+    own bounds here, so that one initial policy fits every environment; in other boxes it is clipped to what bounds there
+    are (`action_maps`). What agents record is the unclipped action,
     whose log-density is the policy's; the clipping belongs to the environment. With `bins` such an environment takes
     one of that many evenly spaced values in every dimension, by its index, and is a discrete one to the agent.
     """
@@ -82,9 +81,9 @@ class Environments:
                     "Wrap the environment, as gymnasium.wrappers.FlattenObservation does."
                 )
         self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        self._to_bounds = _to_bounds(self.action_space)
+        self._to_bounds = to_space(self.action_space)
         if bins:
-            self._to_bounds = _to_bins(self.action_space, bins)
+            self._to_bounds = to_bins(self.action_space, bins)
             dims = cast(spaces.Box, self.action_space).shape[0]
             self.action_space = spaces.MultiDiscrete([bins] * dims) if dims > 1 else spaces.Discrete(bins)
 
@@ -270,26 +269,6 @@ def _nearest(env_id: str, count: int = 3) -> list[str]:
     same = [known for lower, known in by_lower.items() if lower.rpartition("-v")[0] == name][::-1]
     close = [by_lower[match] for match in get_close_matches(env_id.lower(), by_lower, n=count, cutoff=0.6)]
     return list(dict.fromkeys(same + close))[:count]
-
-
-def _to_bounds(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
-    if not (isinstance(space, spaces.Box) and space.is_bounded()):
-        return lambda action: action
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    half, middle = (high - low) / 2, (high + low) / 2
-    if (half == 1).all() and (middle == 0).all():  # as on most of MuJoCo's: 2 µs less
-        return lambda action: np.minimum(np.maximum(action, -1.0), 1.0).astype(space.dtype, copy=False)
-    return lambda action: (middle + half * np.minimum(np.maximum(action, -1.0), 1.0)).astype(space.dtype)  # NaN stays NaN
-
-
-def _to_bins(space: gym.Space, bins: int) -> Callable[[np.ndarray], np.ndarray]:
-    if bins < 2 or not (isinstance(space, spaces.Box) and space.is_bounded() and len(space.shape) == 1):
-        raise EnvironmentFault(
-            f"{bins} bins for action space {space}: only a bounded Box with one axis can be quantised, into 2 bins or more."
-        )
-    values = np.linspace(space.low, space.high, bins).astype(space.dtype)  # [bins, dim]
-    dims = np.arange(values.shape[1])
-    return lambda index: values[index.reshape(len(index), -1), dims]
 
 
 def seeds(seed: int, stream: str, count: int, *index: int) -> list[int]:
