@@ -221,7 +221,7 @@ class _Serial(SyncVectorEnv):
             if self._terminations[i] or self._truncations[i]:
                 if not ended:
                     ended, info["final_obs"] = True, np.empty(self.num_envs, object)
-                info["final_obs"][i] = obs
+                info["final_obs"][i] = np.array(obs)  # the environment's own array, which its `reset` may fill anew
                 if self.faults is None:
                     obs, _ = env.reset()
             self._observations[i] = obs  # type: ignore[index]

@@ -153,8 +153,9 @@ class Rollout:
     def _step(self, record: _Record, t: int, act: Act) -> list[Episode]:
         record.obs[t], record.first[t] = self._obs, self._first
         action = act(self._obs)
+        record.action[t] = action  # before the environments, which may write into what they are given
         step = self.envs.step(action)
-        record.action[t], record.reward[t] = action, step.reward
+        record.reward[t] = step.reward
         record.terminated[t], record.truncated[t], record.next_obs[t] = step.terminated, step.truncated, step.next_obs
         self._obs = step.obs
         self._total += step.reward

@@ -164,3 +164,36 @@ def test_an_unknown_environment_class_is_not_saved() -> None:
 def test_observations_that_are_not_one_array_are_refused_with_the_remedy() -> None:
     with pytest.raises(EnvironmentFault, match=r"observation space Tuple.* is not one array\. Wrap.*FlattenObservation"):
         envs.make("Blackjack-v1", 1)
+
+
+class Reusing(gym.Env):
+    """obs and action space of three numbers; one array for all observations, and actions are written into."""
+
+    observation_space, action_space = gym.spaces.Box(-9.0, 9.0, (3,)), gym.spaces.MultiDiscrete([4, 4, 4])
+
+    def __init__(self) -> None:
+        self.obs = np.zeros(3, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.obs[:], self.count = 0, 0
+        return self.obs, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.count += 1
+        self.obs[:] = self.count
+        reward = float(action.sum())
+        action[:] = 3
+        return self.obs, reward, self.count == 2, False, {}
+
+
+gym.register("Reusing-v0", entry_point=Reusing, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("autoreset", MODES)
+def test_arrays_that_an_environment_uses_again_are_copied(autoreset: AutoresetMode) -> None:
+    block = block_of("Reusing-v0", autoreset)
+    count = torch.where(block.first, 1.0, 2.0)
+    assert torch.equal(block.next_obs, count.unsqueeze(-1).expand_as(block.next_obs))
+    assert torch.equal(block.obs, block.next_obs - 1)
+    assert torch.equal(block.action.sum(-1).to(block.reward.dtype), block.reward)
