@@ -1,21 +1,24 @@
-"""Files of tensors: written whole or not at all, loaded without executing code.
+"""Files of tensors: written whole or not at all, verified, loaded without executing code.
 
-    state → temporary file → fsync → rename            a kill at any moment leaves the previous file as it was
+    archive ‖ SHA-256(archive)         → temporary file → fsync → rename → fsync of the directory
 
-`torch.load(weights_only=True)` refuses pickles that would run something; the archive's checksums are verified first.
+A kill at any moment leaves the previous file as it was. The digest is checked before anything else is read of a file: an
+archive's own checksums do not cover its directory. `torch.load(weights_only=True)` refuses pickles that would run something.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 FORMAT = 1
+MARK = b"scg-sha256:"  # the end of a file: mark, then the digest of all before the mark
+TAIL = len(MARK) + hashlib.sha256().digest_size
 
 
 class CheckpointError(ValueError):
@@ -26,31 +29,81 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a killed process with our number
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+        with open(temporary, "xb") as file:  # never through a link
+            hashing = _Hashing(file)
+            torch.save({"format": FORMAT, **state}, hashing)  # type: ignore[arg-type]
+            file.write(MARK + hashing.digest.digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+class _Hashing:
+    """A file to write to, in order, and the digest of what was written: replay buffers are not held in memory twice."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename in `directory` outlast a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def verify(path: Path) -> None:
+    """Read `path` back and compare the digest. CheckpointError where it is damaged."""
+    _content(path)
 
 
 def load(path: Path) -> dict[str, Any]:
     """The state in `path`. CheckpointError says whether the file is absent, damaged or of another format."""
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path}: no such file. Nothing was saved yet, or the directory is another.")
+    content = _content(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"checkpoint {path}: record {damaged!r} is damaged. Use an earlier checkpoint.")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        size = path.stat().st_size
-        raise CheckpointError(f"checkpoint {path}: cannot be read ({size} bytes; {reason}). Use an earlier one.") from error
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever an unpickler raises on bytes that were not written by `save`
+        raise _unreadable(path, error, len(content)) from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"checkpoint {path}: format {found!r}, this version reads {FORMAT}. Train again, or convert.")
     return state
+
+
+def _content(path: Path) -> memoryview:
+    """The archive in `path`, its digest checked."""
+    try:
+        whole = memoryview(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"checkpoint {path}: no such file. Nothing was saved yet, or the directory is another."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error, None) from error
+    content, tail = whole[:-TAIL], whole[-TAIL:]
+    if tail != MARK + hashlib.sha256(content).digest():
+        raise CheckpointError(
+            f"checkpoint {path}: cannot be read ({len(whole)} bytes; its digest is missing or differs: it is damaged, or was "
+            "not written by this version). Use an earlier one."
+        )
+    return content
+
+
+def _unreadable(path: Path, error: Exception, size: int | None) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    found = reason if size is None else f"{size} bytes; {reason}"
+    return CheckpointError(f"checkpoint {path}: cannot be read ({found}). Use an earlier one.")

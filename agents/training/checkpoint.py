@@ -1,9 +1,10 @@
 """Checkpoints: written whole or not at all, loaded without executing code.
 
     state → temporary file → fsync → rename            a kill at any moment leaves the previous file as it was
-    newest file → (damaged? say so) → the one before    CRC-checked by the archive, plain values and tensors only
+    newest file → (damaged? say so) → the one before    digest checked first, plain values and tensors only
 
-`torch.load(weights_only=True)` refuses pickles that would run something.
+Older ones are deleted once the new one has been read back: never the new one, never the one that this process resumed
+from before a newer one is good. Damaged files are not counted among the kept ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scg.agents.experience.tensor_files import CheckpointError, load, save
+from scg.agents.experience.tensor_files import CheckpointError, load, save, verify
 
 
 class Checkpoints:
@@ -21,6 +22,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory, self.keep = directory, keep
+        self._good: list[Path] = []  # read or verified by this process, oldest first
 
     @property
     def best(self) -> Path:
@@ -32,22 +34,54 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write, read back, then delete what `keep` newer good ones replace. CheckpointError where what was written is damaged."""
         path = self.directory / f"step-{step:012d}.pt"
         save(path, state)
-        for old in self.paths()[: -self.keep] if self.keep else []:
-            old.unlink()
+        verify(path)
+        self._good = [*(good for good in self._good if good != path), path]
+        if self.keep:
+            kept = self._kept(path)
+            for old in self.paths():
+                if old not in kept:
+                    old.unlink()
         return path
+
+    def _kept(self, newest: Path) -> set[Path]:
+        """`newest` and the good ones before it, `keep` in all: first those that this process knows, then any that verify."""
+        kept = [newest]
+        others = [path for path in reversed(self.paths()) if path != newest]
+        for path in [*reversed(self._good), *others]:
+            if len(kept) == self.keep:
+                break
+            if path not in kept and _is_good(path):
+                kept.append(path)
+        return set(kept)
 
     def save_best(self, state: dict[str, Any]) -> None:
         save(self.best, state)
 
-    def load_latest(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-        """The newest readable checkpoint. Each damaged one is reported to `warn`; CheckpointError if none is left."""
+    def load_latest(
+        self, warn: Callable[[str], None], use: Callable[[dict[str, Any]], None] = lambda state: None
+    ) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint that can be read, and that `use` takes without a CheckpointError (it reads what lies beside
+        it, as replay buffers do). Others are reported to `warn`; CheckpointError if none is left."""
         paths = self.paths()
         for path in reversed(paths):
             try:
-                return path, load(path)
+                state = load(path)
+                use(state)
             except CheckpointError as error:
                 warn(f"{error}")
+                continue
+            self._good = [path]
+            return path, state
         found = f"{len(paths)} damaged" if paths else "none"
         raise CheckpointError(f"run {self.directory.parent}: no usable checkpoint ({found} found). Train it again.")
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True

@@ -201,15 +201,19 @@ class _Training:
     def _resume(self) -> None:
         for change in self.directory.changed_versions():
             self.progress.say(f"warning: {change} since this run began; its bits may differ")
-        path, state = self.directory.checkpoints.load_latest(lambda text: self.progress.say(f"warning: {text}"))
+        path, state = self.directory.checkpoints.load_latest(
+            lambda text: self.progress.say(f"warning: {text}"), self._load_memory
+        )
         self.counters.load_state_dict(state["counters"])
         self.agent.load_state_dict(state["agent"])
-        if self.agent.memory is not None:
-            self.agent.memory.load(self.directory.path / "replay", state["memory"])
         if not self.rollout.load_state_dict(state["rollout"]):
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path
         self.progress.say(f"resumed from {path} at step {self.counters.step:,}")
+
+    def _load_memory(self, state: dict[str, Any]) -> None:
+        if self.agent.memory is not None:
+            self.agent.memory.load(self.directory.path / "replay", state["memory"])
 
 
 def draw(agent: Agent, directory: Path) -> None:

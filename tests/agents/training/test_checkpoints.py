@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.training import checkpoint
 from scg.agents.training.checkpoint import Checkpoints
 
 STATE = {"counters": {"step": 7, "big": 2**100, "recent": [1.0]}, "weights": torch.arange(1000.0)}
@@ -49,6 +52,77 @@ def test_any_cut_and_any_flipped_byte_is_noticed(tmp_path: Path) -> None:
             tensor_files.load(path)
 
 
+def _sealed(path: Path, state: dict[str, object]) -> None:
+    """A file with a right digest that `save` would not write."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer, pickle_module=pickle)
+    content = buffer.getvalue()
+    path.write_bytes(content + tensor_files.MARK + hashlib.sha256(content).digest())
+
+
+def test_any_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+    """Of the archive's directory too, whose damage the archive's own checksums do not see."""
+    path = tmp_path / "x.pt"
+    tensor_files.save(path, {"n": 1, "weights": torch.arange(3.0)})
+    whole = path.read_bytes()
+    for at in [*range(0, len(whole), 7), *range(len(whole) - 300, len(whole))]:
+        path.write_bytes(_flip(whole, at))
+        with pytest.raises(CheckpointError, match="digest is missing or differs"):
+            tensor_files.load(path)
+
+
+@pytest.mark.parametrize("kind", ["directory", "no archive", "no dict"])
+def test_whatever_cannot_be_read_is_the_one_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.pt"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "no archive":
+        path.write_bytes(b"abc" + tensor_files.MARK + hashlib.sha256(b"abc").digest())
+    else:
+        _sealed(path, [1, 2])  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"x\.pt: (cannot be read|format None)"):
+        tensor_files.load(path)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_damaged_checkpoints_that_are_newer_cost_no_good_one(tmp_path: Path, keep: int) -> None:
+    first = Checkpoints(tmp_path, keep)
+    first.save(100, {"n": 100})
+    for step in (900, 901, 902):
+        (tmp_path / f"step-{step:012d}.pt").write_bytes(b"damaged")
+    resumed = Checkpoints(tmp_path, keep)
+    said: list[str] = []
+    assert resumed.load_latest(said.append)[1]["n"] == 100
+    assert len(said) == 3
+    resumed.save(200, {"n": 200})
+    assert Checkpoints(tmp_path, keep).load_latest(said.append)[1]["n"] == 200
+    left = [int(path.stem.removeprefix("step-")) for path in resumed.paths()]
+    assert left == [200] if keep == 1 else [100, 200]
+
+
+def test_a_checkpoint_whose_replay_is_damaged_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(100, {"n": 100}), checkpoints.save(200, {"n": 200})
+    said: list[str] = []
+
+    def use(state: dict[str, object]) -> None:
+        if state["n"] == 200:
+            raise CheckpointError("replay from-000000000100.pt: cannot be read")
+
+    assert checkpoints.load_latest(said.append, use)[1]["n"] == 100
+    assert said == ["replay from-000000000100.pt: cannot be read"]
+
+
+def test_what_was_written_badly_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(100, {"n": 100})
+    monkeypatch.setattr(checkpoint, "save", lambda path, state: path.write_bytes(b"half"))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.save(200, {"n": 200})
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).load_latest(lambda text: None)[1]["n"] == 100
+
+
 def _flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
@@ -75,7 +149,7 @@ def test_absence_and_another_format_are_said(tmp_path: Path) -> None:
         tensor_files.load(tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"no usable checkpoint \(none found\)"):
         Checkpoints(tmp_path / "nowhere").load_latest(print)
-    torch.save({"format": 99}, tmp_path / "x.pt")
+    _sealed(tmp_path / "x.pt", {"format": 99})
     with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
         tensor_files.load(tmp_path / "x.pt")
 
@@ -85,7 +159,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "owned"),)
 
-    torch.save({"format": 1, "x": Attack()}, tmp_path / "x.pt", pickle_module=pickle)
+    _sealed(tmp_path / "x.pt", {"format": 1, "x": Attack()})
     with pytest.raises(CheckpointError, match="cannot be read"):
         tensor_files.load(tmp_path / "x.pt")
     assert not (tmp_path / "owned").exists()
