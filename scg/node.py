@@ -54,7 +54,13 @@ def prev(source: str | Edge, init: str | None = None) -> Any:
 
 
 def detach(source: str | Edge) -> Any:
-    """The value of `source` without its gradient: neither pathwise nor through its weight."""
+    """The value of `source` without its gradient.
+
+    No pathwise gradient passes this edge. A likelihood ratio multiplies a whole cost, so it cannot leave out one edge: the
+    weight of a node is detached for a cost (at a lag) that the node reaches through `detach` edges only, and counts for one
+    that it also reaches by another path. A cost that reads `x` and `detach("x")` therefore has different gradients under
+    `Pathwise` and under `ScoreFunction`; declare the constant as an input, or split the cost, where that matters.
+    """
     return replace(_edge(source), detached=True)
 
 
