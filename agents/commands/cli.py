@@ -168,7 +168,7 @@ def video(argv: list[str]) -> int:
 @dataclass(frozen=True)
 class Plot:
     runs: Positional[tuple[Path, ...]]
-    """run directories; the same agent and environment with several seeds is one curve"""
+    """run directories, or folders of them; runs that differ in their seed alone are one curve"""
     out: Path = Path("curve.png")
     """PNG, PDF or SVG by its ending"""
     statistic: Literal["mean", "iqm"] = "mean"

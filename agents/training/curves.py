@@ -6,12 +6,11 @@
     iqm     the interquartile mean, of the middle half: one lucky or lost seed in four does not move it, and with fewer
             than four seeds it is the mean (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice")
 
-Runs of the same agent and environment are one curve; each environment has its panel.
+Runs of one configuration that differ in their seed alone are one curve (`run_groups`); each environment has its panel.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import trim_mean
 
-from scg.agents.training.run_directory import RunDirectory, RunError, read_table
+from scg.agents.training.run_directory import RunError, read_table
+from scg.agents.training.run_groups import grouped
 
 Statistic = Literal["mean", "iqm"]
 
@@ -50,35 +50,29 @@ def on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np
 def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> None:
     """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). RunError if one has no evaluation yet."""
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    panels: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = defaultdict(lambda: defaultdict(list))
-    for path in paths:
-        run = RunDirectory.open(path)
-        panels[run.run.env][run.name].append(_evaluations(path))
+    panels = grouped(paths)
     style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
-    with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.0), squeeze=False)
-        for axis, (env_id, groups) in zip(axes[0], sorted(panels.items()), strict=True):
-            for name, curves in sorted(groups.items()):
-                steps, values = on_common_steps(curves)
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)
+        for axis, (env_id, groups) in zip(axes[0], panels.items(), strict=True):
+            for label, runs in groups.items():
+                steps, values = on_common_steps([_evaluations(run.path) for run in runs])
                 what = "IQM of " if statistic == "iqm" else ""
-                seeds = f"{what}{len(curves)} seeds, 95 % interval" if len(curves) > 1 else "1 seed"
-                (line,) = axis.plot(steps, summary(values, statistic), marker=".", label=f"{name} ({seeds})")
-                if len(curves) > 1:
+                seeds = f"{what}{len(runs)} seeds, 95 % interval" if len(runs) > 1 else "1 seed"
+                (line,) = axis.plot(steps, summary(values, statistic), marker=".", label=f"{label} ({seeds})")
+                if len(runs) > 1:
                     lower, upper = bootstrap_interval(values, statistic)
                     axis.fill_between(steps, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0)
             axis.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.grid(alpha=0.3)
-            axis.legend()
-        figure.tight_layout()
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))  # below the axes: never over the data
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=200)
-        pyplot.close(figure)
+        figure.savefig(out, dpi=200, bbox_inches="tight")
 
 
 def _evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
