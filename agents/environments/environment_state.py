@@ -24,6 +24,7 @@ _KNOWN = (
     "scg.agents.environments.goal_tasks",
     "scg.agents.environments.helicopter",
     "scg.agents.environments.multigoal",
+    "scg.agents.environments.tetris",
 )
 
 

@@ -39,6 +39,10 @@ gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:Mult
 
 
 gym.register("Helicopter-v0", entry_point="scg.agents.environments.helicopter:Helicopter", max_episode_steps=600)
+gym.register("Tetris-v0", entry_point="scg.agents.environments.tetris:Tetris", max_episode_steps=20_000)
+gym.register(
+    "TetrisSmall-v0", entry_point="scg.agents.environments.tetris:Tetris", kwargs={"height": 10}, max_episode_steps=20_000
+)
 gym.register("PointReach-v0", entry_point="scg.agents.environments.goal_tasks:PointReach", max_episode_steps=50)
 
 

@@ -5,7 +5,7 @@ hover       collective = θ₁ f₁(z* − z) + θ₂ ż                        
             aileron    = θ₇ f₃(y* − y) + θ₈ f₅(ẏ) + θ₉ p + θ₁₀ n_x
             rudder     = θ₁₁ r + θ₁₂ n_z                                    (Ng et al. 2004)
 
-scores      obs [choices, features]: the choice of largest features · θ; a row of NaN is no choice
+scores      obs [choices, features]: the choice of largest features · θ; a row of zeros is no choice
 """
 
 from __future__ import annotations
@@ -75,4 +75,4 @@ class _Scoring:
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         scores = np.matmul(obs.astype(np.float64), self.theta)[..., 0]
-        return np.where(np.isnan(scores), -np.inf, scores).argmax(-1)
+        return np.where(obs.any(-1), scores, -np.inf).argmax(-1)

@@ -33,7 +33,9 @@ _PENDULUM: Options = {"warmup": 1000, "lr": 1e-3}
 _MULTIGOAL: Options = {**_PENDULUM, "gamma": 0.9}
 _REACH: Options = {"warmup": 1000, "lr": 1e-3, "gamma": 0.95, "tau": 0.05}
 _BITS: Options = {"warmup": 500, "horizon": 8, "updates": 8, "lr": 1e-3, "gamma": 0.98, "target_every": 10, "tau": 0.2}
-_HOVER: Options = {"policy": "hover", "scale": 0.1}
+_HOVER: Options = {"policy": "hover", "scale": 0.1, "episodes": 2}
+_TETRIS: Options = {"policy": "scores", "scale": 10.0, "scenarios": "fresh"}
+_NOISY: Options = {"population": 100, "elite": 0.1, "noise_variance": 5.0, "noise_generations": 50}  # Szita & Lőrincz (2006)
 _RUN: dict[str, dict[str, Options]] = {
     "mujoco": {"a2c": {"envs": 16}},
     "HalfCheetah-v5": {"ars": {"envs": 16}},
@@ -48,6 +50,8 @@ _FAMILY: dict[str, dict[str, Options]] = {
     "PointReach-v0": {"off-policy": _REACH},
     "MultiGoal-v0": {"off-policy": _MULTIGOAL},
     "Helicopter-v0": {"search": _HOVER},
+    "Tetris-v0": {"search": _TETRIS},
+    "TetrisSmall-v0": {"search": _TETRIS},
 }
 _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {"sac": {"lr": 1e-3}, "a2c": {"horizon": 16}},
@@ -57,6 +61,7 @@ _AGENT: dict[str, dict[str, Options]] = {
     "HalfCheetah-v5": {
         "ars": {"normalise_obs": True, "population": 16, "best": 4, "rate": 0.02, "scale": 0.03, "scenarios": "fresh"},
     },
+    **{f"Tetris{size}-v0": {"cem": _NOISY} for size in ("", "Small")},
     "Swimmer-v5": {"ars": {"population": 4, "best": 1, "rate": 0.02, "scale": 0.02, "scenarios": "fresh"}},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
     "CartPole-v1": {
