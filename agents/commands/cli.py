@@ -123,8 +123,10 @@ def evaluate(argv: list[str]) -> int:
     seed = run.run.seed if wish.seed is None else wish.seed
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
-    result = evaluate_policy(agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins)
-    print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}:")
+    result = evaluate_policy(
+        agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins, run.run.eval_steps
+    )
+    print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}{result.remark}:")
     print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
     if result.success is not None:
         print(f"goal reached at the end of {result.success:.0%} of them")

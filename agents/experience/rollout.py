@@ -118,12 +118,19 @@ class Rollout:
             episodes += self._step(record, t, act)
         return record.block(policy if log_prob else None, episodes)
 
-    def episodes(self, policy: nn.Module, each: int = 1, deterministic: bool = False, log_prob: bool = True) -> Block:
+    def episodes(
+        self, policy: nn.Module, each: int = 1, deterministic: bool = False, log_prob: bool = True, limit: int = 0
+    ) -> Block:
         """`each` whole episodes of every environment, end to end: a block `[total time, 1]`, restarted by `first`.
 
         Every environment gives the same number of episodes: taking the first n to finish would favour short ones. An
-        environment that has given its share is stepped on, and what it then does is neither kept nor counted.
+        environment that has given its share is stepped on, and what it then does is neither kept nor counted. After `limit`
+        steps (0: never) an episode is truncated, for `each` = 1 alone: the environment itself goes on.
         """
+        if limit and each > 1:
+            raise ValueError(
+                f"episodes: a limit of {limit} steps and {each} episodes of every environment. Ask for one of each."
+            )
         if not self._first.all():  # somebody is in the middle of an episode
             self._obs, self._first = self.envs.reset().copy(), np.ones(self.envs.batch, bool)
             self._total[:], self._length[:] = 0.0, 0
@@ -138,6 +145,14 @@ class Rollout:
                 wanted[t] = count < each
                 ended = self._step(record, t, act)
                 over = record.terminated[t] | record.truncated[t]
+                cut = ~over & (self._length == limit) if limit else np.zeros_like(over)
+                if cut.any():
+                    record.truncated[t] |= cut
+                    totals = iter(ended)
+                    ended = [
+                        Episode(float(self._total[i]), limit) if cut[i] else next(totals) for i in np.flatnonzero(over | cut)
+                    ]
+                    over |= cut
                 episodes += [e for e, i in zip(ended, np.flatnonzero(over), strict=True) if count[i] < each]
                 count += over
                 if (count >= each).all():

@@ -10,17 +10,23 @@ from torch import Generator, nn
 from scg.agents.environments import envs
 from scg.agents.environments.goal_space import GoalSpace
 from scg.agents.experience.acting import one_blas_thread
-from scg.agents.experience.rollout import Rollout
+from scg.agents.experience.rollout import Block, Rollout
 
 
 class Evaluation(NamedTuple):
     returns: list[float]
     lengths: list[int]
     success: float | None = None  # share of episodes that end at their goal, in goal environments
+    cut: int = 0  # episodes that were stopped by the limit of steps: their returns are those of a part
 
     @property
     def mean(self) -> float:
         return float(np.mean(self.returns))
+
+    @property
+    def remark(self) -> str:
+        """What must be said beside the mean."""
+        return f", {self.cut} of them stopped after {max(self.lengths)} steps" if self.cut else ""
 
     @property
     def error(self) -> float:
@@ -36,22 +42,34 @@ class Evaluation(NamedTuple):
             "max": max(self.returns),
             "length": float(np.mean(self.lengths)),
             "episodes": len(self.returns),
+            "cut": self.cut,
             **({} if self.success is None else {"success": self.success}),
         }
 
 
-def evaluate(policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0) -> Evaluation:
+def evaluate(
+    policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0, limit: int = 0
+) -> Evaluation:
     """One episode in each of `episodes` new environments, by the policy's "mode" or its "sample"d actions.
 
-    `at` (the training step) chooses among families of seeds.
+    `at` (the training step) chooses among families of seeds. An episode is stopped after `limit` steps (0: never).
     """
     generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
     with one_blas_thread(), envs.make(env_id, episodes, bins=bins) as vector:
         rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
-        block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False)
+        block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False, limit=limit)
         space = vector.obs_space
     success = None
     if isinstance(space, GoalSpace):
         last = block.next_obs[block.terminated | block.truncated].numpy()
         success = float(space.success(last[:, space.achieved], last[:, space.desired]).mean())
-    return Evaluation([episode.total for episode in block.episodes], [episode.length for episode in block.episodes], success)
+    returns, lengths = [episode.total for episode in block.episodes], [episode.length for episode in block.episodes]
+    cut = _cut(block, limit) if limit else 0
+    return Evaluation(returns, lengths, success, cut)
+
+
+def _cut(block: Block, limit: int) -> int:
+    """How many episodes of a block `[total time, 1]` were truncated at step `limit`, by us or by the environment itself."""
+    starts = block.first.flatten().nonzero().flatten()
+    ends = (block.terminated | block.truncated).flatten().nonzero().flatten()
+    return int((block.truncated.flatten()[ends] & (ends - starts + 1 == limit)).sum())

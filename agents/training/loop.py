@@ -171,6 +171,7 @@ class _Training:
             self.counters.step,
             options.eval_actions,
             options.action_bins,
+            options.eval_steps,
         )
 
     def _evaluate(self) -> Evaluation:
@@ -181,7 +182,7 @@ class _Training:
             self.events.add_scalar(f"evaluation/{name}", value, counters.step)
         self.progress.say(
             f"step {counters.step:>9,}   evaluation {evaluation.mean:8.1f} ± {evaluation.error:.1f} "
-            f"({len(evaluation.returns)} fresh episodes)"
+            f"({len(evaluation.returns)} fresh episodes{evaluation.remark})"
         )
         if evaluation.mean >= counters.best:
             counters.best = evaluation.mean

@@ -52,6 +52,8 @@ class RunConfig:
     """fresh episodes in each evaluation"""
     eval_actions: Literal["mode", "sample"] = "mode"
     """evaluate the most probable action, or sample as in training"""
+    eval_steps: int = 10_000
+    """an evaluation stops an episode after this many steps, and says so; 0 never does"""
     checkpoints: int = 10
     """how often to save after the start, evenly spaced; the last one is at the end"""
     keep_checkpoints: int = 2
@@ -63,7 +65,7 @@ class RunConfig:
         for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints"):
+        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 
