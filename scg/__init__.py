@@ -1,6 +1,7 @@
 """`scg`: stochastic computation graphs, and surrogates whose derivatives are right."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 from scg.credit import Credit, Downstream
@@ -21,7 +22,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`scg.testing`, and what measures estimators: loaded when it is asked for."""
+    """`scg.testing`, `scg.__version__`, and what measures estimators: loaded when it is asked for."""
+    if name == "__version__":
+        return version("torch-scg")
     if name == "testing":
         return import_module("scg.testing")
     if name in ("attribute", "compare", "tune"):

@@ -40,7 +40,7 @@ class Resume:
 @reported
 def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
-    if argv and argv[0].split("=")[0] == "--resume":
+    if argv and argv[0] not in AGENTS and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
         run = RunDirectory.open(wish.resume)
         if wish.steps is not None:

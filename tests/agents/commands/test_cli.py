@@ -55,6 +55,8 @@ def test_a_run_is_resumed_with_more_steps(trained: list[Path], capsys: pytest.Ca
     assert cli.train(["--resume", str(trained[1]), "--steps", "768"]) == 0
     assert "resumed from" in capsys.readouterr().out
     assert RunDirectory.open(trained[1]).run.steps == 768
+    assert cli.train(["--steps", "896", "--resume", str(trained[1])]) == 0
+    assert RunDirectory.open(trained[1]).run.steps == 896
 
 
 @pytest.mark.parametrize(

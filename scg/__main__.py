@@ -1,0 +1,6 @@
+"""`python -m scg` is `scg`."""
+
+from scg.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
