@@ -55,7 +55,7 @@ def train(argv: list[str]) -> int:
         return 0 if asked else 2
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
     options.agent.check(options.execution)
-    make(options.run.env, 1).close()  # an unknown environment leaves no directory behind
+    _try_to_build(RunDirectory(Path(), argv[0], options.run, options.agent, options.execution))
     if options.seeds < 1:
         raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
     paths = []
@@ -73,6 +73,14 @@ def train(argv: list[str]) -> int:
         curves.plot(paths, curve)
         print(f"curve over {len(paths)} seeds: {curve}")
     return 0
+
+
+def _try_to_build(run: RunDirectory) -> None:
+    """An environment that is unknown, or that the agent refuses, leaves no directory behind."""
+    from scg.agents.training.loop import build
+
+    with make(run.run.env, 1, bins=run.run.action_bins) as one:
+        build(run, one)
 
 
 def options_of(name: str, argv: Sequence[str] = ()) -> Any:

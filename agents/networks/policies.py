@@ -14,6 +14,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from torch import Generator, nn
 
+from scg.agents.environments.faults import EnvironmentFault
 from scg.agents.networks.bounded_policies import BetaPolicy, SquashedGaussianPolicy, StateGaussianPolicy
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.multi_categorical import MultiCategoricalPolicy
@@ -32,16 +33,16 @@ def make_policy(
     kind: PolicyKind = "gaussian",
     log_scale: float = -0.5,
 ) -> nn.Module:
-    """`kind` and the initial `log_scale` matter to `Box` actions only. ValueError for a space of another kind."""
+    """`kind` and the initial `log_scale` matter to `Box` actions only. EnvironmentFault for a space of another kind."""
     encoder = Encoder(obs, normaliser)
     match action:
         case spaces.Discrete():
             if action.start != 0:
-                raise ValueError(f"action space {action} starts at {action.start}; wrap it so that actions start at 0.")
+                raise EnvironmentFault(f"action space {action} starts at {action.start}; wrap it so that actions start at 0.")
             return CategoricalPolicy(encoder, int(action.n), hidden, generator)
         case spaces.MultiDiscrete():
             if action.nvec.ndim != 1 or action.start.any():
-                raise ValueError(f"action space {action}: one axis of actions that start at 0 is known. Wrap it.")
+                raise EnvironmentFault(f"action space {action}: one axis of actions that start at 0 is known. Wrap it.")
             return MultiCategoricalPolicy(encoder, action.nvec.tolist(), hidden, generator)
         case spaces.Box():
             if kind == "gaussian":
@@ -50,4 +51,6 @@ def make_policy(
                 return BetaPolicy(encoder, action.shape, hidden, generator)
             two = {"state-gaussian": StateGaussianPolicy, "squashed": SquashedGaussianPolicy}[kind]
             return two(encoder, action.shape, hidden, generator, log_scale=log_scale)
-    raise ValueError(f"action space {action}: only Discrete, MultiDiscrete and Box are known. Write a policy module for it.")
+    raise EnvironmentFault(
+        f"action space {action}: only Discrete, MultiDiscrete and Box are known. Write a policy module for it."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from scg.agents.commands import cli
@@ -95,3 +96,29 @@ def test_an_interrupt_says_how_to_go_on(
     monkeypatch.setattr("scg.agents.training.loop.train", interrupt)
     assert cli.train(["reinforce", "--out", str(tmp_path / "run")]) == 130
     assert f"scg train --resume {tmp_path / 'run'}" in capsys.readouterr().err
+
+
+class Odd(gym.Env):
+    """Spaces that no agent takes."""
+
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.MultiBinary(3)
+
+
+gym.register("Odd-v0", entry_point=Odd)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sac --env CartPole-v1", "action space Discrete(2): this agent needs continuous actions"),
+        ("dqn --env Pendulum-v1", "needs discrete actions"),
+        ("ppo --env Odd-v0", "action space MultiBinary(3): only Discrete, MultiDiscrete and Box are known"),
+        ("reinforce --env Odd-v0", "action space MultiBinary(3): only Discrete, MultiDiscrete and Box are known"),
+    ],
+)
+def test_an_environment_that_the_agent_refuses_leaves_nothing_behind(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.train([*words.split(), "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
