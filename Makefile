@@ -6,7 +6,7 @@ WORKERS ?= auto
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-long check bench papers clean
+.PHONY: demo test test-long check wheel bench papers clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ test: $(READY)  ## the whole suite
 
 test-long: $(READY)  ## the same laws on longer, random examples
 	$(BIN)/python -m pytest --hypothesis-profile=long
+
+wheel:  ## the wheel in a fresh environment, beside another distribution's `agents`; downloads
+	PYTHON=$(PYTHON) bash tests/wheel/run.sh
 
 check: $(READY)  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The wheel, in a fresh environment and another folder, beside a distribution that installs a top-level package `agents`.
+#     make wheel
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"${PYTHON:-python3}" -m venv "$work/env"
+bin="$work/env/bin"
+"$bin/python" -m pip install --quiet --upgrade pip
+"$bin/python" -m pip wheel --quiet --no-deps --wheel-dir "$work" "$root"
+"$bin/python" -m pip install --quiet --requirement <(grep -vE '^(ruff|mypy|pytest|hypothesis)' "$root/requirements.txt")
+"$bin/python" -m pip install --quiet "$(ls "$work"/torch_scg-*.whl)[agents]" openai-agents
+cd "$work"
+mkdir project
+cd project
+"$bin/python" - <<'PY'
+import agents  # openai-agents
+from agents import Agent
+
+import scg
+import scg.agents
+from scg.estimators import LeaveOneOut
+
+assert "scg" not in agents.__file__, agents.__file__
+assert Agent(name="there").name == "there"
+assert scg.agents.__file__.endswith("scg/agents/__init__.py"), scg.agents.__file__
+print("both packages work:", agents.__name__, scg.agents.__name__, LeaveOneOut(samples=2))
+PY
+mkdir agents && touch agents/__init__.py  # a folder of the user's own
+cat > graph.py <<'PY'
+import scg
+import torch
+from scg.estimators import LeaveOneOut
+from torch.distributions import Bernoulli
+
+
+def graph():
+    made = scg.Graph()
+    made.stochastic(LeaveOneOut(samples=2), lambda theta=torch.tensor(0.3): Bernoulli(logits=theta), name="b")
+    made.cost(lambda b: (b - 0.45) ** 2, name="loss")
+    return made
+PY
+"$bin/scg" --version
+"$bin/scg" draw graph.py:graph --derivation > /dev/null
+"$bin/scg" train reinforce --env CartPole-v1 --steps 2000 --seed 0 --out run > /dev/null
+"$bin/scg" eval run --episodes 2
+echo "the wheel works"
