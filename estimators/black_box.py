@@ -37,6 +37,10 @@ class BlackBox:
     dtype     what fn is called with; by default what the arguments have. The value has the arguments' own
     """
 
+    own_slope = (
+        True  # its derivative is an estimate, or another's word, which the examination does not hold against differences
+    )
+
     def __init__(
         self,
         fn: Callable[..., Any],

@@ -96,7 +96,7 @@ class PathCheck:
         for call in recording.calls:
             node = call.node
             reaches = node.kind == "cost" or node.name in asked or structure.counts(node.name, live=True)
-            if node.name in seen or not reaches:
+            if node.name in seen or not reaches or getattr(node.fn, "own_slope", False):
                 continue
             seen.add(node.name)
             found: list[_Path] = []

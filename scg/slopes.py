@@ -126,13 +126,19 @@ def _mismatch(a: Point, b: Point) -> float:
 def _quotients(segment: Segment, points: Sequence[Point], floor: float, steep: float, single: bool, found: Found) -> None:
     for t, _, slope in points:
         quotients = []
-        for h in (1e-2, 2.5e-3) if single else (1e-5, 1.25e-6):
+        widths = (1e-2, 2.5e-3) if single else (1e-5, 1.25e-6)
+        for h in widths:
             up, down = segment.value(t + h), segment.value(t - h)
             quotients.append((up - down) / (2 * h))
             if abs(quotients[-1] - slope) <= 0.02 * max(steep, abs(slope)) + floor / h:
                 break
         else:
-            if abs(quotients[0] - quotients[1]) <= 0.1 * abs(quotients[0] - slope):  # a jump between grows as 1/h
+            if abs(quotients[0] - quotients[1]) > 0.1 * abs(quotients[0] - slope):
+                continue  # a jump between grows as 1/h
+            # At a kink as near as that the quotient lies between the slopes on its sides.
+            sides = [slope, *(segment.both(t + side * 2 * widths[0])[1] for side in (-1, 1))]
+            room = 0.02 * max(steep, *(abs(s) for s in sides)) + floor / widths[1]
+            if not min(sides) - room <= quotients[1] <= max(sides) + room:
                 found.missing = quotients[1], slope
                 return
 
