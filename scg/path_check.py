@@ -4,7 +4,7 @@ An edge is looked at where a pathwise sample, or anything else with a gradient, 
 as a tensor, in a container, or as a distribution. The argument is moved from one draw's value to another's, or at random
 where it is no sample, and the function's differences are held against its slopes (`slopes.py`). A kink is right to first
 order; a jump is not, and neither is a slope that autograd does not see. What a function reads from modules and closures
-is moved too, where the function compares or rounds: a jump there is an error, a detach is taken as meant.
+is moved too, where a cost compares or rounds: a jump there is an error, a detach is taken as meant.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class PathCheck:
                     found.append(
                         _Path(node.name, edge, tuple(sorted(above)), biased, None if edge.dist else supports.get(edge.source))
                     )
-            held = self._held(call) if _parameters.get() else []
+            # Of a deterministic node a step may be meant: quantised codes, hard routing. A cost's is part of the objective.
+            held = self._held(call) if _parameters.get() and node.kind == "cost" else []
             operations = _operations(call) if found or held else set()
             for path in found:
                 path.smooth = not operations & (_STEPS | _CORNERS)
