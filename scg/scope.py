@@ -69,6 +69,8 @@ class Detaching(TorchFunctionMode):
             return self.twins.get(id(thing), thing)
         if isinstance(thing, (list, tuple)):
             parts = [self.replaced(x) for x in thing]
+            if all(part is x for part, x in zip(parts, thing, strict=True)):
+                return thing  # a torch.Size is to stay one
             return parts if isinstance(thing, list) else type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
         return thing
 

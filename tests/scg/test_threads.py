@@ -50,3 +50,21 @@ def test_a_thread_that_reads_a_module_meanwhile_has_its_gradient():
     assert not own[-1]
     assert critic.weight.grad is None
     assert actor.weight.grad is not None
+
+
+def test_a_module_that_estimates_draws_from_every_sampler():
+    """Its own parameters are detached while it draws; torch's samplers take shapes that must stay shapes."""
+
+    class Learned(scg.ScoreFunction, nn.Module):
+        def __init__(self):
+            nn.Module.__init__(self)
+            object.__setattr__(self, "samples", 1)
+            self.weight = nn.Parameter(torch.ones(()))
+
+        __hash__ = nn.Module.__hash__
+
+    for distribution in (torch.distributions.Cauchy, torch.distributions.Laplace):
+        graph = scg.Graph()
+        graph.stochastic(Learned(), lambda loc, d=None, made=distribution: made(loc, 1.0), name="x", parents=["loc"])
+        graph.cost(lambda x: torch.tanh(x), name="c")
+        assert graph.sample(loc=torch.zeros((), requires_grad=True))["x"].shape == ()
