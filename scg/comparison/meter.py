@@ -20,6 +20,7 @@ from scg.comparison.parameters import Parameters
 from scg.estimator import Estimator
 from scg.graph import Graph
 from scg.randomness import randomness
+from scg.signature import examination
 
 Clock = Callable[[], float]
 
@@ -86,9 +87,12 @@ class Meter:
         return all(node.estimator.unbiased for node in self.graph.nodes.values() if node.kind == "stochastic")
 
     def draw(self, seed: int, clock: Clock) -> tuple[Tensor, float]:
-        """One gradient on the random numbers of `seed`, and the time that surrogate and backward took."""
+        """One gradient on the random numbers of `seed`, and the time that surrogate and backward took.
+
+        The choice was examined when it was prepared: another examination would be counted in the time of a draw.
+        """
         device = self.parameters.device
-        with randomness(torch.Generator(device).manual_seed(seed)):
+        with randomness(torch.Generator(device).manual_seed(seed)), examination(again=False):
             _finish(device)
             start = clock()
             gradients = self.parameters.gradient(self.graph.surrogate(steps=self.steps, **self.parameters.inputs))

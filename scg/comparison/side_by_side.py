@@ -28,6 +28,7 @@ from scg.draw.words import brief
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
+from scg.signature import examination
 
 Choices = Mapping[str, Sequence[Any] | None] | Sequence[str] | str
 Progress = Callable[[int, int], None]
@@ -186,9 +187,10 @@ def _prepared(
     meter.evaluations = evaluations(meter.graph, parameters, steps)
     for _ in range(WARM):
         meter.draw(seed, time.perf_counter)
-    meter.memory = peak_bytes(
-        lambda: parameters.gradient(meter.graph.surrogate(steps=steps, **parameters.inputs)), parameters.device
-    )
+    with examination(again=False):
+        meter.memory = peak_bytes(
+            lambda: parameters.gradient(meter.graph.surrogate(steps=steps, **parameters.inputs)), parameters.device
+        )
     return meter
 
 

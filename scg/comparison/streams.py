@@ -14,6 +14,7 @@ import torch
 
 from scg.comparison.seeds import reseed, seed_of
 from scg.graph import Graph
+from scg.signature import examination
 
 
 class Streams:
@@ -35,10 +36,15 @@ class Streams:
             self.graph.nodes[name] = node
 
     def draw(self, seeds: Mapping[str, int], switches: Mapping[str, float], call: Callable[[Graph], Any]) -> Any:
-        """`call(graph)` with these seeds and switches (a cost without a switch is on)."""
+        """`call(graph)` with these seeds and switches (a cost without a switch is on).
+
+        The graph is to be evaluated once before, on values of the same kinds: an examination calls the nodes' functions,
+        and each call counts as a step.
+        """
         self.seeds, self.switches, self._calls = seeds, switches, {}
         try:
-            return call(self.graph)
+            with examination(again=False):
+                return call(self.graph)
         finally:
             self.seeds, self.switches = None, {}
 
