@@ -42,6 +42,7 @@ from scg.estimator import Pathwise
 from scg.estimators.multi_sample import at_least, negative_bound, negative_jackknife, without_each
 from scg.graph import Graph
 from scg.node import Edge, edges_of
+from scg.slopes import meant
 
 Bound = Literal["iwae", "wake", "jackknife"]
 
@@ -82,6 +83,7 @@ def dreg(
         return
 
     def scaled(z: Tensor, log_weights: Tensor) -> Tensor:
+        meant()
         share = log_weights.softmax(dim)
         scale = share if bound == "iwae" else 1 - share
         scale = scale.reshape(*scale.shape, *[1] * (z.ndim - scale.ndim))  # over the event
@@ -108,6 +110,7 @@ def doubly_reparameterised(moving: Tensor, fixed: Tensor, bound: Bound = "iwae",
             f"doubly_reparameterised: moving has shape {tuple(moving.shape)}, fixed {tuple(fixed.shape)}; they are the same "
             "log-weights, at z and at detach('z')"
         )
+    meant()
     value = negative_jackknife(fixed, dim) if bound == "jackknife" else negative_bound(fixed, dim)
     return value - (coefficients(fixed.detach(), bound, dim) * (moving - fixed)).sum(dim)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from scg.analysis import Structure
+from scg.distributions import own_law
 from scg.recording import Recording, close, same
 
 Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
@@ -62,10 +63,15 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                     other = draw(batch.exchanged(given), None)
                     if batch.differs(other, ancestors, axis, sides):
                         break
+                reference = batch.recording
+                if any(own_law(d) for d in reference.distributions.values()):
+                    # A law of its own may know its last sample by identity, and others by their value: both get copies.
+                    everything = torch.arange(size)
+                    reference = draw({**given, **batch.mixed(reference, ancestors, axis, everything)}, batch.recording)
                 for kept in sides:
                     try:
                         again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, batch.recording)
-                        found = batch.moved(again, ancestors, names, axis, kept)
+                        found = batch.moved(reference, again, ancestors, names, axis, kept)
                     except ValueError:
                         continue  # a given value and inputs that belong to another element may not fit each other
                     if found is not None:
@@ -83,8 +89,11 @@ def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
         structure.nodes[x].kind == "stochastic" and weighed(structure, x, given) for x in structure.order
     )
     groups: list[tuple[torch.Size, int, int, list[str]]] = []  # batch, ancestors, what may not be exchanged, targets
-    for name in dict.fromkeys((*structure.costs, *_credits(structure))):
-        ancestors = structure.above(name, live=True) & weighing
+    random = structure.those(structure.nodes[x].kind == "stochastic" for x in structure.order)
+    for name in dict.fromkeys((*structure.costs, *_credits(structure), *_boxes(recording))):
+        # A black box moves all elements of the batch at once, so they may not mix there, weights or none.
+        box = getattr(structure.nodes[name].fn, "own_slope", False)
+        ancestors = structure.above(name, live=True) & (random if box else weighing)
         if not ancestors:
             continue
         free, shape = structure.above(name) & weighing & ~ancestors, _Batch(recording, [name]).shape
@@ -98,6 +107,13 @@ def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
     return [(structure.named(united), names) for _, united, _, names in groups]
 
 
+def _boxes(recording: Recording) -> list[str]:
+    """Deterministic nodes whose derivative is not autograd's, with a value per element of the batch."""
+    nodes = recording.structure.nodes
+    boxes = [n.name for n in nodes.values() if getattr(n.fn, "own_slope", False) and getattr(n.fn, "batched", False)]
+    return [name for name in boxes if isinstance(recording.trace[name], Tensor)]
+
+
 def _credits(structure: Structure) -> list[str]:
     return [n.credit for n in structure.nodes.values() if isinstance(n.credit, str) and n.credit in structure.nodes]
 
@@ -107,8 +123,10 @@ class _Batch:
 
     def __init__(self, recording: Recording, names: list[str]) -> None:
         self.recording, self.structure = recording, recording.structure
-        shapes = [self._values(recording, name).shape for name in names]
-        self.shape = torch.broadcast_shapes(*[shape[self._lead(n) :] for n, shape in zip(names, shapes, strict=True)])
+        shapes = [self._values(recording, name).shape[self._lead(name) :] for name in names]
+        rank = recording.plan.batch_rank  # a black box may have an event
+        shapes = [s[:rank] if name not in self.structure.costs else s for s, name in zip(shapes, names, strict=True)]
+        self.shape = torch.broadcast_shapes(*shapes)
 
     def _lead(self, name: str) -> int:
         """Axes left of the batch: time, or a plate."""
@@ -183,19 +201,26 @@ class _Batch:
         return values
 
     def moved(
-        self, again: Recording, ancestors: tuple[str, ...], names: list[str], axis: int, kept: Tensor
+        self, reference: Recording, again: Recording, ancestors: tuple[str, ...], names: list[str], axis: int, kept: Tensor
     ) -> tuple[str, int] | None:
         """The first node that moved though its samples did not, and the element where it did."""
-        hit = [self._moved(n, self._values(self.recording, n), self._values(again, n), axis, kept) for n in names]
+        hit: list[int | None] = []
+        for name in names:
+            before, after = self._values(reference, name), self._values(again, name)
+            if isinstance(before, Tensor):
+                hit.append(self._moved(before, after, self._axis(name, before, axis), kept))
         for name in ancestors:
             try:
-                hit.append(self._moved(name, self.recording.trace.log_prob(name), again.trace.log_prob(name), axis, kept))
+                before, after = reference.trace.log_prob(name), again.trace.log_prob(name)
+                place = before.ndim - 1 - axis
+                there = place >= self._lead(name) and before.shape[place] == self.shape[-1 - axis]
+                hit.append(self._moved(before, after, place if there else None, kept))
             except NotImplementedError:
                 continue  # no density: the estimator's weights are others, and nothing can be read off them
         elements = [element for element in hit if element is not None]
         if not elements:
             return None
-        for mine, theirs in zip(self.recording.calls, again.calls, strict=True):
+        for mine, theirs in zip(reference.calls, again.calls, strict=True):
             for before, after in zip(mine.content, theirs.content, strict=False):
                 if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape:
                     plated = int(mine.node.name in self.structure.on_plate and before.ndim > len(self.shape))
@@ -206,10 +231,9 @@ class _Batch:
                         return mine.node.name, elements[0]
         return names[0], elements[0]
 
-    def _moved(self, name: str, before: Tensor, after: Tensor, axis: int, kept: Tensor) -> int | None:
-        """The first element of `kept` that moved."""
-        place = before.ndim - 1 - axis
-        if place < self._lead(name) or before.shape[place] != self.shape[-1 - axis]:
+    def _moved(self, before: Tensor, after: Tensor, place: int | None, kept: Tensor) -> int | None:
+        """The first element of `kept`, along the axis `place`, that moved."""
+        if place is None:
             return None if close(before, after, _ulps(before)) else int(kept[0])
         before, after = before.index_select(place, kept), after.index_select(place, kept)
         tolerance = _ulps(before)

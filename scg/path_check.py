@@ -23,7 +23,7 @@ from scg.distributions import has_rsample, own_law
 from scg.node import Edge
 from scg.recording import Call, Recording
 from scg.scope import reachable_modules, trained_by
-from scg.slopes import Found, Segment, look
+from scg.slopes import Found, Segment, _meant, look
 from scg.tree import rebuilt, tensors
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class PathCheck:
         for call in recording.calls:
             node = call.node
             reaches = node.kind == "cost" or node.name in asked or structure.counts(node.name, live=True)
-            if node.name in seen or not reaches or getattr(node.fn, "own_slope", False):
+            if node.name in seen or not reaches:
                 continue
             seen.add(node.name)
             found: list[_Path] = []
@@ -122,6 +122,7 @@ class PathCheck:
             held = self._held(call) if _parameters.get() and node.kind == "cost" else []
             operations = _operations(call) if found or held else set()
             for path in found:
+                path.own_slope, path.law = getattr(node.fn, "own_slope", False), node.kind == "stochastic"
                 path.smooth = not operations & (_STEPS | _CORNERS)
                 yield path
             if held and operations & _STEPS:
@@ -182,6 +183,8 @@ class _Path:
     def __init__(self, node: str, edge: Edge, roots: tuple[str, ...], biased: bool, support: Any = None) -> None:
         self.node, self.edge, self.source, self.roots = node, edge, edge.source, roots
         self.biased, self.support = biased, support
+        self.law = False  # a sampler and a log-density, whose gradients are nobody's choice
+        self.own_slope = False  # a black box: only a slope of zero where the value moves is held against it
         self.looked, self.enough, self.smooth = 0, FEW, False
         self.flat, self.moved, self.kink = True, False, False
         self.jump: float | None = None
@@ -197,6 +200,15 @@ class _Path:
 
     def look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
         self.looked += 1
+        told: list[bool] = []
+        token = _meant.set(told)
+        try:
+            self._look(call, target, outputs)
+        finally:
+            _meant.reset(token)
+        self.own_slope |= bool(told)
+
+    def _look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
         key: Any = int(self.edge.param) if call.node.positional else self.edge.param
         here, there = call.named[key], target.named[key]
         spans = self._spans(here, there)
@@ -268,8 +280,8 @@ class _Path:
         self.missing = self.missing or found.missing
 
     def trouble(self) -> str | None:
-        if self.jump is None and self.missing is None:
-            return None
+        if self.jump is None and (self.missing is None or not (self.roots or self.law)):
+            return None  # what autograd says of a parameter may be meant to differ: doubly reparameterised gradients do
         way_out = f"detach({self.source!r}) if no gradient is meant"
         way_out = (
             f"Use ScoreFunction() at {', '.join(map(repr, self.roots))}, or {way_out}." if self.roots else f"Say {way_out}."
@@ -280,7 +292,7 @@ class _Path:
                 f"{begins} of {self.source!r} ends here: the value of {self.node!r} moves with it, and the "
                 f"gradient is zero wherever it was looked at (round, a comparison, .item() and integer casts do this).\n{way_out}"
             )
-        if self.biased:
+        if self.biased or self.own_slope:
             return None
         if self.jump is not None:
             return _jumps(self.node, repr(self.source), self.jump, way_out)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,19 @@ from torch import Tensor
 
 PANELS = 6
 WATCHED = 256  # outputs, chosen at random where there are more
+
+
+_meant: ContextVar[list[bool] | None] = ContextVar("slopes that are meant", default=None)
+
+
+def meant() -> None:
+    """Say, from inside a node's function, that its gradient is not the slope of its value, and is not meant to be.
+
+    A doubly reparameterised bound calls it: value and gradient are two estimates there.
+    """
+    told = _meant.get()
+    if told is not None:
+        told.append(True)
 
 
 class Outside(Exception):

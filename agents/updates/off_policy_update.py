@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 import scg
+from scg import examination
 from scg.agents.execution.compilation import compile_function
 from scg.agents.execution.matmul_precision import matmul_precision
 from scg.agents.execution.presampled_noise import Request, presample, recorded_requests
@@ -81,7 +82,8 @@ class OffPolicyUpdate:
         requests = None
         if thread is not None or self.presamples:
             one: dict[str, Any] = parts(rows, len(due))[0]
-            with torch.no_grad():
+            with torch.no_grad(), examination(again=False):
+                self.step.graph.sample(**one)  # an examination draws numbers of its own: it is to be over
                 requests = recorded_requests(lambda: self.step.graph.sample(**one))
         if thread is None or requests is None:
             return self._on_one_thread(due, requests)

@@ -30,11 +30,13 @@ UPDATES = 2 * SAVES  # so that some kills lose an update
 
 # `scg`, with a SIGKILL inside the n-th write from its start: half of the temporary file is on the disk.
 DIES_WRITING = """
-import os, signal, sys
+import os, signal, stat, sys
 from scg.cli import main
 left, fsync = int(sys.argv.pop(1)), os.fsync
 def die(file):
     global left
+    if not stat.S_ISREG(os.fstat(file).st_mode):  # a folder's entry: there is nothing to cut short
+        return fsync(file)
     left -= 1
     if left == 0:
         os.ftruncate(file, os.fstat(file).st_size // 2)
