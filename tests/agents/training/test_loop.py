@@ -197,7 +197,7 @@ class Poisoned:
             if self.how == "metric":
                 return {"loss": float("nan")}
             if self.how == "gradient":
-                weight.register_hook(lambda gradient: gradient * float("inf"))
+                weight.register_hook(lambda gradient: gradient * float("nan"))
                 return healthy.update(block, progress)
             with torch.no_grad():
                 weight[0] = float("nan")
