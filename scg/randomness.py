@@ -6,12 +6,31 @@ The draw is reproducible, the global stream is left untouched, and the bits are 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
 _swap = threading.RLock()
+_sources: list[Callable[[], AbstractContextManager[None]]] = []
+
+
+def register_source(suspended: Callable[[], AbstractContextManager[None]]) -> None:
+    """Announce random numbers that come from elsewhere than torch's generators (presampled noise, say).
+
+    While a graph is examined `suspended()` is entered: what it hands out then must be as good as new draws, and what it
+    holds must be there still when the block ends.
+    """
+    _sources.append(suspended)
+
+
+@contextmanager
+def sources_suspended() -> Iterator[None]:
+    """Inside, every registered source is set aside."""
+    with ExitStack() as stack:
+        for suspended in _sources:
+            stack.enter_context(suspended())
+        yield
 
 
 def exclusively() -> threading.RLock:  # type: ignore[valid-type]

@@ -5,7 +5,7 @@
     missing    at a point between, the difference quotient is not the slope, at two widths alike: a detach, a rounded
                straight-through, a backward of its own that is wrong
     jump       bisection towards the interval where difference and integral disagree most; a difference that is still
-               there when the interval has shrunk to nothing. At a kink it has shrunk with it
+               there when the interval has shrunk to nothing, between two levels. At a kink it has shrunk with it
     kink       the slopes on both sides of what is left differ
 
 A jump is seen from 1e-4 of the range of s along the segment on (1e-3 where f computes in float32), a missing slope from
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 PANELS = 6
+LEVELS = 8  # values on each side of what may be a jump
 WATCHED = 256  # outputs, chosen at random where there are more
 
 
@@ -126,7 +127,7 @@ def look(segment: Segment, lo: float, hi: float, single: bool) -> Found:
     least = (1e-3 if single else 1e-4) * reach + 4 * floor
     for a, b in worst[:2]:
         if _mismatch(a, b) > least:
-            _chase(segment, a, b, least, steep, single, found)
+            _chase(segment, a, b, (lo, hi), least, steep, single, found)
     return found
 
 
@@ -157,7 +158,9 @@ def _quotients(segment: Segment, points: Sequence[Point], floor: float, steep: f
                 return
 
 
-def _chase(segment: Segment, a: Point, b: Point, least: float, steep: float, single: bool, found: Found) -> None:
+def _chase(
+    segment: Segment, a: Point, b: Point, ends: tuple[float, float], least: float, steep: float, single: bool, found: Found
+) -> None:
     narrow = 2.0 ** (-16 if single else -34)
     while b[0] - a[0] > narrow and _mismatch(a, b) > least * 1e-4:
         t = (a[0] + b[0]) / 2
@@ -165,6 +168,20 @@ def _chase(segment: Segment, a: Point, b: Point, least: float, steep: float, sin
         a, b = (a, middle) if _mismatch(a, middle) >= _mismatch(middle, b) else (middle, b)
     size, width = abs(b[1] - a[1]), b[0] - a[0]
     if size > least and size > 8 * width * max(steep, abs(a[2]), abs(b[2])):
-        found.jump = max(size, found.jump or 0.0)
+        if _levels(segment, a[0], b[0], max(width, narrow), ends):
+            found.jump = max(size, found.jump or 0.0)
     elif width < 2.0**-8 and abs(b[2] - a[2]) > 0.02 * steep:
         found.kink = True
+
+
+def _levels(segment: Segment, a: float, b: float, width: float, ends: tuple[float, float]) -> bool:
+    """Whether the values beside [a, b] stand at two levels: further apart than those on one side are from each other.
+
+    What cancels inside of f (a difference of near numbers) scatters by more than the size of its result tells, and the
+    logarithm of a distance to an end of the support climbs ever faster, without a level.
+    """
+    steps = [0.0, *(width * 2.0**k for k in range(LEVELS - 1))]
+    left = [segment.value(max(ends[0], a - h)) for h in steps]
+    right = [segment.value(min(ends[1], b + h)) for h in steps]
+    gap = max(min(right) - max(left), min(left) - max(right))
+    return gap > 2 * max(max(left) - min(left), max(right) - min(right))

@@ -1,6 +1,6 @@
 """An examination leaves nothing behind: what it may change is put back when it ends.
 
-The random streams, the gradient mode, modules' buffers (batch statistics, counters) and the plain attributes of their
+The random streams and other registered sources of random numbers, the gradient mode, modules' buffers (batch statistics, counters) and the plain attributes of their
 objects. Hooks on saved tensors (activation checkpointing, offloading) see none of its tensors, and inference mode ends
 for its duration.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from scg.errors import GraphError
-from scg.randomness import exclusively
+from scg.randomness import exclusively, sources_suspended
 
 _PLAIN = (int, float, bool, str, type(None), tuple)
 _CONTAINERS = (list, dict, set, deque)
@@ -32,7 +32,14 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
             "outside, graph.sample(…) on inputs of the same shapes, and then transform it."
         )
     kept = [_Kept(module) for module in modules]
-    with exclusively(), torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(), _plainly_saved():
+    with (
+        exclusively(),
+        sources_suspended(),
+        torch.random.fork_rng(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _plainly_saved(),
+    ):
         try:
             yield
         finally:

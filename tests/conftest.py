@@ -1,6 +1,7 @@
 """Hypothesis shows the same examples every time by default; `--hypothesis-profile=long` for more of them, and new ones."""
 
 import os
+import resource
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ settings.register_profile("long", deadline=None, max_examples=1000, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 torch.set_num_threads(1)
+
+MEMORY = 12 * 2**30  # bytes of address space a test process: what asks for more fails, and does not stall the machine
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+if soft == resource.RLIM_INFINITY:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from scg.randomness import register_source
+
 Request = tuple[tuple[int, ...], torch.dtype]
 
 
@@ -49,6 +51,20 @@ def replayed(noise: Sequence[Tensor] | None) -> Iterator[None]:
         yield
     finally:
         _source.noise = None
+
+
+@contextmanager
+def _suspended() -> Iterator[None]:
+    """Inside, `standard_normal` draws from the default generator and records nothing: a graph is being examined."""
+    noise, recording = _source.noise, _source.recording
+    _source.noise, _source.recording = None, False
+    try:
+        yield
+    finally:
+        _source.noise, _source.recording = noise, recording
+
+
+register_source(_suspended)
 
 
 def recorded_requests(draw: Callable[[], object]) -> list[Request] | None:

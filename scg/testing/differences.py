@@ -129,12 +129,7 @@ def of_expectation(objective: Objective) -> Oracle:
         if float(best[1].max()) <= 1e-7 * float(best[0].abs().max()):
             break
     assert best is not None
-
-    def unseen(p: float) -> Tensor:
-        found = objective.derivative().unseen
-        return found(p) if found is not None else torch.zeros(parameters.size)
-
-    return replace(Oracle.certain("finite difference", *best), unseen=unseen if order == 1 else None)
+    return replace(Oracle.certain("finite difference", *best), unseen=objective.unseen if order == 1 else None)
 
 
 def _scaled(parameters: Parameters, h: float) -> Tensor:

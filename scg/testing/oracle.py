@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scg.graph import Graph
 from scg.path_check import left_to_differences
-from scg.testing.expectation import BUDGET, WALKED, Expectation, Leaf, NoPoints, NotFinite, NotVectorised, Plan, plan
+from scg.testing.expectation import BUDGET, WALKED, Expectation, NoPoints, NotFinite, NotVectorised, Plan, plan
 from scg.testing.parameters import Parameters, Values, Wrt
 from scg.testing.unroll import Program
 
@@ -175,14 +175,12 @@ class Objective:
         total = torch.zeros(parameters.entries(order), dtype=torch.float64)
         error = torch.zeros_like(total)
         groups: dict[tuple[bool, ...], list[list[Tensor]]] = {}
-        leaves: list[tuple[Leaf, Tensor]] = []
         with parameters.moved(torch.zeros(parameters.size) if shift is None else shift):
             for c in range(len(self.plans)) if only is None else [only]:
 
                 def use(c: int = c) -> list[Tensor]:
                     found = self._expectations(c, shift)
                     values = [e.differentiable() for e in found]
-                    leaves.extend((found[0].leaf, self.masks[c]) for _ in range(1) if found[0].leaf is not None)
                     return [v for v, _ in values] if len(values) > 1 else list(values[0])
 
                 groups.setdefault(tuple(self.masks[c].tolist()), []).append(self._trying(c, use))
@@ -195,32 +193,35 @@ class Objective:
                 total += rules[0]
                 if self.axes:
                     error += _grid_error(*rules) if count == 3 else (rules[0] - rules[1]).abs()
-        unseen = Unseen(parameters, leaves) if order == 1 and shift is None else None
-        return replace(Oracle.certain(self.kind, total, error), unseen=unseen)
+        return replace(Oracle.certain(self.kind, total, error), unseen=self.unseen if order == 1 and shift is None else None)
 
+    def unseen(self, p: float) -> Tensor:
+        """How much of each entry of the gradient lies in rare outcomes: those whose costs are farthest from the median one,
+        as many of them as are together no more probable than p. Draws that saw none of them may be off by as much.
 
-class Unseen:
-    """How much of each entry of a gradient lies in rare outcomes: those whose costs are farthest from the median one, as
-    many of them as are together no more probable than p. Draws that saw none of them may be off by as much."""
-
-    def __init__(self, parameters: Parameters, leaves: list[tuple[Leaf, Tensor]]) -> None:
-        self.parameters, self.leaves = parameters, leaves
-
-    def __call__(self, p: float) -> Tensor:
+        The sum over outcomes is evaluated again, so that an oracle which is kept does not keep it."""
         total = torch.zeros(self.parameters.size, dtype=torch.float64)
-        for leaf, mask in self.leaves:
-            weights = leaf.weights[0].expand(leaf.cost.shape)
-            density, cost = weights.detach().clamp_min(0.0), leaf.cost.detach()
-            order = cost.argsort(0)
-            middle = (density.gather(0, order).cumsum(0) - 0.5).abs().argmin(0, keepdim=True)
-            median = cost.gather(0, order.gather(0, middle))
-            far = (cost - median).abs().argsort(0, descending=True)
-            rare = torch.zeros_like(density, dtype=torch.bool).scatter(0, far, density.gather(0, far).cumsum(0) <= p)
-            if not bool(rare.any()):
-                continue
-            part = (torch.where(rare, weights * (leaf.cost - median), 0.0)).sum(0).mean()
-            total += (self.parameters.derivative(part, retain=True) * mask).abs()
+        with self.parameters.moved(torch.zeros(self.parameters.size)):
+            for c, mask in enumerate(self.masks):
+                part = self._trying(c, lambda c=c: self._rare(c, p))  # type: ignore[misc]
+                if part is not None:
+                    total += (self.parameters.derivative(part) * mask).abs()
         return total
+
+    def _rare(self, c: int, p: float) -> Tensor | None:
+        """What the rarest outcomes of a cost add to its expectation."""
+        finest = self._expectations(c)[0]
+        finest.differentiable()
+        if finest.leaf is None:
+            return None
+        weights = finest.leaf.weights[0].expand(finest.leaf.cost.shape)
+        density, cost = weights.detach().clamp_min(0.0), finest.leaf.cost.detach()
+        order = cost.argsort(0)
+        middle = (density.gather(0, order).cumsum(0) - 0.5).abs().argmin(0, keepdim=True)
+        median = cost.gather(0, order.gather(0, middle))
+        far = (cost - median).abs().argsort(0, descending=True)
+        rare = torch.zeros_like(density, dtype=torch.bool).scatter(0, far, density.gather(0, far).cumsum(0) <= p)
+        return torch.where(rare, weights * (finest.leaf.cost - median), 0.0).sum(0).mean() if bool(rare.any()) else None
 
 
 def _grid_error(fine: Tensor, middle: Tensor | None = None, coarse: Tensor | None = None) -> Tensor:

@@ -124,6 +124,9 @@ class Panels:
     def _points(self, low: Tensor, high: Tensor) -> tuple[Values, Tensor]:
         """The node entered at the points of all panels, and its log-density along s, `[outcomes · k, *batch]`."""
         nodes = _clenshaw_curtis()[0].to(self.dtype).reshape(-1, *[1] * (low.ndim - 1))
+        nodes = nodes * (
+            1 - 4 * torch.finfo(self.dtype).eps
+        )  # an end may be a density's kink: its slope is wanted on this side
         s = ((low + high).unsqueeze(1) + (high - low).unsqueeze(1) * nodes) / 2
         s = s.flatten(0, 1)  # [k, outcomes, *shape]
         with self.of._when(self.weigher, self.before):

@@ -117,11 +117,7 @@ def test_it_passes_at_random_parameters(name):
     passes()
 
 
-# Open: at Laplace's kink, which moves with a parameter, the panels of the second difference multiply until memory ends.
-ENDLESS = pytest.mark.xfail(run=False, reason="the quadrature of Laplace's second differences needs more memory than there is")
-
-
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=ENDLESS) if k == "Laplace" else k for k in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_truth_agrees_with_finite_differences(kind):
     """The battery's oracle differentiates a sum over outcomes; differences of that sum know nothing of derivatives."""
 

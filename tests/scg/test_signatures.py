@@ -214,7 +214,7 @@ def test_compiled_code_is_not_tied_to_a_size():
     compiled = torch.compile(right.surrogate, backend=counting, fullgraph=True)
     for n in (4, 5, 6, 7, 8, 9):
         compiled(th=theta(n))
-    assert len(compiles) == 2  # one for a fixed size, one for any
+    assert len(compiles) <= 2  # one for a fixed size at most, one for any
 
 
 # -- calls that cannot be examined as they are ---------------------------------------------------------------
