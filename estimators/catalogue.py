@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent
 
 from scg import estimators
 from scg.estimator import Estimator
-from scg.testing.kinds import KINDS
+from scg.testing.trial_distributions import KINDS
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 import scg
 from scg import estimators
 from scg.auto import Auto
-from scg.check_cli import _attribute, _inputs, _split
+from scg.commands.check import _attribute, _inputs, _split
+from scg.commands.draw import TargetError, graph_of, module
 from scg.comparison.files import IMAGES
-from scg.draw_cli import TargetError, graph_of, module
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.estimators.catalogue import ENTRIES

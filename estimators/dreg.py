@@ -36,13 +36,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scg.checks.slopes import meant
 from scg.distributions import FirstOrder
 from scg.errors import GraphError, nearest
 from scg.estimator import Pathwise
 from scg.estimators.multi_sample import at_least, negative_bound, negative_jackknife, without_each
 from scg.graph import Graph
 from scg.node import Edge, edges_of
-from scg.slopes import meant
 
 Bound = Literal["iwae", "wake", "jackknife"]
 

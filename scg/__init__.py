@@ -4,15 +4,15 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from scg.checks.finding import Finding
+from scg.checks.signature import examination
 from scg.credit import Credit, Downstream
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
-from scg.finding import Finding
 from scg.graph import Graph
 from scg.node import detach, dist, prev
 from scg.randomness import randomness
 from scg.shapes import cat
-from scg.signature import examination
 from scg.trace import Trace
 
 __all__ = [

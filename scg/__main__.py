@@ -1,6 +1,6 @@
 """`python -m scg` is `scg`."""
 
-from scg.cli import main
+from scg.commands.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

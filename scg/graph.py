@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import assume_constant_result
 
-from scg.analysis import Structure, Window
+from scg.analysis.structure import Window
 from scg.auto import chosen
-from scg.check import findings
+from scg.checks.check import findings
+from scg.checks.finding import Finding
+from scg.checks.signature import Plans
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
-from scg.evaluate import evaluate
-from scg.finding import Finding
+from scg.evaluation.evaluation import Evaluation
 from scg.node import Edge, Node, check_edge, edges_of, node_name
 from scg.randomness import randomness
-from scg.signature import Plans
+from scg.specification import Specification
 from scg.trace import Trace
 
 
-class Graph:
+class Graph(Specification):
     """A stochastic computation graph (Schulman et al. 2015): declared once, evaluated any number of times.
 
     Nodes are functions of their parents; a stochastic node's function returns a `torch.distributions.Distribution`
@@ -45,10 +45,8 @@ class Graph:
     """
 
     def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
-        self.first: str | None = None
+        super().__init__()
         self._inside = False
-        self._structure: Structure | None = None
         self._plans = Plans(self)
 
     def __repr__(self) -> str:
@@ -185,17 +183,6 @@ class Graph:
 
     # -- analysis ------------------------------------------------------------------------------------------
 
-    @property
-    def structure(self) -> Structure:
-        """Order, ancestors and lags. Raises what is structurally wrong, at the first use after a declaration."""
-        if self._structure is None:
-            self._structure = self._analysed()
-        return self._structure
-
-    @assume_constant_result  # compiled code asks for the analysis, and does not look inside
-    def _analysed(self) -> Structure:
-        return Structure(self.nodes, self.first)
-
     def ancestors(self, name: str) -> tuple[str, ...]:
         """The stochastic nodes that influence `name`, in topological order."""
         self._known(name)
@@ -258,9 +245,9 @@ class Graph:
     def sample(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Trace:
         """Ancestral sampling. Observed nodes are given by keyword, like inputs; in a sequence `[time, batch…, event…]`."""
         if generator is None:
-            return evaluate(self, {}, inputs, steps)
+            return self._evaluated({}, inputs, steps)
         with randomness(generator):
-            return evaluate(self, {}, inputs, steps)
+            return self._evaluated({}, inputs, steps)
 
     def replay(
         self,
@@ -277,11 +264,21 @@ class Graph:
                 What is not given is sampled or computed.
         """
         if generator is None:
-            return evaluate(self, given, inputs, steps)
+            return self._evaluated(given, inputs, steps)
         with randomness(generator):
-            return evaluate(self, given, inputs, steps)
+            return self._evaluated(given, inputs, steps)
 
     def surrogate(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Tensor:
         """Draw once and return the scalar surrogate: its value estimates the objective (mean over the batch, sum over
         costs and time), its derivatives the objective's derivatives."""
         return self.sample(steps=steps, generator=generator, **inputs).surrogate()
+
+    def _evaluated(self, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Trace:
+        """`given` values at nodes, the rest computed or drawn. What was not seen before is examined first."""
+        plans = self._plans
+        plan = plans.trace(given, inputs, steps) if torch.compiler.is_compiling() else plans.find(given, inputs, steps)
+        if plan.observed:
+            given = {**given, **{name: inputs[name] for name in plan.observed}}
+            inputs = {name: value for name, value in inputs.items() if name not in plan.observed}
+        evaluation = Evaluation(self, plan, given, inputs, steps)
+        return Trace(evaluation, evaluation.run())

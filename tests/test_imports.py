@@ -143,7 +143,7 @@ def test_folders_import_only_from_those_before_them():
 # whose report is an oracle's; draws of a replicated graph are those that a bias is located with.
 CALL_EACH_OTHER = [
     {"scg.testing.differences", "scg.testing.held", "scg.testing.oracle"},
-    {"scg.testing.draws", "scg.testing.localise"},
+    {"scg.testing.monte_carlo", "scg.testing.localise"},
 ]
 
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scg.analysis import Structure
+from scg.analysis.d_separation import Lifted, Vertex
+from scg.analysis.structure import Structure
 from scg.errors import GraphError, nearest
 from scg.graph import Graph
-from scg.lifted import Lifted, Vertex
 from scg.scan import INFINITE
 
 

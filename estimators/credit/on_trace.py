@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from scg.credit import Credit
-from scg.downstream import View
 from scg.errors import GraphError, nearest
 from scg.estimators.credit.monte_carlo import MonteCarlo
+from scg.surrogate.credit_view import View
 from scg.trace import Trace
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from scg.calls import split
-from scg.check import shortened
+from scg.checks.check import shortened
 from scg.errors import GraphError
 from scg.estimator import Estimator
-from scg.evaluate import Evaluation
+from scg.evaluation.call_arguments import split
+from scg.evaluation.evaluation import Evaluation
+from scg.evaluation.plan import Plan
 from scg.graph import Graph
-from scg.plan import Plan
 
 GROUP = "scg.candidates"
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scg.checks.signature import examination
 from scg.comparison.parameters import Parameters
 from scg.estimator import Estimator
 from scg.graph import Graph
 from scg.randomness import randomness
-from scg.signature import examination
 
 Clock = Callable[[], float]
 

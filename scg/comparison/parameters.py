@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scg.errors import GraphError, nearest
+from scg.evaluation.objectives import known_modules
 from scg.graph import Graph
-from scg.scope import known_modules
 
 
 class Parameters:

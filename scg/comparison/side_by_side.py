@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from scg.auto import chosen
+from scg.checks.signature import examination
 from scg.comparison import reference as references
 from scg.comparison.bias import bias
 from scg.comparison.candidates import candidates, distribution_of
@@ -28,7 +29,6 @@ from scg.draw.words import brief
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
-from scg.signature import examination
 
 Choices = Mapping[str, Sequence[Any] | None] | Sequence[str] | str
 Progress = Callable[[int, int], None]

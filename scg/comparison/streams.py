@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from scg.checks.signature import examination
 from scg.comparison.seeds import reseed, seed_of
 from scg.graph import Graph
-from scg.signature import examination
 
 
 class Streams:

@@ -16,8 +16,8 @@ from scg.derivation.written import Derivation, Equation, Spelling, Term
 from scg.draw.words import ParameterNames, brief
 from scg.errors import GraphError, nearest
 from scg.estimator import ScoreFunction
+from scg.evaluation.objectives import trained_by
 from scg.node import Node
-from scg.scope import trained_by
 
 if TYPE_CHECKING:
     from scg.graph import Graph

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from scg.analysis import Structure, Window
+from scg.analysis.structure import Structure, Window
 from scg.credit import Credit
 from scg.derivation.notation import LAST, Latex, Symbol, Time, Unicode
 from scg.derivation.paths import Factor, Path

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from scg.credit import Credit
 from scg.errors import GraphError
+from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Node
-from scg.scope import reachable_modules, trained_by
 
 
 def brief(thing: Any) -> str:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scg.checks.path_check import left_to_differences
 from scg.estimator import Pathwise
 from scg.graph import Graph
-from scg.path_check import left_to_differences
 from scg.testing.expectation import NoPoints, NotFinite, NotVectorised, bound_axes
 from scg.testing.oracle import NoOracle, Objective, Oracle, check_order
 from scg.testing.parameters import Parameters, Wrt

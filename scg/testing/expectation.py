@@ -30,7 +30,7 @@ from scg.estimator import Pathwise
 from scg.testing.panels import AT_ONCE, PANELS, POINTS, Panels, improper
 from scg.testing.parameters import Parameters
 from scg.testing.paths import carried
-from scg.testing.points import Bound, Extent, Line, NoPoints, extent, line, points, unbound
+from scg.testing.quadrature import Bound, Extent, Line, NoPoints, extent, line, points, unbound
 from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted, outcome
 
 BUDGET = 2**16  # joint outcomes times batch elements, evaluated at once on product grids

@@ -18,7 +18,7 @@ from scg.draw.words import brief
 from scg.errors import GraphError
 from scg.estimator import Pathwise, ScoreFunction
 from scg.graph import Graph
-from scg.testing.draws import of_graph
+from scg.testing.monte_carlo import of_graph
 from scg.testing.oracle import Oracle
 from scg.testing.parameters import Block, Parameters
 from scg.testing.reference import trusted

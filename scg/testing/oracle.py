@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from scg.checks.path_check import left_to_differences
 from scg.graph import Graph
-from scg.path_check import left_to_differences
 from scg.testing.expectation import BUDGET, WALKED, Expectation, NoPoints, NotFinite, NotVectorised, Plan, plan
 from scg.testing.parameters import Parameters, Values, Wrt
 from scg.testing.unroll import Program

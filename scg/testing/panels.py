@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.distributions import log_density
-from scg.testing.points import Line, NoPoints, unbound
+from scg.testing.quadrature import Line, NoPoints, unbound
 from scg.testing.unroll import Key
 
 if TYPE_CHECKING:

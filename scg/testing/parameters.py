@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scg.errors import nearest
+from scg.evaluation.objectives import trained_by
 from scg.node import Node
-from scg.scope import trained_by
 
 Wrt = str | Tensor | nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
 Values = Mapping[Any, Tensor] | Tensor

@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli, Distribution
 
 from scg.estimator import Branches, Estimator
 from scg.graph import Graph
-from scg.testing.draws import of_graph
+from scg.testing.monte_carlo import of_graph
 from scg.testing.oracle import exact
 from scg.testing.parameters import Parameters
 from scg.testing.sequential import Outcome

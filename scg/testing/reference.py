@@ -6,7 +6,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import kind, moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
-from scg.testing.points import NoPoints, extent, finite, points, unbound
+from scg.testing.quadrature import NoPoints, extent, finite, points, unbound
 
 MOST = 64
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scg.checks.path_check import left_to_differences
 from scg.draw.words import brief
 from scg.graph import Graph
-from scg.path_check import left_to_differences
 from scg.testing.differences import dependence
-from scg.testing.draws import Draws, of_callable, of_graph
+from scg.testing.monte_carlo import Draws, of_callable, of_graph
 from scg.testing.oracle import Choice, NoOracle, Oracle, check_order, choose
 from scg.testing.parameters import Parameters, Values, Wrt
 from scg.testing.report import Report, Row

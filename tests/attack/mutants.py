@@ -9,11 +9,11 @@ from unittest import mock
 
 import torch
 
-from scg import product
-from scg.analysis import Structure
+from scg.analysis.structure import Structure
 from scg.estimator import ScoreFunction
 from scg.estimators import leave_one_out
-from scg.product import Product
+from scg.surrogate import weight_product as product
+from scg.surrogate.weight_product import Product
 from scg.trace import Trace
 
 Fault = Callable[[], AbstractContextManager[Any]]

@@ -13,7 +13,7 @@ from scg.estimators.componentwise import components
 from scg.testing import check_estimator, finite_difference
 from scg.testing.battery import LAWS
 from scg.testing.battery.subject import Subject, graph_of
-from scg.testing.kinds import KINDS
+from scg.testing.trial_distributions import KINDS
 
 THETA = [0.3, -0.4, 0.5]
 CASES = [(name, kind) for name, entry in ENTRIES.items() for kind in accepted(entry.estimator)]

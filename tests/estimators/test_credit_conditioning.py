@@ -8,9 +8,9 @@ from torch.distributions import Bernoulli
 
 import scg
 from scg import GraphError, prev
+from scg.analysis.d_separation import Lifted, missed
 from scg.estimators import NoGradient, ScoreFunction
 from scg.estimators.credit import valid_conditioning_sets
-from scg.lifted import Lifted, missed
 from tests.exact import log_prob, outcomes
 
 

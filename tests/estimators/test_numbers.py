@@ -8,7 +8,7 @@ from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from scg.errors import GraphError
 from scg.estimators.catalogue import ENTRIES, accepted
-from scg.testing.kinds import KINDS, statistic
+from scg.testing.trial_distributions import KINDS, statistic
 from tests.estimators.noise import estimate
 
 UNFINISHED = {"NoGradient", "TruncatedRatio", "SelfNormalised", "Clipped", "NVIL"}  # no gradient, or ScoreFunction until given

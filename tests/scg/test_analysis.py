@@ -10,10 +10,10 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 import scg
-from scg.analysis import Influence, Structure, Window
+from scg.analysis.lags import Arrow
+from scg.analysis.structure import Influence, Structure, Window
 from scg.errors import GraphError
 from scg.estimator import Pathwise, ScoreFunction
-from scg.lags import Arrow
 from scg.node import Edge, Node
 from scg.scan import INFINITE
 

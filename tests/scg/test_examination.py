@@ -15,7 +15,7 @@ F64 = torch.float64
 @pytest.fixture(autouse=True)
 def seeded(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr("scg.signature.ALLOWANCE", 60.0)  # whatever else this machine is doing
+    monkeypatch.setattr("scg.checks.signature.ALLOWANCE", 60.0)  # whatever else this machine is doing
 
 
 class Switch:
@@ -211,7 +211,7 @@ def test_examinations_leave_batch_statistics_counters_gradients_and_the_stream_a
 
 
 def test_examinations_come_at_powers_of_two_and_can_be_switched_off(monkeypatch):
-    from scg.signature import Plans
+    from scg.checks.signature import Plans
 
     taken = []
     examine = Plans._examine
@@ -228,11 +228,11 @@ def test_examinations_come_at_powers_of_two_and_can_be_switched_off(monkeypatch)
 
 
 def test_examinations_stay_within_their_share_of_the_time(monkeypatch):
-    from scg.signature import Plans
+    from scg.checks.signature import Plans
 
     now, spent = [0.0], [0.0]
-    monkeypatch.setattr("scg.signature.ALLOWANCE", 0.1)
-    monkeypatch.setattr("scg.signature.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("scg.checks.signature.ALLOWANCE", 0.1)
+    monkeypatch.setattr("scg.checks.signature.time.perf_counter", lambda: now[0])
     plan = None
 
     def slow(self, *_):

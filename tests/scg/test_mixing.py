@@ -214,6 +214,6 @@ def test_what_is_refused_would_be_biased_by_enumeration(monkeypatch):
     th, phi = torch.tensor([0.3, -0.4], dtype=F64, requires_grad=True), torch.tensor([0.2, 0.9], dtype=F64)
     with pytest.raises(GraphError, match="node 'd'.*mixes batch elements"):
         weighed_and_not(1.0).surrogate(th=th, phi=phi)
-    monkeypatch.setattr("scg.examine.mixing", lambda *_: ())
+    monkeypatch.setattr("scg.checks.examination.mixing", lambda *_: ())
     estimate, exact = enumerated(weighed_and_not(1.0), th, phi, 2)
     assert (estimate - exact).abs().max() > 0.02

@@ -7,11 +7,11 @@ import torch
 from torch.distributions import Bernoulli, Normal
 
 import scg
+from scg.checks.examination import Examination
+from scg.checks.mixing import _together
 from scg.estimators import LeaveOneOut, ScoreFunction
-from scg.examine import Examination
-from scg.mixing import _together
-from scg.product import Product
-from scg.score_sums import ScoreSums
+from scg.surrogate.score_sums import ScoreSums
+from scg.surrogate.weight_product import Product
 
 
 def trace(timed=False):

@@ -17,7 +17,7 @@ from scg.estimator import Estimator
 from scg.testing.battery import means, placement, refusal, running, shapes
 from scg.testing.battery.report import Broken, EstimatorReport, NotApplicable, Result, Undecided
 from scg.testing.battery.subject import THETAS, Subject
-from scg.testing.kinds import KINDS, Make
+from scg.testing.trial_distributions import KINDS, Make
 
 Law = Callable[[Subject], str]
 Mean = Callable[[Distribution, Callable[[Tensor], Tensor]], Tensor]
@@ -65,7 +65,7 @@ def check_estimator(
         report = check_estimator(MyEstimator())
         assert report, report
 
-    distributions   names of `scg.testing.kinds.KINDS` to try it on, or distributions of your own: {name: function of θ
+    distributions   names of `scg.testing.trial_distributions.KINDS` to try it on, or distributions of your own: {name: function of θ
                     [*batch, 3] that returns a distribution of batch shape `batch`}. Default: all of KINDS. Of those that
                     `refuses` accepts, all laws; of the others, that they are refused
     laws            names of the laws to run; default: all but the slow ones

@@ -21,7 +21,7 @@ from scg.distributions import reparameterise
 from scg.testing.battery.subject import Subject, estimate
 from scg.testing.expectation import SIZES
 from scg.testing.oracle import Oracle
-from scg.testing.points import NoPoints, extent, points
+from scg.testing.quadrature import NoPoints, extent, points
 
 BUDGET = 2**14  # outcomes
 Answer = Callable[[torch.Size, bool], Tensor]

@@ -25,9 +25,9 @@ from scg.graph import Graph
 from scg.node import prev
 from scg.testing.battery.report import NotApplicable
 from scg.testing.differences import difference
-from scg.testing.kinds import Make, statistic
 from scg.testing.oracle import NoOracle, Objective, Oracle, exact
 from scg.testing.parameters import Parameters
+from scg.testing.trial_distributions import Make, statistic
 from scg.testing.unroll import Program
 
 Place = Literal["alone", "composed", "chained", "driven"]

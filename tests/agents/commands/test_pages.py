@@ -14,7 +14,7 @@ from scg.agents import AGENTS, config_type
 from scg.agents.commands import pages
 from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.training.run_directory import RunConfig
-from scg.draw_cli import draw, offered
+from scg.commands.draw import draw, offered
 
 STALE = "run `python -m scg.agents.commands.pages`"
 
@@ -106,5 +106,5 @@ def test_a_package_that_lacks_what_it_needs_offers_nothing(monkeypatch: pytest.M
         def load(self) -> None:
             raise ModuleNotFoundError("no gymnasium")
 
-    monkeypatch.setattr("scg.draw_cli.entry_points", lambda group: [Broken()])
+    monkeypatch.setattr("scg.commands.draw.entry_points", lambda group: [Broken()])
     assert offered() == {}

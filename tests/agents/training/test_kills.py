@@ -31,7 +31,7 @@ UPDATES = 2 * SAVES  # so that some kills lose an update
 # `scg`, with a SIGKILL inside the n-th write from its start: half of the temporary file is on the disk.
 DIES_WRITING = """
 import os, signal, stat, sys
-from scg.cli import main
+from scg.commands.cli import main
 left, fsync = int(sys.argv.pop(1)), os.fsync
 def die(file):
     global left
@@ -75,13 +75,13 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run: str, tmp_path
             assert process.wait(timeout=120) == -signal.SIGKILL, said.read_text()
             assert len(unfinished(killed) - torn) == 1  # it was inside a write
         else:
-            process = start(["-m", "scg.cli", *command], said)
+            process = start(["-m", "scg.commands.cli", *command], said)
             kill_after(
                 process, killed, checkpoints=moments.randint(3 if kill == 0 else 0, 4), milliseconds=moments.uniform(0, 40)
             )
             assert process.wait() == -signal.SIGKILL, said.read_text()
     assert newest(killed) < newest(whole)  # it never finished
-    assert start(["-m", "scg.cli", "train", "--resume", str(killed)], said).wait(timeout=120) == 0, said.read_text()
+    assert start(["-m", "scg.commands.cli", "train", "--resume", str(killed)], said).wait(timeout=120) == 0, said.read_text()
     assert_same(last_state(RunDirectory.open(whole)), last_state(RunDirectory.open(killed)))
     for table in ("metrics.csv", "evaluations.csv"):
         assert timeless(whole / table) == timeless(killed / table)

@@ -1,0 +1,1 @@
+"""Order, ancestors and lags of a graph, before anything is evaluated."""

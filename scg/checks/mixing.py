@@ -1,0 +1,248 @@
+"""Whether a weight per batch element accounts for everything that depends on its sample.
+
+    Σᵢ wᵢ(xᵢ) · cᵢ        is right where cᵢ is a function of xᵢ, and wrong where another element's xⱼ moves it:
+                          ∇E[cᵢ] holds cᵢ ∇log p(xⱼ) then, and wⱼ multiplies cⱼ alone
+
+So the samples of a half of the batch are exchanged for others, at every node whose weights multiply a cost, everything
+else is computed again on the same random numbers, and in the other half neither that cost nor a log-density in its
+weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart.
+
+No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scg.analysis.structure import Structure
+from scg.checks.recording import Recording, close, same
+from scg.distributions import own_law
+
+Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
+
+REDRAWN = 16  # times at most, until a discrete sample differs in both halves
+
+MESSAGE = (
+    "element {} of the batch moves when only the samples of other elements do: its function mixes batch elements "
+    "(batch normalisation in training mode, a reduction or a product over the wrong axis), and a weight per "
+    "element cannot account for that.\nReduce over event axes only (dim=-1, not dim=0 or none); call .eval() on "
+    "normalisation layers."
+)
+
+
+def weighed(structure: Structure, name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a likelihood ratio of the node's multiplies what lies downstream."""
+    if name in given and structure.nodes[name].estimator.moves:
+        return f"{name}.log_prob" in given
+    return structure.nodes[name].estimator.weighs or f"{name}.log_prob" in given
+
+
+def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[str, str]]:
+    """(node, message) of each function that mixes batch elements which a weight tells apart.
+
+    `draw(given, like)` evaluates once more, on the random numbers of the recording `like` where there is one.
+    """
+    given = recording.given
+    for ancestors, names in _together(recording):
+        batch = _Batch(recording, names)
+        for axis, size in enumerate(reversed(batch.shape)):
+            if size < 2:
+                continue
+            bits = (size - 1).bit_length()
+            for turn in range(halvings):
+                if turn % bits == 0:
+                    order = torch.randperm(size)
+                if turn:  # where a function looks at other elements may depend on the sample
+                    batch.recording = draw(given, None)
+                sides = [torch.where((order >> turn % bits & 1) == side)[0] for side in (0, 1)]
+                for _ in range(REDRAWN):
+                    other = draw(batch.exchanged(given), None)
+                    if batch.differs(other, ancestors, axis, sides):
+                        break
+                reference = batch.recording
+                if any(own_law(d) for d in reference.distributions.values()):
+                    # A law of its own may know its last sample by identity, and others by their value: both get copies.
+                    everything = torch.arange(size)
+                    reference = draw({**given, **batch.mixed(reference, ancestors, axis, everything)}, batch.recording)
+                for kept in sides:
+                    try:
+                        again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, batch.recording)
+                        found = batch.moved(reference, again, ancestors, names, axis, kept)
+                    except ValueError:
+                        continue  # a given value and inputs that belong to another element may not fit each other
+                    if found is not None:
+                        yield found[0], MESSAGE.format(found[1])
+                        return
+
+
+def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
+    """(ancestors, targets) whose samples can be exchanged at once: what a target is not weighed with does not reach it.
+
+    One group for most graphs, so that the cost of all this grows as the graph does, and not with each of its costs.
+    """
+    structure, given = recording.structure, recording.given
+    weighing = structure.those(
+        structure.nodes[x].kind == "stochastic" and weighed(structure, x, given) for x in structure.order
+    )
+    groups: list[tuple[torch.Size, int, int, list[str]]] = []  # batch, ancestors, what may not be exchanged, targets
+    random = structure.those(structure.nodes[x].kind == "stochastic" for x in structure.order)
+    for name in dict.fromkeys((*structure.costs, *_credits(structure), *_boxes(recording))):
+        # A black box moves all elements of the batch at once, so they may not mix there, weights or none.
+        box = getattr(structure.nodes[name].fn, "own_slope", False)
+        ancestors = structure.above(name, live=True) & (random if box else weighing)
+        if not ancestors:
+            continue
+        free, shape = structure.above(name) & weighing & ~ancestors, _Batch(recording, [name]).shape
+        for i, (batch, united, spared, names) in enumerate(groups):
+            if shape == batch and not (spared & ancestors or free & united):
+                names.append(name)
+                groups[i] = (batch, united | ancestors, spared | free, names)
+                break
+        else:
+            groups.append((shape, ancestors, free, [name]))
+    return [(structure.named(united), names) for _, united, _, names in groups]
+
+
+def _boxes(recording: Recording) -> list[str]:
+    """Deterministic nodes whose derivative is not autograd's, with a value per element of the batch."""
+    nodes = recording.structure.nodes
+    boxes = [n.name for n in nodes.values() if getattr(n.fn, "own_slope", False) and getattr(n.fn, "batched", False)]
+    return [name for name in boxes if isinstance(recording.trace[name], Tensor)]
+
+
+def _credits(structure: Structure) -> list[str]:
+    return [n.credit for n in structure.nodes.values() if isinstance(n.credit, str) and n.credit in structure.nodes]
+
+
+class _Batch:
+    """The batch of some targets, and where its axes lie in each value: counted from its right end."""
+
+    def __init__(self, recording: Recording, names: list[str]) -> None:
+        self.recording, self.structure = recording, recording.structure
+        shapes = [self._values(recording, name).shape[self._lead(name) :] for name in names]
+        rank = recording.plan.batch_rank  # a black box may have an event
+        shapes = [s[:rank] if name not in self.structure.costs else s for s, name in zip(shapes, names, strict=True)]
+        self.shape = torch.broadcast_shapes(*shapes)
+
+    def _lead(self, name: str) -> int:
+        """Axes left of the batch: time, or a plate."""
+        return int(self.structure.nodes[name].in_sequence) + int(name in self.structure.on_plate)
+
+    def _values(self, recording: Recording, name: str) -> Any:
+        """`[time or plate, batch…, event…]`."""
+        if name in recording.given:
+            return recording.given[name]
+        value = recording.trace[name]
+        node = self.structure.nodes[name]
+        if node.kind == "stochastic" or not node.in_sequence or not isinstance(value, Tensor):
+            return value
+        history = recording.trace.history
+        if history is None:
+            return value
+        return torch.stack(
+            torch.broadcast_tensors(*[torch.as_tensor(step.values[name]) for step in history])
+        )  # a step may lack the batch
+
+    def _axis(self, name: str, value: Tensor, axis: int) -> int | None:
+        """Where the batch axis lies in the value of a node, None where it is not there."""
+        rank = len(self.shape)
+        if self.structure.nodes[name].kind == "stochastic":
+            rank = value.ndim - self._lead(name) - len(self.recording.distributions[name].event_shape)
+        elif name in self.structure.costs:
+            rank = value.ndim - self._lead(name)
+        place = self._lead(name) + rank - 1 - axis
+        if axis >= rank or place >= value.ndim or value.shape[place] != self.shape[-1 - axis]:
+            return None
+        return place
+
+    def exchanged(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Given values cannot be drawn again: other elements' stand in for them, the same ones in all of them."""
+        changed = dict(given)
+        shifts = [int(torch.randint(1, size, ())) if size > 1 else 0 for size in reversed(self.shape)]
+        for name, value in given.items():
+            if name in self.structure.nodes and isinstance(value, Tensor) and name != self.structure.first:
+                for axis, shift in enumerate(shifts):
+                    place = self._axis(name, value, axis)
+                    value = value if place is None else value.roll(shift, place)
+                changed[name] = value
+        return changed
+
+    def differs(self, other: Recording, ancestors: tuple[str, ...], axis: int, sides: list[Tensor]) -> bool:
+        """Whether the other draw has other samples in each half."""
+        for name in ancestors:
+            mine, theirs = self._values(self.recording, name), self._values(other, name)
+            place = self._axis(name, mine, axis) if isinstance(mine, Tensor) else None
+            if place is not None and any(same(mine.index_select(place, s), theirs.index_select(place, s)) for s in sides):
+                return False
+        return True
+
+    def mixed(self, other: Recording, ancestors: tuple[str, ...], axis: int, kept: Tensor) -> dict[str, Tensor]:
+        """Values to give: those of `kept` as they were, those of the other elements from the other draw."""
+        known = set(ancestors)
+        above = self.structure.those(n in known for n in self.structure.order)
+        observed = [
+            n
+            for n in self.recording.given
+            if n in self.structure.nodes and self.structure.nodes[n].kind == "observed" and self.structure.above(n) & above
+        ]
+        values: dict[str, Tensor] = {}
+        for name in (*ancestors, *observed):
+            mine, theirs = self._values(self.recording, name), self._values(other, name)
+            if not isinstance(mine, Tensor):
+                continue
+            place = self._axis(name, mine, axis)
+            values[name] = mine.detach()
+            if place is not None and mine.shape == theirs.shape:
+                values[name] = theirs.detach().index_copy(place, kept, mine.detach().index_select(place, kept))
+        return values
+
+    def moved(
+        self, reference: Recording, again: Recording, ancestors: tuple[str, ...], names: list[str], axis: int, kept: Tensor
+    ) -> tuple[str, int] | None:
+        """The first node that moved though its samples did not, and the element where it did."""
+        hit: list[int | None] = []
+        for name in names:
+            before, after = self._values(reference, name), self._values(again, name)
+            if isinstance(before, Tensor):
+                hit.append(self._moved(before, after, self._axis(name, before, axis), kept))
+        for name in ancestors:
+            try:
+                before, after = reference.trace.log_prob(name), again.trace.log_prob(name)
+                place = before.ndim - 1 - axis
+                there = place >= self._lead(name) and before.shape[place] == self.shape[-1 - axis]
+                hit.append(self._moved(before, after, place if there else None, kept))
+            except NotImplementedError:
+                continue  # no density: the estimator's weights are others, and nothing can be read off them
+        elements = [element for element in hit if element is not None]
+        if not elements:
+            return None
+        for mine, theirs in zip(reference.calls, again.calls, strict=True):
+            for before, after in zip(mine.content, theirs.content, strict=False):
+                if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape:
+                    plated = int(mine.node.name in self.structure.on_plate and before.ndim > len(self.shape))
+                    place = plated + len(self.shape) - 1 - axis
+                    if place < before.ndim and before.shape[place] == self.shape[-1 - axis]:
+                        before, after = before.index_select(place, kept), after.index_select(place, kept)
+                    if not close(before, after, _ulps(before)):
+                        return mine.node.name, elements[0]
+        return names[0], elements[0]
+
+    def _moved(self, before: Tensor, after: Tensor, place: int | None, kept: Tensor) -> int | None:
+        """The first element of `kept`, along the axis `place`, that moved."""
+        if place is None:
+            return None if close(before, after, _ulps(before)) else int(kept[0])
+        before, after = before.index_select(place, kept), after.index_select(place, kept)
+        tolerance = _ulps(before)
+        if close(before, after, tolerance):
+            return None
+        moved = (int(k) for i, k in enumerate(kept) if not close(before.select(place, i), after.select(place, i), tolerance))
+        return next(moved, int(kept[0]))
+
+
+def _ulps(x: Tensor) -> float:
+    """The shapes are the same, and so are the kernels: nothing but a reduction in another order may differ."""
+    return 256 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0

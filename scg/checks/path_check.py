@@ -1,0 +1,471 @@
+"""Whether the gradient that has to flow along an edge is there, and is the slope of the value.
+
+An edge is looked at where a pathwise sample, or anything else with a gradient, enters a function on its way to a cost:
+as a tensor, in a container, or as a distribution. The argument is moved from one draw's value to another's, or at random
+where it is no sample, and the function's differences are held against its slopes (`slopes.py`). A kink is right to first
+order; a jump is not, and neither is a slope that autograd does not see. What a function reads from modules and closures
+is moved too, where a cost compares or rounds: a jump there is an error, a detach is taken as meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scg.analysis.structure import Structure
+from scg.checks.recording import Call, Recording
+from scg.checks.slopes import Found, Segment, _meant, look
+from scg.distributions import has_rsample, own_law
+from scg.evaluation.objectives import reachable_modules, trained_by
+from scg.node import Edge
+from scg.tree import rebuilt, tensors
+
+_parameters = ContextVar("parameters", default=True)
+
+
+@contextmanager
+def left_to_differences() -> Iterator[None]:
+    """Inside, only pathwise edges are examined: an oracle measures by itself what a cost leaves out of a parameter's slope."""
+    token = _parameters.set(False)
+    try:
+        yield
+    finally:
+        _parameters.reset(token)
+
+
+SEVERAL, ENOUGH, FEW = 16, 2, 6  # outputs from which on two draws are enough, and how many are without
+
+
+class PathCheck:
+    """Every edge along which a gradient has to flow to reach a cost; `compare` them at one draw after another."""
+
+    def __init__(self, structure: Structure, given: Mapping[str, Any]) -> None:
+        self.structure, self.given = structure, given
+        self.paths: list[_Path] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more can be learned from another draw."""
+        return self.paths is not None and all(p.settled for p in self.paths)
+
+    def compare(self, recording: Recording, other: Recording) -> None:
+        if self.paths is None:
+            self.paths = list(self._find(recording))
+        calls: dict[str, list[tuple[int, Call, Call]]] = {}
+        for mine, theirs in zip(recording.calls, other.calls, strict=True):
+            own = calls.setdefault(mine.node.name, [])
+            own.append((len(own), theirs, mine))
+        for path in self.paths:
+            if not path.settled:
+                t, call, target = calls[path.node][-1 - path.looked % len(calls[path.node])]
+                path.look(call, target, self._outputs(other, call, t))
+
+    def errors(self) -> Iterator[tuple[str, str, str]]:
+        """(node, what, message) of each edge whose gradient is missing or does not see a jump."""
+        for path in self.paths or ():
+            message = path.trouble()
+            if message is not None:
+                yield path.node, f"path {path.source}", message
+
+    @property
+    def kinked(self) -> frozenset[str]:
+        """Nodes with a kink that samples move across: a second derivative has a mass there that no sample shows."""
+        return frozenset(p.node for p in self.paths or () if p.kink and (p.roots or self._crossed(p.node)))
+
+    def _crossed(self, node: str) -> bool:
+        return any(i.node not in self.given and i.node in self.continuous for i in self.structure.influences(node))
+
+    # -- which edges ---------------------------------------------------------------------------------------
+
+    def _find(self, recording: Recording) -> Iterator[_Path]:
+        structure, nodes = self.structure, self.structure.nodes
+        supports = {n: s for n, d in recording.distributions.items() if (s := _continuous(d)) is not None}
+        self.continuous = frozenset(supports)
+        roots = self._roots()
+        seen: set[str] = set()
+        asked = {e.source for n in nodes.values() for e in n.parents if e.dist and not e.detached}
+        for call in recording.calls:
+            node = call.node
+            reaches = node.kind == "cost" or node.name in asked or structure.counts(node.name, live=True)
+            if node.name in seen or not reaches:
+                continue
+            seen.add(node.name)
+            found: list[_Path] = []
+            open_to_all = _parameters.get() and (node.kind != "cost" or node.trains is None)
+            for edge in node.parents:
+                key: Any = int(edge.param) if node.positional else edge.param
+                if (
+                    edge.detached
+                    or (node.positional and key >= len(call.arguments))
+                    or (not node.positional and key not in call.named)
+                ):
+                    continue
+                above = roots.get(edge.source, set())
+                if edge.dist:
+                    above = {r for e in nodes[edge.source].parents if not e.detached for r in roots.get(e.source, ())}
+                if above or (open_to_all and any(t.requires_grad for t in tensors(call.named[key]))):
+                    estimators = [nodes[r].estimator for r in above]
+                    biased = bool(estimators) and not all(e.unbiased for e in estimators)
+                    found.append(
+                        _Path(node.name, edge, tuple(sorted(above)), biased, None if edge.dist else supports.get(edge.source))
+                    )
+            # Of a deterministic node a step may be meant: quantised codes, hard routing. A cost's is part of the objective.
+            held = self._held(call) if _parameters.get() and node.kind == "cost" else []
+            operations = _operations(call) if found or held else set()
+            for path in found:
+                path.own_slope, path.law = getattr(node.fn, "own_slope", False), node.kind == "stochastic"
+                path.smooth = not operations & (_STEPS | _CORNERS)
+                yield path
+            if held and operations & _STEPS:
+                yield _Held(node.name, held)
+
+    def _roots(self) -> dict[str, set[str]]:
+        """For each node, the pathwise samples that its value moves with."""
+        structure = self.structure
+        roots: dict[str, set[str]] = {}
+        for name in structure.order:
+            node = structure.nodes[name]
+            if node.kind == "stochastic":
+                if node.estimator.moves and name not in self.given:
+                    roots[name] = {name}
+            elif node.kind == "deterministic":
+                for edge in node.parents:
+                    if edge.source in roots and not edge.detached and not edge.dist:
+                        roots.setdefault(name, set()).update(roots[edge.source])
+        return roots
+
+    def _held(self, call: Call) -> list[Tensor]:
+        """What a function reads from modules and closures, of what its objective trains."""
+        found = {id(t): t for t in tensors(call.node.fn)} if not isinstance(call.node.fn, torch.nn.Module) else {}
+        found |= {id(p): p for module in reachable_modules(call.node.fn) for p in module.parameters()}
+        trained = None
+        if call.node.kind == "cost" and call.node.trains is not None:
+            trained = trained_by(call.node, self.structure.nodes)[0]
+        return [
+            t
+            for key, t in found.items()
+            if t.requires_grad and t.is_leaf and t.is_floating_point() and (trained is None or key in trained)
+        ]
+
+    def _outputs(self, recording: Recording, call: Call, t: int) -> Callable[[Any], list[Tensor]]:
+        """What of a function's result has to have a gradient."""
+        node, history = call.node, recording.trace.history
+        value = None
+        if node.kind == "stochastic":
+            value = history[t].values[node.name] if node.in_sequence and history else recording.trace.values.get(node.name)
+
+        def outputs(result: Any) -> list[Tensor]:
+            if not isinstance(result, Distribution) or node.kind != "stochastic" or not own_law(result):
+                return tensors(result)
+            found = []  # a law of its own is judged by what it does
+            if node.estimator.moves and has_rsample(result):
+                torch.set_rng_state(call.state)
+                found.append(result.rsample())
+            if isinstance(value, Tensor) and (node.estimator.weighs or node.name in self.structure.asked_for):
+                found.append(result.log_prob(value.detach()))
+            return found
+
+        return outputs
+
+
+class _Path:
+    """One edge: what was seen of it so far."""
+
+    def __init__(self, node: str, edge: Edge, roots: tuple[str, ...], biased: bool, support: Any = None) -> None:
+        self.node, self.edge, self.source, self.roots = node, edge, edge.source, roots
+        self.biased, self.support = biased, support
+        self.law = False  # a sampler and a log-density, whose gradients are nobody's choice
+        self.own_slope = False  # a black box: only a slope of zero where the value moves is held against it
+        self.looked, self.enough, self.smooth = 0, FEW, False
+        self.flat, self.moved, self.kink = True, False, False
+        self.jump: float | None = None
+        self.missing: tuple[float, float] | None = None
+
+    @property
+    def settled(self) -> bool:
+        if self.smooth and self.looked:
+            return True
+        if self.flat and not self.moved and self.enough == FEW:
+            return False  # nothing was seen yet; few outputs, of which one may still move
+        return self.looked >= self.enough or (not self.flat and (self.jump or self.missing) is not None)
+
+    def look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
+        self.looked += 1
+        told: list[bool] = []
+        token = _meant.set(told)
+        try:
+            self._look(call, target, outputs)
+        finally:
+            _meant.reset(token)
+        self.own_slope |= bool(told)
+
+    def _look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
+        key: Any = int(self.edge.param) if call.node.positional else self.edge.param
+        here, there = call.named[key], target.named[key]
+        spans = self._spans(here, there)
+        for double in (True, False):
+            for scale in (1.0, 0.1, 0.01):
+                for lo, hi in spans:
+                    try:
+                        found = self._along(call, here, there, outputs, scale, lo, hi, double)
+                    except Exception:
+                        continue
+                    if found is not None:
+                        self._add(found)
+                    return
+
+    def _spans(self, here: Any, there: Any) -> list[tuple[float, float]]:
+        """How far beyond the two draws to look: within the support of the sample."""
+        if not self.roots:
+            return [(-1.0, 1.0), (0.0, 1.0)]
+        beyond = []
+        if self.support is not None and isinstance(here, Tensor) and here.shape == there.shape:
+            for reach in (1.0, 0.3, 0.1):
+                ends = torch.stack([here - reach * (there - here), there + reach * (there - here)]).detach()
+                if bool(self.support.check(ends).all()):
+                    beyond.append((-reach, 1.0 + reach))
+        return [*beyond, (0.0, 1.0)]
+
+    def _along(
+        self, call: Call, here: Any, there: Any, outputs: Any, scale: float, lo: float, hi: float, double: bool
+    ) -> Found | None:
+        before, after = _floating(here), _floating(there)
+        if len(before) != len(after) or any(x.shape != y.shape for x, y in zip(before, after, strict=True)):
+            return None
+        along = [_direction(x, y, scale) for x, y in zip(before, after, strict=True)]
+        chosen = [(x, v) for x, v in zip(before, along, strict=True) if v is not None]
+        if not chosen:
+            return None
+        single = not all(t.dtype == torch.float64 for a in call.named.values() for t in _floating(a))
+        if double and not single:
+            double = False
+        param, others = self.edge.param, {}
+        if double:
+            others = {str(k): rebuilt(a, _doubled, self.node) for k, a in call.named.items() if str(k) != param}
+        change = _doubled if double else torch.Tensor.detach
+
+        def f(moved: list[Tensor]) -> list[Tensor]:
+            new = {id(x): m for (x, _), m in zip(chosen, moved, strict=True)}
+            argument = (
+                moved[0]
+                if isinstance(here, Tensor)
+                else rebuilt(here, lambda t: new[id(t)] if id(t) in new else change(t), self.node)
+            )
+            torch.set_rng_state(call.state)
+            found = outputs(call.again(**{**others, param: argument}))
+            if double and any(o.dtype == torch.float32 for o in found):
+                raise TypeError("computes in float32")
+            return found
+
+        at = [x.detach().double() if double else x.detach() for x, _ in chosen]
+        segment = Segment(f, at, [v.double() if double else v for _, v in chosen], seed=self.looked)
+        found = look(segment, lo, hi, single and not double)
+        self.enough = ENOUGH if sum(u.numel() for u in segment.signs) >= SEVERAL else FEW
+        return found
+
+    def _add(self, found: Found) -> None:
+        self.flat &= found.flat
+        self.moved |= found.moved
+        self.kink |= found.kink
+        self.jump = self.jump or found.jump
+        self.missing = self.missing or found.missing
+
+    def trouble(self) -> str | None:
+        if self.jump is None and (self.missing is None or not (self.roots or self.law)):
+            return None  # what autograd says of a parameter may be meant to differ: doubly reparameterised gradients do
+        way_out = f"detach({self.source!r}) if no gradient is meant"
+        way_out = (
+            f"Use ScoreFunction() at {', '.join(map(repr, self.roots))}, or {way_out}." if self.roots else f"Say {way_out}."
+        )
+        if self.flat:
+            begins = "the pathwise gradient" if self.roots else "the gradient"
+            return (
+                f"{begins} of {self.source!r} ends here: the value of {self.node!r} moves with it, and the "
+                f"gradient is zero wherever it was looked at (round, a comparison, .item() and integer casts do this).\n{way_out}"
+            )
+        if self.biased or self.own_slope:
+            return None
+        if self.jump is not None:
+            return _jumps(self.node, repr(self.source), self.jump, way_out)
+        assert self.missing is not None
+        return (
+            f"its gradient with respect to {self.source!r} is not the slope of its value: along a random direction the value moves by "
+            f"{self.missing[0]:.3g} per step, autograd says {self.missing[1]:.3g} (a detach() or no_grad inside, a straight-through "
+            f"value, a backward of its own do this).\n{way_out}"
+        )
+
+
+class _Held(_Path):
+    """The parameters that a function reads from outside its arguments: only jumps are held against it."""
+
+    def __init__(self, node: str, held: list[Tensor]) -> None:
+        super().__init__(node, Edge("its parameters"), (), False)
+        self.held = held
+
+    def look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
+        self.looked += 1
+        kept = [p.data for p in self.held]
+
+        def f(moved: list[Tensor]) -> list[Tensor]:
+            for p, m in zip(self.held, moved, strict=True):
+                p.data = m.detach()
+            torch.set_rng_state(call.state)
+            return outputs(call.again())
+
+        single = not all(p.dtype == torch.float64 for p in kept)
+        try:
+            for scale in (1.0, 0.1, 0.01):
+                along = [_random(p, scale) for p in kept]
+                segment = Segment(f, kept, along, self.held, self.looked)
+                try:
+                    found = look(segment, -1.0, 1.0, single)
+                except Exception:
+                    continue
+                self.jump = self.jump or found.jump
+                self.enough = ENOUGH if sum(u.numel() for u in segment.signs) >= SEVERAL else FEW
+                return
+        finally:
+            for p, data in zip(self.held, kept, strict=True):
+                p.data = data
+
+    def trouble(self) -> str | None:
+        return None if self.jump is None else _jumps(self.node, "a parameter of a module or closure", self.jump, "")
+
+
+def _jumps(node: str, what: str, size: float, way_out: str) -> str:
+    return (
+        f"its value jumps (by {size:.3g}) as {what} moves. The expectation moves with the place of the jump, which no gradient of the "
+        "value at a sample sees.\nLet it enter a distribution that is scored, in place of a comparison or rounding; or smooth the step. "
+        + way_out
+    ).rstrip()
+
+
+def _direction(x: Tensor, y: Tensor, scale: float) -> Tensor | None:
+    """To the other draw's value; at random for what is no sample and has a gradient."""
+    if torch.equal(torch.nan_to_num(x.detach()), torch.nan_to_num(y.detach())):
+        return _random(x.detach(), scale) if x.requires_grad else None
+    return (y - x).detach() if scale == 1.0 else scale * (y - x).detach()
+
+
+def _random(x: Tensor, scale: float) -> Tensor:
+    size = x.abs() + 0.1 * x.square().mean().sqrt() if x.numel() else x
+    return scale * torch.where(size > 0, size, torch.ones_like(size)) * torch.randn_like(x)
+
+
+def _floating(thing: Any) -> list[Tensor]:
+    return list({id(t): t for t in tensors(thing) if t.is_floating_point()}.values())
+
+
+def _doubled(t: Tensor) -> Tensor:
+    return t.detach().double() if t.is_floating_point() else t.detach()
+
+
+def _continuous(distribution: Distribution) -> Any:
+    """The support, where it has no gaps."""
+    try:
+        support: Any = distribution.support
+        return None if support.is_discrete else support
+    except NotImplementedError:
+        return None
+
+
+# Operations by which a function can jump, and those by which its slope can.
+_STEPS = frozenset(
+    [
+        "gt",
+        "lt",
+        "ge",
+        "le",
+        "eq",
+        "ne",
+        "round",
+        "floor",
+        "ceil",
+        "trunc",
+        "frac",
+        "sign",
+        "sgn",
+        "heaviside",
+        "argmax",
+        "argmin",
+        "bucketize",
+        "searchsorted",
+        "sort",
+        "topk",
+        "fmod",
+        "remainder",
+        "floor_divide",
+        "_local_scalar_dense",
+        "isin",
+        "one_hot",
+        "median",
+        "kthvalue",
+        "mode",
+    ]
+)
+
+
+_CORNERS = frozenset(
+    [
+        "relu",
+        "abs",
+        "where",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "max",
+        "min",
+        "amax",
+        "amin",
+        "maximum",
+        "minimum",
+        "leaky_relu",
+        "elu",
+        "hardtanh",
+        "threshold",
+        "prelu",
+        "rrelu",
+        "hardsigmoid",
+        "hardswish",
+        "softshrink",
+        "hardshrink",
+        "max_pool2d_with_indices",
+        "cummax",
+        "cummin",
+        "norm",
+        "linalg_vector_norm",
+        "index",
+        "masked_fill",
+    ]
+)
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _operations(call: Call) -> set[str]:
+    """What a function does, by name; without the comparisons by which distributions check their arguments."""
+    torch.set_rng_state(call.state)
+    validating = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        with _Watch() as watch:
+            result = call.again()
+    finally:
+        Distribution.set_default_validate_args(validating)
+    # A law of its own does in its methods what the function does not.
+    return watch.seen | (_STEPS if isinstance(result, Distribution) and own_law(result) else set())

@@ -1,0 +1,109 @@
+"""Evaluations that keep every call of a node function, and what it takes to compare two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
+
+from scg.distributions import parameters
+from scg.evaluation.evaluation import Evaluation
+from scg.evaluation.record import Record
+from scg.node import Node
+from scg.tree import leaves, tensors
+
+
+class Call:
+    """One call of a node function: what it got, what it gave, and where the random stream stood."""
+
+    def __init__(self, node: Node, arguments: Any, state: Tensor) -> None:
+        self.node, self.state = node, state
+        self.arguments = arguments
+        self.content: list[Any] = []
+        self.written: str | None = None
+        self.after = state
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Arguments by parameter; edges by the same key."""
+        return dict(enumerate(self.arguments)) if self.node.positional else self.arguments  # type: ignore[arg-type]
+
+    def again(self, **changes: Any) -> Any:
+        """Run the function on these arguments, some of them changed."""
+        assert self.node.fn is not None
+        if self.node.positional:
+            arguments = [changes.get(str(i), a) for i, a in enumerate(self.arguments)]
+            return self.node.fn(*arguments)
+        return self.node.fn(**{**self.arguments, **changes})
+
+
+class Recording(Evaluation):
+    """An evaluation that keeps every call. With `like`, what is drawn is drawn from the random numbers of that recording."""
+
+    def __init__(self, *args: Any, like: Recording | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls: list[Call] = []
+        self.like = like
+        self.verifying = True
+        self.trace: Record
+
+    def _call(self, node: Node, arguments: Any) -> Any:
+        if self.like is not None:
+            torch.set_rng_state(self.like.calls[len(self.calls)].state)
+        call = Call(node, arguments, torch.get_rng_state())
+        held = tensors(arguments)
+        before, parts = [t.detach().clone() for t in held], identities(arguments)
+        result = super()._call(node, arguments)
+        call.content = content(result)
+        # Not by version counters: what is written through numpy does not count.
+        if not same(before, held) or identities(arguments) != parts:
+            call.written = node.name
+        call.after = torch.get_rng_state()
+        if self.like is not None:
+            torch.set_rng_state(self.like.calls[len(self.calls)].after)
+        self.calls.append(call)
+        return result
+
+
+def identities(thing: Any) -> list[int]:
+    """What containers hold, by identity: an entry that is added, taken away or exchanged changes it."""
+    if isinstance(thing, Mapping):
+        return [part for key, value in thing.items() for part in (hash(key), *identities(value))]
+    if isinstance(thing, (list, tuple)):
+        return [part for value in thing for part in identities(value)]
+    if is_dataclass(thing):
+        return [part for f in fields(thing) for part in identities(getattr(thing, f.name, None))]
+    return [id(thing)]
+
+
+def content(result: Any) -> list[Any]:
+    """What can be compared in a node's result: the tensors of a distribution, the leaves of a value or container."""
+    return parameters(result) if isinstance(result, Distribution) else leaves(result)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, NaN equal to NaN."""
+    xs, ys = tree_leaves(a), tree_leaves(b)
+    if len(xs) != len(ys):
+        return False
+    for x, y in zip(xs, ys, strict=True):
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            if x.shape != y.shape or not torch.equal(torch.nan_to_num(x.detach()), torch.nan_to_num(y.detach())):
+                return False
+        elif isinstance(x, (int, float, bool, str)) and x != y:
+            return False
+    return True
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
+    """Equal to rounding: by default to that of batched and unbatched kernels, which sum in different orders."""
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    a, b = a.detach().double(), b.detach().double()
+    scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
+    return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=tolerance, atol=tolerance * scale + 1e-12))

@@ -1,0 +1,1 @@
+"""The `scg` command, and the subcommands of the core."""

@@ -1,0 +1,145 @@
+"""`scg check`: is a graph's gradient what it should be?
+
+    scg check path/to/model.py:graph                     scg check model.py:make_graph --order 2 --steps 3
+    scg check model.py:graph --set theta=0.3 --set "data=[1.0, 2.0]"
+
+The graph is a module's attribute, or what a function without arguments returns. Its inputs are the attribute `inputs`
+of the same module, a dict (or a function that returns one), and what `--set` says. First the findings of
+`graph.check`, then the table of `scg.testing.check_unbiased`. Returns an exit code: 0 where the derivative is proved
+unbiased; 1 where it is biased, undecided, or the graph has errors; 2 for arguments or files that make no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scg.commands.draw import TargetError, graph_of, module
+from scg.errors import GraphError, nearest
+from scg.evaluation.objectives import reachable_modules
+from scg.graph import Graph
+from scg.testing import NoOracle, check_unbiased
+from scg.testing.unbiased import DETECTABLE, FALSE_ALARM
+
+
+def check(argv: list[str]) -> int:
+    """Check the graph at `path/to/model.py:graph`."""
+    parser = argparse.ArgumentParser(prog="scg check", description="Hold a graph's gradient against the true one.")
+    parser.add_argument(
+        "target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an input: a number or a nested list")
+    parser.add_argument(
+        "--wrt", nargs="+", metavar="INPUT", help="differentiate for these (default: inputs that require a gradient)"
+    )
+    parser.add_argument("--order", type=int, choices=(1, 2), default=1, help="1: the gradient, 2: the Hessian")
+    parser.add_argument("--steps", type=int, help="time steps of a sequence")
+    parser.add_argument(
+        "--oracle", choices=("enumeration", "quadrature", "finite_difference"), help="default: the most precise"
+    )
+    parser.add_argument("--false-alarm", type=float, default=FALSE_ALARM, help=f"error rate of the verdict ({FALSE_ALARM:g})")
+    parser.add_argument(
+        "--detectable", type=float, default=DETECTABLE, help=f"bias not to be missed, relative ({DETECTABLE:g})"
+    )
+    parser.add_argument("--max-draws", type=int, help="when to give up")
+    parser.add_argument("--seed", type=int, default=0)
+    try:
+        wish = parser.parse_args(argv)
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 2
+    try:
+        place, attribute = _split(wish.target)
+        home = module(place)
+        graph = graph_of(_attribute(home, place, attribute), wish.target)
+        inputs = _inputs(home, place, graph, wish.set)
+        wrt = wish.wrt or _differentiable(inputs, graph)
+    except (GraphError, OSError, TargetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    findings = graph.check(steps=wish.steps, **inputs)
+    for finding in findings:
+        print(finding)
+    if any(f.severity == "error" for f in findings):
+        return 1
+    try:
+        report = check_unbiased(
+            graph,
+            inputs,
+            wrt,
+            wish.order,
+            steps=wish.steps,
+            oracle=wish.oracle,
+            false_alarm=wish.false_alarm,
+            detectable=wish.detectable,
+            max_draws=wish.max_draws,
+            seed=wish.seed,
+        )
+    except GraphError as error:
+        print(f"error: {error}")
+        return 1
+    except (NoOracle, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _split(target: str) -> tuple[str, str]:
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not place or not attribute:
+        raise TargetError(f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon")
+    return place, attribute
+
+
+def _attribute(home: ModuleType, place: str, attribute: str) -> Any:
+    thing: Any = home
+    for name in attribute.split("."):
+        if not hasattr(thing, name):
+            known = [k for k, v in vars(home).items() if isinstance(v, Graph)]
+            hint = nearest(name, [k for k in dir(thing) if not k.startswith("_")])
+            raise TargetError(f"{place} has no {name!r}.{hint}" + (f" Graphs there: {', '.join(known)}" if known else ""))
+        thing = getattr(thing, name)
+    return thing
+
+
+def _inputs(home: ModuleType, place: str, graph: Graph, settings: list[str]) -> dict[str, Any]:
+    """The module's `inputs`, with those of `--set` on top; complain about what is missing."""
+    found: Any = getattr(home, "inputs", {})
+    found = found() if callable(found) else found
+    if not isinstance(found, dict):
+        raise TargetError(f"inputs in {place} is of type {type(found).__name__}; it must be a dict of tensors, by input name")
+    inputs = dict(found)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise TargetError(f"--set {setting!r}: say --set name=value")
+        try:
+            value = torch.tensor(ast.literal_eval(text))
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise TargetError(f"--set {setting!r}: {text!r} is no number nor a nested list of numbers ({error})") from error
+        inputs[name.strip()] = value.requires_grad_() if value.is_floating_point() else value
+    known = {*graph.structure.required, *graph.structure.known_inputs}
+    for name in inputs.keys() - known:
+        if any(s.partition("=")[0].strip() == name for s in settings):
+            raise TargetError(f"--set {name}=…: the graph has no input {name!r}.{nearest(name, known)}")
+        del inputs[name]  # a module's inputs may serve several graphs
+    missing = [name for name in graph.structure.required if name not in inputs]
+    if missing:
+        where = f"a dict called `inputs` in {place}" if not found else f"`inputs` in {place}"
+        raise TargetError(f"no value for {', '.join(map(repr, missing))}: put it into {where}, or say --set {missing[0]}=…")
+    return inputs
+
+
+def _differentiable(inputs: dict[str, Any], graph: Graph) -> list[Any]:
+    """The inputs that require a gradient; where none does, all real ones; where there are none, the graph's modules."""
+    real = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
+    chosen: list[Any] = [k for k in real if inputs[k].requires_grad] or real
+    if chosen:
+        return chosen
+    return list({id(m): m for node in graph.nodes.values() for m in reachable_modules(node.fn)}.values())

@@ -1,0 +1,1 @@
+"""Values, distributions and weights of one call of a graph."""

@@ -1,0 +1,75 @@
+"""What a call passes: sorted into given node values and inputs, and refused where it does not fit the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from scg.analysis.structure import Structure
+from scg.errors import GraphError, nearest
+
+
+def known(structure: Structure, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be given: names of no node, and nodes that are computed."""
+    for name in given:
+        stem, _, suffix = name.partition(".")
+        node = structure.nodes.get(stem)
+        if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
+            raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, structure.nodes)}")
+        if suffix == "log_prob" and stem not in given:
+            raise GraphError(f"given[{name!r}]: the value {stem!r} that it belongs to is not given")
+        if suffix == "credit" and node.credit is None:
+            raise GraphError(f"given[{name!r}]: node {stem!r} has no credit; declare it with credit=…")
+        if suffix == "prev" and stem not in structure.recurrent_sources:
+            raise GraphError(f"given[{name!r}]: no node asks for the previous value of {stem!r}")
+        if not suffix and node.kind not in ("observed", "stochastic"):
+            raise GraphError(f"given[{name!r}]: a {node.kind} node is computed from its parents, not given")
+
+
+def split(
+    structure: Structure, given: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Sort what a call passes into given node values and inputs; complain about what is missing or unknown."""
+    for name in inputs:
+        node = structure.nodes.get(name)
+        if node is not None and node.kind != "observed":
+            raise GraphError(f"node {name!r}: a {node.kind} node is computed here; to give its value use graph.replay")
+    given = {**given, **{name: value for name, value in inputs.items() if name in structure.nodes}}
+    inputs = {name: value for name, value in inputs.items() if name not in structure.nodes}
+    for name in structure.required:
+        if name not in inputs and name not in given:
+            what = "observed node" if name in structure.nodes else "input"
+            users = [n.name for n in structure.nodes.values() if any(name in (e.source, e.init) for e in n.parents)]
+            by = f", needed by {', '.join(map(repr, users))}" if users else ""
+            passed = nearest(name, inputs) or nearest(name, structure.nodes)
+            raise GraphError(f"{what} {name!r} is missing{by}: pass it by keyword.{passed}")
+    for name in inputs:
+        if name not in structure.known_inputs:
+            raise GraphError(
+                f"{name!r} is neither an input nor an observed node of this graph.{nearest(name, structure.required)}"
+            )
+    return given, inputs
+
+
+def length(structure: Structure, given: Mapping[str, Any], steps: int | None) -> int:
+    """How many steps: what the given values say, else `steps`."""
+    known: int | None = None
+    nodes = structure.nodes
+    for name, value in given.items():
+        if not isinstance(value, Tensor) or not (nodes.get(name) or nodes[name.partition(".")[0]]).in_sequence:
+            continue
+        if known is None:
+            known = value.shape[0]
+        elif known != value.shape[0]:
+            raise GraphError(
+                f"given values of different length along time: {name!r} has {value.shape[0]} steps, another {known}; "
+                "they are [time, batch…, event…]"
+            )
+    if known is not None and steps is not None and steps != known:
+        raise GraphError(f"steps={steps}, but values were given for {known} steps")
+    steps = known if known is not None else steps
+    if steps is None or not isinstance(steps, int) or steps < 1:
+        raise GraphError(f"this graph has a sequence: say how many steps, steps=100 for instance (got {steps!r})")
+    return steps

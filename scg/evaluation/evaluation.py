@@ -1,0 +1,305 @@
+"""Evaluation: every node's value, in order, at one step after another or at all steps at once.
+
+    outside the sequence        once
+    inside, something recurs    step by step, T times                        (sampling a process)
+    inside, all of it is given  once, on `[time, batch…]` blocks             (replaying a recording)
+
+`axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from scg.distributions import last_slope, rebuilt, remember
+from scg.errors import GraphError
+from scg.estimator import Branches
+from scg.evaluation.axes import Axes, at_step
+from scg.evaluation.branching import branch, plain
+from scg.evaluation.call_arguments import length
+from scg.evaluation.objectives import Scoped, View, detached, random_state, restored
+from scg.evaluation.plan import Plan
+from scg.evaluation.record import Record, Step
+from scg.evaluation.weight import Weight
+from scg.node import Edge, Node
+from scg.scan import shift
+from scg.specification import Specification
+
+
+class Evaluation:
+    """One evaluation in progress. `branching=False` draws one plain sample a node: the first sample's way."""
+
+    def __init__(
+        self,
+        graph: Specification,
+        plan: Plan,
+        given: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        steps: int | None,
+        branching: bool = True,
+        stepping: bool = False,
+    ) -> None:
+        self.graph, self.plan, self.given, self.inputs = graph, plan, given, inputs
+        self.structure = graph.structure
+        self.branching = branching
+        self.verifying = self.learning = False
+        self.total_steps = steps
+        self.state: Tensor | None = None
+        self.outside: dict[str, Any] = dict(inputs)
+        self.distributions: dict[str, Distribution] = {}
+        self.weights: dict[str, Weight] = {}
+        self.scoped: list[Scoped] = [Scoped(scope) for scope in plan.scopes]
+        self.inside = self.structure.inside
+        timed = self.structure.has_sequence
+        self.steps = length(self.structure, given, steps) if timed else None
+        self.vectorised = timed and not stepping and self._replayable()
+        plate = self.structure.plate is not None
+        self.axes = Axes(plan.batch_rank, int(plate), int(timed), int(self.vectorised), plan.below)
+        self.previous: dict[str, Any] = {}
+
+    def repeated(self) -> Evaluation:
+        """The same evaluation once more, still to be run."""
+        return Evaluation(self.graph, self.plan, self.given, self.inputs, self.total_steps)
+
+    def _replayable(self) -> bool:
+        """Nothing recurrent is left to compute: every previous value that a node asks for is given.
+
+        A given value at a node whose gradient goes through its values is computed again, from the noise that made it.
+        """
+        nodes = self.structure.nodes
+        moving = {s for s in self.structure.recurrent_sources if nodes[s].kind == "stochastic" and nodes[s].estimator.moves}
+        return all(f"{s}.prev" in self.given or (s in self.given and s not in moving) for s in self.structure.recurrent_sources)
+
+    def run(self) -> Record:
+        structure = self.structure
+        if structure.learns and not torch.compiler.is_compiling():
+            self.state = torch.get_rng_state()  # for `trace.variance`, which evaluates once more on the same numbers
+        values, history = self.outside, None
+        for name in structure.observed_outside:
+            if name in self.given:
+                values[name] = self.given[name]
+        if structure.before:
+            self._nodes(structure.before, values, None)
+        if self.vectorised:
+            for name in structure.observed_inside:
+                if name in self.given:
+                    values[name] = self.axes.shared(self.given[name], self.plan.missing.get(name))
+            self._nodes(self.inside, values, None)
+        elif self.steps is not None:
+            history = self._unrolled()
+        record = Record(
+            structure,
+            self.plan,
+            self.axes,
+            self.given,
+            self.inputs,
+            self.steps,
+            values,
+            history,
+            self.distributions,
+            self.weights,
+            self.scoped,
+            self.learning,
+        )
+        if structure.after:
+            late = dict(values)
+            for name in (*(node.name for node in self.inside), *structure.observed_inside):
+                if name in record:
+                    late[name] = history[-1].values.get(name) if history else self.axes.last(name, values[name])
+            self.ended = True
+            self._nodes(structure.after, late, None)
+            values.update({node.name: late[node.name] for node in structure.after})
+        return record
+
+    def _unrolled(self) -> list[Step]:
+        first = self.given.get(self.structure.first) if self.structure.first else None
+        history: list[Step] = []
+        assert self.steps is not None
+        for t in range(self.steps):
+            values = dict(self.outside)
+            for name in self.structure.observed_inside:
+                if name in self.given:
+                    values[name] = at_step(self.given[name], t)
+            self.distributions, self.weights = dict(self.distributions), dict(self.weights)
+            self.first_now = None if first is None else first[t]
+            self._nodes(self.inside, values, t)
+            history.append(Step(values, self.distributions, self.weights, [s.snapshot() for s in self.scoped]))
+            self.previous = values
+            for scoped in self.scoped:
+                scoped.previous = dict(scoped.values)
+        return history
+
+    def replicated(self, node: Node, distribution: Distribution) -> Branches:
+        """What a node draws where no estimator branches it: one plain sample."""
+        return plain(node, distribution)
+
+    # -- one step ------------------------------------------------------------------------------------------
+
+    def _nodes(self, nodes: Iterable[Node], values: dict[str, Any], t: int | None) -> None:
+        """Evaluate `nodes` in order into `values`."""
+        for node in nodes:
+            objective = self.plan.scope_of.get(node.name) if self.scoped else None
+            if objective is not None:
+                scoped = self.scoped[objective]
+                with scoped.scope.detached():
+                    result = self._call(node, self._arguments(node, View(values, scoped, self.inputs), t, scoped))
+                values[node.name] = self._cost(node, result)
+                continue
+            result = self._call(node, self._arguments(node, values, t, None))
+            if node.kind == "stochastic":
+                mixed = [s for s in self.scoped if node.name in s.scope.mixed]
+                state = random_state() if mixed else None
+                if node.name in self.structure.asked_for:
+                    remember(result)
+                self.distributions[node.name] = result
+                values[node.name], self.weights[node.name] = branch(self, node, result, t)
+                for scoped in mixed:
+                    self._again(node, values, t, scoped, state)
+            else:
+                values[node.name] = self._cost(node, result) if node.kind == "cost" else result
+                for scoped in self.scoped:
+                    if node.name in scoped.scope.mixed:
+                        self._again(node, values, t, scoped, None)
+
+    def _again(self, node: Node, values: dict[str, Any], t: int | None, scoped: Scoped, state: Any) -> None:
+        """Evaluate a node that an objective trains in part: under its swap, on the same random numbers."""
+        with scoped.scope.detached():
+            result = self._call(node, self._arguments(node, View(values, scoped, self.inputs), t, scoped))
+            if node.kind == "stochastic":
+                with restored(state):
+                    scoped.distributions[node.name] = result
+                    scoped.values[node.name], scoped.weights[node.name] = branch(self, node, result, t)
+            else:
+                scoped.values[node.name] = result
+
+    def _cost(self, node: Node, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        elif not (value.is_floating_point() or value.is_complex()):
+            value = value.to(torch.get_default_dtype())  # integers wrap around where they are negated, and have no mean
+        return value if node.sign == 1.0 else -value
+
+    def _arguments(self, node: Node, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+        try:
+            if node.simple is not None:
+                if node.positional:
+                    return [values[source] for _, source in node.simple]
+                return {param: values[source] for param, source in node.simple}
+            pairs = [
+                (e, self._edge(node, e, values, t, scoped)) for e in node.parents if not (e.optional and e.source not in values)
+            ]
+        except KeyError as error:
+            raise GraphError(f"node {node.name!r}: no value for its parent {error.args[0]!r}") from None
+        return [v for _, v in pairs] if node.positional else {e.param: v for e, v in pairs}
+
+    def _edge(self, node: Node, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+        if edge.dist:
+            return self._distribution(edge, values, t, scoped)
+        value = self._previous(edge, values, t, scoped) if edge.lag else values[edge.source]
+        return detached(value, edge.source) if edge.detached else value
+
+    def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Distribution:
+        """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""
+        source = self.structure.nodes[edge.source]
+        if self.ended and self.vectorised and source.in_sequence:
+            return self._last_distribution(source, edge, scoped)
+        if edge.detached:
+            return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
+        if scoped is not None and source.name in scoped.scope.cut:
+            with scoped.scope.detached():
+                return self._call(source, self._arguments(source, values, t, scoped))
+        if scoped is not None and source.name in scoped.scope.mixed:
+            return scoped.distributions[source.name]
+        return self.distributions[source.name]
+
+    def _last_distribution(self, source: Node, edge: Edge, scoped: Scoped | None) -> Distribution:
+        """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""
+        values: Any = self.outside
+        if scoped is not None:
+            values = View(values, scoped, self.inputs)
+        arguments = self._arguments(source, values, None, scoped)
+        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
+        of = {e.param: e.source for e in source.parents}
+        last = {key: self.axes.last(of[str(key)], value) for key, value in pairs}
+        with scoped.scope.detached() if scoped is not None else nullcontext():
+            distribution = self._call(source, list(last.values()) if source.positional else last)
+        return rebuilt(distribution, Tensor.detach, source.name) if edge.detached else distribution
+
+    def _previous(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+        assert edge.init is not None
+        recorded = self.given.get(f"{edge.source}.prev")
+        if recorded is not None:
+            return self.axes.shared(recorded, self.plan.missing.get(edge.source)) if t is None else at_step(recorded, t)
+        if self.vectorised:
+            now = self.axes.shared(self.given[edge.source], self.plan.missing.get(edge.source))
+            opens = self._opens(now)
+            before = tree_map(lambda x: shift(x, 1, 0, 0.0) if x.is_floating_point() else shift(x, 1, 0, 0), now)
+            return self._where(opens, edge.source, values[edge.init], before)
+        if t == 0 or not self.previous:
+            return values[edge.init]
+        if scoped is not None:
+            before = View(self.previous, scoped, self.inputs, before=True)[edge.source]
+        else:
+            before = self.previous[edge.source]
+        if self.first_now is None:
+            return before
+        return self._where(self.first_now.bool(), edge.source, values[edge.init], before)
+
+    def _opens(self, now: Any) -> Tensor:
+        """Where an episode starts, `[time, batch…]` with axes of size 1 where it is the same for the batch."""
+        steps = self.steps
+        assert steps is not None
+        device = next(x for x in tree_flatten(now)[0] if isinstance(x, Tensor)).device
+        opens = (torch.arange(steps, device=device) == 0).view(-1, *[1] * self.plan.batch_rank)
+        if self.structure.first is None:
+            return opens
+        return opens | self.axes.given(self.given[self.structure.first].bool())
+
+    def _where(self, mask: Tensor, source: str, initial: Any, before: Any) -> Any:
+        """`initial` where an episode starts, else `before`, leaf by leaf."""
+        leaves, spec = tree_flatten(before)
+        others = tree_flatten(initial)[0]
+        if len(others) != len(leaves):
+            raise GraphError(
+                f"node {source!r}: its value has {len(leaves)} tensors, and its initial value {len(others)}; they are to be alike"
+            )
+        chosen = [
+            torch.where(self.axes.over(mask, source, i, x), y, x) if isinstance(x, Tensor) else x
+            for i, (x, y) in enumerate(zip(leaves, others, strict=True))
+        ]
+        return tree_unflatten(chosen, spec)
+
+    first_now: Tensor | None = None
+    ended: bool = False
+
+    def _call(self, node: Node, arguments: Any) -> Any:
+        assert node.fn is not None
+        if torch.compiler.is_compiling():
+            return node.fn(*arguments) if node.positional else node.fn(**arguments)
+        try:
+            result = node.fn(*arguments) if node.positional else node.fn(**arguments)
+            return last_slope(result, node.name) if node.name in self.plan.kinked and not self.learning else result
+        except GraphError:
+            raise
+        except Exception as error:
+            error.add_note(f"in node {node.name!r}" + _shapes(node, arguments))
+            if isinstance(error, ValueError) and ("within the support" in str(error) or "satisfy the constraint" in str(error)):
+                raise GraphError(
+                    f"node {node.name!r}: a value lies outside the support or the constraints of a distribution there. "
+                    "A relaxed sample where a hard one belongs does this: score the relaxed density instead, or use an "
+                    f"estimator with hard samples.\n{error}"
+                ) from error
+            raise
+
+
+def _shapes(node: Node, arguments: Any) -> str:
+    pairs = zip((e.source for e in node.parents), arguments, strict=False) if isinstance(arguments, list) else arguments.items()
+    shown = ", ".join(f"{k}: {tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}" for k, v in pairs)
+    return f", called with {shown}" if shown else ""
