@@ -96,5 +96,6 @@ _OWN = frozenset(vars(nn.Module()))
 
 @contextmanager
 def _plainly_saved() -> Iterator[None]:
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+    # Detached: an output that is saved as it is would hold itself alive, and with it the whole graph, for ever.
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.detach(), lambda x: x):
         yield

@@ -1,9 +1,11 @@
 """Examined again at samples 2, 4, 8, …: code that changes after the first sample is found, and nothing is left behind."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal, Uniform
+from torch.distributions import Categorical, Independent, Normal, Uniform
 
 import scg
 from scg import GraphError
@@ -252,3 +254,21 @@ def test_examinations_stay_within_their_share_of_the_time(monkeypatch):
         now[0] += 0.5
         built.surrogate(th=th)
     assert 1 <= spent[0] <= 0.01 * now[0]
+
+
+def test_an_examination_keeps_none_of_its_tensors():
+    """Softmax saves its output: kept as it is, it would hold the function that saved it, and all that is above."""
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    theta = torch.randn(64, 3, requires_grad=True)
+    before = alive()
+    for _ in range(3):
+        graph = scg.Graph()
+        graph.stochastic(ScoreFunction(), lambda theta: Categorical(probs=theta.softmax(-1)), name="x")
+        graph.cost(lambda x, theta: x * theta.softmax(-1).square().sum(-1), name="c")
+        graph.sample(theta=theta)
+        del graph
+    assert alive() <= before + 4  # what torch makes once
