@@ -33,7 +33,7 @@ from scg.testing.paths import carried
 from scg.testing.quadrature import Bound, Extent, Line, NoPoints, extent, line, points, unbound
 from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted, outcome
 
-BUDGET = 2**16  # joint outcomes times batch elements, evaluated at once on product grids
+BUDGET = 2**19  # joint outcomes times batch elements, evaluated at once on product grids
 WALKED = 2**12  # joint outcomes, evaluated one after another
 SIZES = (192, 150, 120, 96, 72, 56, 44, 36, 30, 26, 22, 18, 15, 12)  # points along a real axis, as many as the budget allows
 NESTED = 2  # real axes at most, for panels

@@ -244,7 +244,8 @@ def test_the_protocol_tells_an_estimator_how_many_axes_lie_above_it():
     theta = torch.zeros(5, requires_grad=True)
     graph.sample(theta=theta)
     seen.clear()
-    trace = graph.sample(theta=theta)
+    with scg.examination(again=False):
+        trace = graph.sample(theta=theta)
     assert seen == [0, 1, 2, 2]
     assert trace["below_the_other"].shape == (2, 1, 5) and trace["below_both"].shape == (2, 2, 5)
 

@@ -25,13 +25,13 @@ def unbiased(case: Case, order: int) -> None:
     )
 
 
-@examples(30)
+@examples(10)
 @given(CASES)
 def test_every_graph_has_an_unbiased_gradient(case: Case):
     unbiased(case, 1)
 
 
-@examples(15)
+@examples(5)
 @given(CASES)
 def test_every_graph_has_an_unbiased_hessian(case: Case):
     unbiased(case, 2)
@@ -48,7 +48,7 @@ def test_enumerating_every_node_gives_the_exact_derivatives(order: int, case: Ca
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@examples(30)
+@examples(8)
 @given(graphs(detached=False))
 def test_the_exact_oracle_is_the_limit_of_finite_differences(order: int, case: Case):
     truth = exact_gradient(case.graph, case.inputs, order=order, steps=case.steps, tolerance=1e-2)
