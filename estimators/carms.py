@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.arms import debiased, rare_events
-from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of, wide_dtype
 from scg.laws import log_odds, unseen
 

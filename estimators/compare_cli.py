@@ -24,7 +24,7 @@ from scg import estimators
 from scg.auto import Auto
 from scg.commands.check import _attribute, _inputs, _split
 from scg.commands.draw import TargetError, graph_of, module
-from scg.comparison.files import IMAGES
+from scg.comparison.export import IMAGES
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.estimators.catalogue import ENTRIES

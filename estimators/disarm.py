@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from scg.estimator import Branches, Estimator
-from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
 from scg.laws import log_odds, unseen
 

@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
-from scg.estimators.componentwise import zero
+from scg.estimators.factorised import zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.muprop import numeric, over_event
 from scg.laws import sample

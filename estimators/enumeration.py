@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Distribution, Independent, OneHotCa
 
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
-from scg.estimators.componentwise import support_size, unbound
+from scg.estimators.factorised import support_size, unbound
 from scg.laws import is_exactly, mass
 
 

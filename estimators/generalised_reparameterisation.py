@@ -30,7 +30,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import density_order, log_density
 from scg.estimator import Branches, Estimator, at_least, draw
-from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.laws import sample
 
 

@@ -28,7 +28,7 @@ from torch.distributions import Distribution, Independent, VonMises
 
 from scg.distributions import kind, log_density, parameters
 from scg.estimator import Branches, Pathwise, at_least, draw
-from scg.estimators.componentwise import unbound, zero
+from scg.estimators.factorised import unbound, zero
 from scg.laws import sample
 
 

@@ -25,7 +25,7 @@ from torch.distributions import Bernoulli, Binomial, Categorical, Distribution, 
 
 from scg.distributions import log_density
 from scg.estimator import Branches, Estimator, at_least
-from scg.estimators.componentwise import only, unbound, zero
+from scg.estimators.factorised import only, unbound, zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.relaxation import relaxable
 from scg.laws import sample, unseen

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scg.estimators.componentwise import zero
+from scg.estimators.factorised import zero
 from scg.estimators.relaxation import Bits, Categories
 from scg.estimators.straight_through import StraightThroughGumbel
 

@@ -26,7 +26,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import density_order
 from scg.estimator import Branches, Estimator, at_least
-from scg.estimators.componentwise import bound_sum, only, unbound, zero
+from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform
 
 

@@ -41,7 +41,7 @@ from torch.distributions import (
 
 from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
 from scg.estimator import Branches, Estimator, at_least
-from scg.estimators.componentwise import only, unbound, zero
+from scg.estimators.factorised import only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import relaxation
 from scg.laws import rsample, sample, unseen

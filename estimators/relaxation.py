@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import logsigmoid, one_hot
 
-from scg.estimators.componentwise import only, unbound
+from scg.estimators.factorised import only, unbound
 from scg.estimators.inverse_cdf import open_uniform
 from scg.laws import log_odds, unseen
 

@@ -19,8 +19,8 @@ from torch.distributions import Distribution
 
 from scg.distributions import kind
 from scg.estimator import Branches, Estimator
-from scg.estimators.componentwise import support_size
 from scg.estimators.enumeration import probabilities, support
+from scg.estimators.factorised import support_size
 from scg.estimators.inverse_cdf import exponential
 from scg.laws import safe_log, unseen
 

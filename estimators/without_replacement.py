@@ -32,7 +32,7 @@ from torch.nn.functional import one_hot
 
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator, at_least
-from scg.estimators.componentwise import support_size, unbound
+from scg.estimators.factorised import support_size, unbound
 from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
 from scg.laws import is_exactly, log_odds, unseen
 

@@ -35,7 +35,7 @@ class Trace(Record):
             record.scoped,
             record.learning,
         )
-        self.evaluation = evaluation
+        self.evaluation, self.graph = evaluation, evaluation.graph
 
     # -- surrogates ----------------------------------------------------------------------------------------
 

@@ -181,3 +181,56 @@ def test_no_files_of_the_core_import_each_other():
     cycles = {frozenset(n for n in after[m] if m in after[n]) for m in files if m in after[m]}
     left = [c for c in cycles if c not in CALL_EACH_OTHER]
     assert not left, f"these import each other: {[sorted(c) for c in left]}"
+
+
+# The core's files and folders: one imports, at its top, only from its own folder and from those before it.
+CORE = [
+    *("errors", "scan", "shapes", "randomness", "laws", "tree", "distributions", "estimator", "auto", "credit", "node"),
+    *("analysis", "specification", "evaluation", "surrogate", "checks", "trace", "graph"),
+    *("draw", "derivation", "testing", "comparison", "commands"),
+]
+
+
+def at_top(file: pathlib.Path) -> set[str]:
+    """What a file imports outside of functions, a type checker's imports among them."""
+    found: set[str] = set()
+    queue: list[ast.stmt] = list(ast.parse(file.read_text()).body)
+    for statement in queue:
+        if isinstance(statement, ast.If):
+            queue += statement.body
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            found.update({statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)})
+    return found
+
+
+def core_files() -> dict[str, pathlib.Path]:
+    above = ("scg.estimators", "scg.agents", "scg.papers")
+    return {m: f for m, f in files_of("scg").items() if m.count(".") and not m.startswith(above) and m != "scg.__main__"}
+
+
+def test_the_cores_folders_import_only_from_those_before_them():
+    files = core_files()
+    assert {m.split(".")[1] for m in files} == set(CORE)
+    for module, file in files.items():
+        for other in at_top(file) & set(files):
+            ours, theirs = (m.split(".")[1] for m in (module, other))
+            assert CORE.index(theirs) <= CORE.index(ours), f"{module} imports {other}, which comes after it"
+
+
+def test_where_types_close_a_circle_a_comment_says_why():
+    files = core_files()
+    edges = {
+        m: {n for n in at_top(f) if n in files and n != m} | {n for n in needed(f) if n in files} for m, f in files.items()
+    }
+    after: dict[str, set[str]] = {}
+    for module in edges:
+        queue, seen = [module], set()
+        while queue:
+            for name in edges[queue.pop()] - seen:
+                seen.add(name)
+                queue.append(name)
+        after[module] = seen
+    for module, file in files.items():
+        typed = (at_top(file) - needed(file)) & set(files)
+        if any(module in after[other] for other in typed):
+            assert "if TYPE_CHECKING:  # " in file.read_text(), f"{module}: say why {typed} and it need each other's types"

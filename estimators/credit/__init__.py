@@ -15,12 +15,12 @@
 
 from scg.estimators.credit.batch_leave_one_out import BatchLeaveOneOut
 from scg.estimators.credit.conditioning import Conditioning, valid_conditioning_sets
+from scg.estimators.credit.evaluation import cost_to_go, evaluate
 from scg.estimators.credit.lambda_return import GAE, LambdaReturn
 from scg.estimators.credit.leading_discount import LeadingDiscount
 from scg.estimators.credit.loaded_dice import LoadedDice
 from scg.estimators.credit.monte_carlo import MonteCarlo
 from scg.estimators.credit.n_step import NStep
-from scg.estimators.credit.on_trace import cost_to_go, evaluate
 from scg.estimators.credit.q_critic import QCritic
 from scg.estimators.credit.ratios import EarlierRatios
 from scg.estimators.credit.retrace import QLambda, QReturn, Retrace, TreeBackup

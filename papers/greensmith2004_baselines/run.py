@@ -17,7 +17,7 @@ from torch.func import vmap
 
 from scg.estimators.baselines import optimal_gradient, optimal_level
 from scg.papers.figures import panels, save
-from scg.papers.greensmith2004_baselines import whole
+from scg.papers.greensmith2004_baselines import whole_episodes as whole
 from scg.papers.greensmith2004_baselines.samples import (
     BEST,
     BEST_OF_STATE,

@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor
 
 from scg.comparison.parameters import Parameters
+from scg.comparison.random_streams import RandomStreams
 from scg.comparison.seeds import seed_of
 from scg.comparison.statistics import Interval, quantile
-from scg.comparison.streams import Streams
 from scg.errors import GraphError
 from scg.graph import Graph
 
@@ -106,7 +106,7 @@ def attribute(
     if not nodes:
         raise GraphError("no stochastic node of this graph influences a cost: its gradient has no variance")
     with torch.random.fork_rng(), torch.enable_grad():
-        draw = _Draw(Streams(graph, parameters.device), nodes, parameters, steps)
+        draw = _Draw(RandomStreams(graph, parameters.device), nodes, parameters, steps)
         draw.streams.graph.surrogate(steps=steps, **parameters.inputs)
         mean = torch.zeros(len(structure.costs) + 1, parameters.size, dtype=torch.float64)
         found: list[Tensor] = []
@@ -126,7 +126,7 @@ def attribute(
 class _Draw:
     """One draw: the gradient's parts by cost, `[costs + 1, size]`, and its redraws from node k on, `[nodes + 1, size]`."""
 
-    def __init__(self, streams: Streams, nodes: list[str], parameters: Parameters, steps: int | None) -> None:
+    def __init__(self, streams: RandomStreams, nodes: list[str], parameters: Parameters, steps: int | None) -> None:
         self.streams, self.nodes, self.parameters, self.steps = streams, nodes, parameters, steps
 
     def __call__(self, seed: int, r: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scg.comparison.meter import Meter
+from scg.comparison.measurement import Measurement
 from scg.comparison.reference import Reference
 from scg.comparison.statistics import quantile
 
@@ -40,7 +40,7 @@ class Bias:
         return bool(self.rejected.any())
 
 
-def bias(meter: Meter, reference: Reference, tail: float, confidence: float, room: Tensor | None = None) -> Bias:
+def bias(meter: Measurement, reference: Reference, tail: float, confidence: float, room: Tensor | None = None) -> Bias:
     """`tail`: the probability at which one entry of an unbiased estimate may be called biased. `room`: what it may be off
     besides."""
     moments = meter.moments

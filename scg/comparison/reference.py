@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.comparison.meter import Clock, Meter
+from scg.comparison.measurement import Clock, Measurement
 from scg.comparison.parameters import Parameters
 from scg.comparison.seeds import seed_of
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.errors import GraphError
 from scg.estimator import Pathwise, ScoreFunction
 from scg.graph import Graph
@@ -105,7 +105,7 @@ def _difference(graph: Graph, parameters: Parameters, steps: int | None, seed: i
     return Reference(found.kind, found.exact, found.error, found.se, found.unseen)
 
 
-def primitive(graph: Graph, nodes: Sequence[str], parameters: Parameters, steps: int | None) -> Meter | None:
+def primitive(graph: Graph, nodes: Sequence[str], parameters: Parameters, steps: int | None) -> Measurement | None:
     """A meter of the graph with the core's primitives at the compared nodes and at biased ones, and without credits and
     baselines, which the objective knows nothing of; None where a node refuses both primitives."""
     plain = Graph()
@@ -126,12 +126,12 @@ def primitive(graph: Graph, nodes: Sequence[str], parameters: Parameters, steps:
         else:
             return None
     label = ", ".join(f"{n}={brief(plain.nodes[n].estimator)}" for n in names)
-    return Meter(label, {}, plain, parameters, steps)
+    return Measurement(label, {}, plain, parameters, steps)
 
 
-def sampled(meter: Meter, draws: int, seed: int, clock: Clock, budget: float | None) -> tuple[Reference | None, bool]:
+def sampled(meter: Measurement, draws: int, seed: int, clock: Clock, budget: float | None) -> tuple[Reference | None, bool]:
     """The mean of many draws of one unbiased choice, on seeds of its own; and whether a hand stopped it. None: too early."""
-    fresh = Meter(meter.label, meter.estimators, meter.graph, meter.parameters, meter.steps)
+    fresh = Measurement(meter.label, meter.estimators, meter.graph, meter.parameters, meter.steps)
     interrupted = False
     try:
         start = clock()

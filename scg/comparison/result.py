@@ -1,4 +1,4 @@
-"""What a comparison measured, as data and as a table. CSV and plot are in `scg.comparison.files`."""
+"""What a comparison measured, as data and as a table. CSV and plot are in `scg.comparison.export`."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Comparison:
 
     def to_csv(self, path: str | Path) -> Path:
         """One line for each choice and parameter, and one for the total of each choice; refused choices with their reason."""
-        from scg.comparison.files import to_csv
+        from scg.comparison.export import to_csv
 
         return to_csv(self, Path(path))
 
@@ -186,6 +186,6 @@ class Comparison:
 
         On a dotted line the product is the same: what lies below the best choice's would be better. Hollow: biased.
         """
-        from scg.comparison.files import plot
+        from scg.comparison.export import plot
 
         return plot(self, Path(path))

@@ -18,14 +18,14 @@ from scg.comparison import reference as references
 from scg.comparison.bias import bias
 from scg.comparison.candidates import candidates, distribution_of
 from scg.comparison.learning import learn as train
+from scg.comparison.measurement import Clock, Measurement, evaluations
 from scg.comparison.memory import peak_bytes
-from scg.comparison.meter import Clock, Meter, evaluations
 from scg.comparison.parameters import Parameters
 from scg.comparison.reference import Reference
 from scg.comparison.result import Comparison, Refused, Row, Verdict
 from scg.comparison.seeds import seed_of
 from scg.comparison.statistics import Interval, Resampled, percentile, resampled
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
@@ -83,7 +83,7 @@ def compare(
     combinations = _combinations(graph, parameters.inputs, steps, choices, zipped)
     nodes = list(combinations[0])
     refused: list[Refused] = []
-    meters: list[Meter] = []
+    meters: list[Measurement] = []
     with torch.random.fork_rng(), torch.enable_grad():
         for label, combination in _labelled(combinations):
             try:
@@ -178,10 +178,10 @@ def _labelled(combinations: list[dict[str, Estimator]]) -> Iterable[tuple[str, d
 
 def _prepared(
     graph: Graph, label: str, estimators: dict[str, Estimator], parameters: Parameters, steps: int | None, learn: int, seed: int
-) -> Meter:
+) -> Measurement:
     """A choice that was drawn once without a fault, trained where it learns, its evaluations counted and memory measured."""
     own = {n: copy.deepcopy(e) if isinstance(e, nn.Module) else e for n, e in estimators.items()}
-    meter = Meter(label, own, graph.with_estimators(**own), parameters, steps)
+    meter = Measurement(label, own, graph.with_estimators(**own), parameters, steps)
     meter.draw(seed, time.perf_counter)
     meter.learned = train(meter.graph, list(own), parameters, steps, learn, seed)
     meter.evaluations = evaluations(meter.graph, parameters, steps)
@@ -198,7 +198,7 @@ def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, GraphError) else f"{type(error).__name__}: {error}"
 
 
-def _some(meters: list[Meter], refused: list[Refused]) -> None:
+def _some(meters: list[Measurement], refused: list[Refused]) -> None:
     if meters:
         return
     reasons = dict.fromkeys(r.reason for r in refused)
@@ -213,7 +213,7 @@ def _some(meters: list[Meter], refused: list[Refused]) -> None:
 
 
 def _rounds(
-    meters: list[Meter],
+    meters: list[Measurement],
     refused: list[Refused],
     draws: int,
     budget: float | None,
@@ -244,7 +244,7 @@ def _rounds(
 
 
 def _result(
-    meters: list[Meter],
+    meters: list[Measurement],
     refused: list[Refused],
     parameters: Parameters,
     truth: Reference | None,
@@ -265,7 +265,7 @@ def _result(
 
 
 def _row(
-    meter: Meter, found: Resampled, parameters: Parameters, truth: Reference | None, confidence: float, tail: float
+    meter: Measurement, found: Resampled, parameters: Parameters, truth: Reference | None, confidence: float, tail: float
 ) -> Row:
     variances = [percentile(float(v), b, confidence) for v, b in zip(found.variance_value, found.variance, strict=True)]
     total, seconds = variances[0], percentile(found.time_value, found.time, confidence)

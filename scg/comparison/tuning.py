@@ -13,12 +13,12 @@ import torch
 from scg.auto import Auto
 from scg.comparison.candidates import candidates as known
 from scg.comparison.candidates import distribution_of
-from scg.comparison.meter import Clock
+from scg.comparison.measurement import Clock
 from scg.comparison.parameters import Parameters
 from scg.comparison.reference import known as known_reference
 from scg.comparison.result import By, Comparison
 from scg.comparison.side_by_side import Progress, _options, compare
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.errors import GraphError
 from scg.estimator import Estimator, ScoreFunction
 from scg.graph import Graph

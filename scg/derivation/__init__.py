@@ -8,7 +8,7 @@ al. (2019). It reads the declarations only: a node is taken to be differentiable
 does not `detach`, and where it is not, that derivative is 0.
 """
 
+from scg.derivation.derivation import Derivation, Equation, Term
 from scg.derivation.derive import derive
-from scg.derivation.written import Derivation, Equation, Term
 
 __all__ = ["Derivation", "Equation", "Term", "derive"]

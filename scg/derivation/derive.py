@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from scg.credit import Credit
+from scg.derivation.derivation import Derivation, Equation, Spelling, Term
+from scg.derivation.node_notation import NodeNotation, T, bends
 from scg.derivation.notation import ALL, Latex, Symbol, Unicode
 from scg.derivation.paths import Flow, Path, Vertex
-from scg.derivation.spelling import Speller, T, bends
-from scg.derivation.written import Derivation, Equation, Spelling, Term
-from scg.draw.words import ParameterNames, brief
+from scg.draw.labels import ParameterNames, brief
 from scg.errors import GraphError, nearest
 from scg.estimator import ScoreFunction
 from scg.evaluation.objectives import trained_by
 from scg.node import Node
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a graph derives itself: Graph calls this module
     from scg.graph import Graph
 
 NOTATIONS = {"unicode": Unicode(), "latex": Latex()}
@@ -45,7 +45,7 @@ def derive(graph: Graph, wrt: Sequence[str] | str | None = None) -> Derivation:
         raise GraphError(
             "this graph has no cost, so there is no gradient to derive: declare one with @graph.cost or @graph.reward"
         )
-    spellers = {kind: Speller(structure, named, write) for kind, write in NOTATIONS.items()}
+    spellers = {kind: NodeNotation(structure, named, write) for kind, write in NOTATIONS.items()}
     equations: list[Equation] = []
     totals: dict[tuple[str, str], str] = {}
     for objective in objectives(graph, named, [wrt] if isinstance(wrt, str) else wrt):
@@ -99,7 +99,7 @@ def _initials(graph: Graph) -> set[str]:
     return {e.init for e in edges if e.init} - {e.source for e in edges}
 
 
-def _terms(objective: Objective, flow: Flow, spellers: dict[str, Speller]) -> Iterator[Term]:
+def _terms(objective: Objective, flow: Flow, spellers: dict[str, NodeNotation]) -> Iterator[Term]:
     """Likelihood ratios in topological order, then the costs' own derivatives."""
     structure = spellers["unicode"].structure
     for name in structure.stochastic:
@@ -122,7 +122,7 @@ def _terms(objective: Objective, flow: Flow, spellers: dict[str, Speller]) -> It
             yield Term("pathwise" if path.sampled else "direct", cost, flow.parameter, (cost,), (path.through,), **spelt)
 
 
-def _likelihood_ratio(speller: Speller, node: Node, paths: list[Path], costs: tuple[str, ...]) -> str:
+def _likelihood_ratio(speller: NodeNotation, node: Node, paths: list[Path], costs: tuple[str, ...]) -> str:
     time = T if node.in_sequence else None
     scores = [speller.score(node, path, time) for path in paths]
     score = scores[0] if len(scores) == 1 else speller.write.bracket(" + ".join(scores))
@@ -132,12 +132,12 @@ def _likelihood_ratio(speller: Speller, node: Node, paths: list[Path], costs: tu
     return " ".join(filter(None, factors))
 
 
-def _own(speller: Speller, node: Node, path: Path) -> str:
+def _own(speller: NodeNotation, node: Node, path: Path) -> str:
     product = speller.write.times.join(speller.factor(f) for f in path.factors)
     return f"{speller.write.sum('t')} {product}" if node.in_sequence else product
 
 
-def _equation(objective: Objective, flow: Flow, terms: tuple[Term, ...], spellers: dict[str, Speller]) -> Equation:
+def _equation(objective: Objective, flow: Flow, terms: tuple[Term, ...], spellers: dict[str, NodeNotation]) -> Equation:
     spelt = {}
     for kind, speller in spellers.items():
         write, nodes = speller.write, speller.structure.nodes
@@ -162,13 +162,13 @@ def _equation(objective: Objective, flow: Flow, terms: tuple[Term, ...], speller
     return Equation(objective.costs, flow.parameter, terms, spelt["unicode"], spelt["latex"])
 
 
-def _summand(speller: Speller, cost: str) -> tuple[float, str]:
+def _summand(speller: NodeNotation, cost: str) -> tuple[float, str]:
     node = speller.structure.nodes[cost]
     spelt = speller.cost(cost, T if node.in_sequence else None)
     return node.sign, f"{speller.write.sum('t')} {spelt}" if node.in_sequence else spelt
 
 
-def _totals(flow: Flow, speller: Speller, kind: str) -> Iterator[tuple[tuple[str, str], str]]:
+def _totals(flow: Flow, speller: NodeNotation, kind: str) -> Iterator[tuple[tuple[str, str], str]]:
     """The recursions behind total derivatives. Spelling one may ask for another."""
     done: set[Vertex] = set()
     while set(flow.totals) - done:
@@ -181,7 +181,7 @@ def _totals(flow: Flow, speller: Speller, kind: str) -> Iterator[tuple[tuple[str
             yield (kind, left), f"{left} = {right}"
 
 
-def _where(graph: Graph, speller: Speller, totals: dict[tuple[str, str], str], kind: str) -> tuple[tuple[str, str], ...]:
+def _where(graph: Graph, speller: NodeNotation, totals: dict[tuple[str, str], str], kind: str) -> tuple[tuple[str, str], ...]:
     """(formula, words) for every node: what it is, how it is differentiated, which costs are downstream."""
     rows = []
     structure, write = graph.structure, speller.write

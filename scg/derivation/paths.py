@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scg.derivation.notation import LAST, Symbol, Time
-from scg.draw.words import ParameterNames
+from scg.draw.labels import ParameterNames
 from scg.node import Edge, Node
 
 MANY = 8

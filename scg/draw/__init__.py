@@ -20,7 +20,7 @@ from scg.draw.dot import digraph
 from scg.draw.mermaid import flowchart
 from scg.draw.picture import Line, Mark, Picture, picture_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a graph draws itself: Graph calls this module
     from scg.graph import Graph
 
 IMAGES, TEXTS = (".png", ".svg", ".pdf"), (".dot", ".mmd")

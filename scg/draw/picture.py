@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from scg.draw.words import ParameterNames, notes
+from scg.draw.labels import ParameterNames, notes
 from scg.node import Edge, Node
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # as `draw` itself
     from scg.graph import Graph
 
 PLATE = "t = 1…T"

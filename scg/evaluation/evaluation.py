@@ -24,7 +24,7 @@ from scg.estimator import Branches
 from scg.evaluation.axes import Axes, at_step
 from scg.evaluation.branching import branch, plain
 from scg.evaluation.call_arguments import length
-from scg.evaluation.objectives import Scoped, View, detached, random_state, restored
+from scg.evaluation.objectives import ObjectiveView, Scoped, detached, random_state, restored
 from scg.evaluation.plan import Plan
 from scg.evaluation.record import Record, Step
 from scg.evaluation.weight import Weight
@@ -149,7 +149,7 @@ class Evaluation:
             if objective is not None:
                 scoped = self.scoped[objective]
                 with scoped.scope.detached():
-                    result = self._call(node, self._arguments(node, View(values, scoped, self.inputs), t, scoped))
+                    result = self._call(node, self._arguments(node, ObjectiveView(values, scoped, self.inputs), t, scoped))
                 values[node.name] = self._cost(node, result)
                 continue
             result = self._call(node, self._arguments(node, values, t, None))
@@ -171,7 +171,7 @@ class Evaluation:
     def _again(self, node: Node, values: dict[str, Any], t: int | None, scoped: Scoped, state: Any) -> None:
         """Evaluate a node that an objective trains in part: under its swap, on the same random numbers."""
         with scoped.scope.detached():
-            result = self._call(node, self._arguments(node, View(values, scoped, self.inputs), t, scoped))
+            result = self._call(node, self._arguments(node, ObjectiveView(values, scoped, self.inputs), t, scoped))
             if node.kind == "stochastic":
                 with restored(state):
                     scoped.distributions[node.name] = result
@@ -223,7 +223,7 @@ class Evaluation:
         """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""
         values: Any = self.outside
         if scoped is not None:
-            values = View(values, scoped, self.inputs)
+            values = ObjectiveView(values, scoped, self.inputs)
         arguments = self._arguments(source, values, None, scoped)
         pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
         of = {e.param: e.source for e in source.parents}
@@ -245,7 +245,7 @@ class Evaluation:
         if t == 0 or not self.previous:
             return values[edge.init]
         if scoped is not None:
-            before = View(self.previous, scoped, self.inputs, before=True)[edge.source]
+            before = ObjectiveView(self.previous, scoped, self.inputs, before=True)[edge.source]
         else:
             before = self.previous[edge.source]
         if self.first_now is None:

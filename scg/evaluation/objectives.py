@@ -272,7 +272,7 @@ class Scoped:
         return dict(self.weights)
 
 
-class View:
+class ObjectiveView:
     """Node values as one objective sees them."""
 
     def __init__(self, base: Mapping[str, Any], scoped: Scoped, inputs: Mapping[str, Any], before: bool = False) -> None:

@@ -17,7 +17,7 @@ from scg.evaluation.record import Record
 from scg.surrogate.weight_product import marginal, reached_from_outside
 
 
-class View:
+class CreditView:
     """The costs downstream of one node, and the way there and back."""
 
     def __init__(self, trace: Record, name: str, costs: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.evaluation.objectives import leak
 from scg.evaluation.record import Record
-from scg.surrogate.credit_view import View
+from scg.surrogate.credit_view import CreditView
 from scg.surrogate.finite_check import finite
 from scg.surrogate.score_sums import ScoreSums
 from scg.surrogate.weight_product import Product, marginal
@@ -174,7 +174,7 @@ def credit_of(trace: Record, name: str, scope: int | None, costs: Iterable[str] 
     if node.credit is None:
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
-        view = View(trace, name, costs or _training(trace, name))
+        view = CreditView(trace, name, costs or _training(trace, name))
         credit: Tensor | float = fitting(trace, name, "credit", view.back(node.credit(view.downstream()).detach()))
     else:
         credit = level(trace, name, "credit", node.credit)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.errors import GraphError
 from scg.estimator import Pathwise, ScoreFunction
 from scg.graph import Graph

@@ -20,7 +20,7 @@ from scg.distributions import log_density
 from scg.testing.quadrature import Line, NoPoints, unbound
 from scg.testing.unroll import Key
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an expectation cuts itself into panels: it calls this module
     from scg.testing.expectation import Expectation, Values
 
 AT_ONCE = 2**20  # points times batch elements, evaluated at once

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scg.checks.path_check import left_to_differences
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.graph import Graph
 from scg.testing.differences import dependence
 from scg.testing.monte_carlo import Draws, of_callable, of_graph

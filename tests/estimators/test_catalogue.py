@@ -9,7 +9,7 @@ import scg
 from scg import estimators
 from scg.estimators.catalogue import ENTRIES, accepted, as_markdown, catalogue
 from scg.estimators.cli import estimators as command
-from scg.estimators.componentwise import components
+from scg.estimators.factorised import components
 from scg.testing import check_estimator, finite_difference
 from scg.testing.battery import LAWS
 from scg.testing.battery.subject import Subject, graph_of

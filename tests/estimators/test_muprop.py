@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 
 import scg
 from scg.estimators import LeaveOneOut, MuProp, ScoreFunction
-from scg.estimators.componentwise import zero
+from scg.estimators.factorised import zero
 from scg.testing import check_unbiased
 from tests.estimators import recited, sequences
 from tests.estimators.integral import composition, far, mean

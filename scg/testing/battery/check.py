@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.draw.words import brief
+from scg.draw.labels import brief
 from scg.errors import nearest
 from scg.estimator import Estimator
 from scg.testing.battery import means, placement, refusal, running, shapes

@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Normal
 import scg
 from scg.comparison import attribution
 from scg.comparison.attribution import REST
-from scg.comparison.streams import Streams
+from scg.comparison.random_streams import RandomStreams
 from scg.estimators import Enumeration, LeaveOneOut, Pathwise, ScoreFunction
 from tests.exact import log_prob
 
@@ -163,7 +163,7 @@ def test_noise_that_reaches_a_cost_through_a_detached_edge_counts():
 
 
 def test_a_seed_of_its_own_gives_a_node_the_same_draw_whatever_the_others_draw():
-    streams = Streams(chain())
+    streams = RandomStreams(chain())
     streams.graph.sample(theta=THETA)
     seeds = {"a": 1, "b": 2, "c": 3}
     first, again, other = (

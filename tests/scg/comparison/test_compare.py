@@ -7,12 +7,12 @@ import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
+from scg.comparison.measurement import Measurement
 from scg.comparison.memory import peak_bytes
-from scg.comparison.meter import Meter
 from scg.comparison.parameters import Parameters
 from scg.estimators import ARM, RELAX, DisARM, Enumeration, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
 from scg.estimators.catalogue import ENTRIES, KINDS, Level
-from scg.estimators.componentwise import components
+from scg.estimators.factorised import components
 from tests.scg.comparison.toys import BATCH, Counter, Exaggerated, bits, closed_form, gaussian, logits
 
 ALL = [ScoreFunction(), LeaveOneOut(2), ARM(), DisARM(), Enumeration()]
@@ -67,7 +67,7 @@ def test_what_says_that_it_is_unbiased_and_is_not_is_found():
 
 def test_the_sum_of_squared_steps_is_the_sample_variance():
     theta = torch.zeros(3, requires_grad=True)
-    meter = Meter("m", {}, scg.Graph(), Parameters(scg.Graph(), {"theta": theta}))
+    meter = Measurement("m", {}, scg.Graph(), Parameters(scg.Graph(), {"theta": theta}))
     draws = torch.randn(50, 3).exp()
     for row in draws:
         meter.add(row, 1.0)
@@ -157,13 +157,13 @@ def test_more_branches_take_more_memory():
 
 def test_every_round_draws_every_choice_once_in_changing_order_on_one_seed(monkeypatch):
     drawn = []
-    plain = Meter.draw
+    plain = Measurement.draw
 
     def spy(self, seed, clock):
         drawn.append((self.label, seed))
         return plain(self, seed, clock)
 
-    monkeypatch.setattr(Meter, "draw", spy)
+    monkeypatch.setattr(Measurement, "draw", spy)
     scg.compare(bits(ScoreFunction()), {"logits": logits(0.1)}, {"b": ALL[:3]}, draws=40)
     rounds = drawn[3 * 4 :]  # one look and three warm calls each
     assert len(rounds) == 120

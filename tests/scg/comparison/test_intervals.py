@@ -6,7 +6,7 @@ import torch
 
 import scg
 from scg.comparison.bias import bias
-from scg.comparison.meter import Meter
+from scg.comparison.measurement import Measurement
 from scg.comparison.parameters import Parameters
 from scg.comparison.reference import Reference
 from scg.comparison.statistics import Interval, Resampled, percentile, ratio, resampled
@@ -95,7 +95,7 @@ def test_resampled_medians_are_those_of_the_resamples():
 
 def metered(draws):
     theta = torch.zeros(draws.shape[1], requires_grad=True)
-    meter = Meter("m", {}, scg.Graph(), Parameters(scg.Graph(), {"theta": theta}))
+    meter = Measurement("m", {}, scg.Graph(), Parameters(scg.Graph(), {"theta": theta}))
     for row in draws:
         meter.add(row, 1.0)
     return meter

@@ -17,7 +17,7 @@ from scg.comparison.seeds import reseed, seed_of
 from scg.graph import Graph
 
 
-class Streams:
+class RandomStreams:
     """A copy of a graph whose nodes draw from seeds of their own while `seeds` is set, and whose costs are multiplied by
     `switches`."""
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from scg.credit import Credit
 from scg.errors import GraphError, nearest
 from scg.estimators.credit.monte_carlo import MonteCarlo
-from scg.surrogate.credit_view import View
+from scg.surrogate.credit_view import CreditView
 from scg.trace import Trace
 
 
@@ -16,7 +16,7 @@ def evaluate(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
     the node's distribution."""
     if node not in trace.structure.stochastic:
         raise GraphError(f"{node!r} is no stochastic node of this trace.{nearest(node, trace.structure.stochastic)}")
-    view = View(trace, node, costs or [c for c in trace.structure.costs if _trains(trace, c, node)])
+    view = CreditView(trace, node, costs or [c for c in trace.structure.costs if _trains(trace, c, node)])
     return view.back(credit(view.downstream()).detach())
 
 

@@ -64,7 +64,7 @@ class Moments:
 
 
 @dataclass
-class Meter:
+class Measurement:
     """A choice of estimators, its graph, and what was measured so far."""
 
     label: str
@@ -139,4 +139,4 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-__all__ = ["Clock", "Meter", "evaluations"]
+__all__ = ["Clock", "Measurement", "evaluations"]

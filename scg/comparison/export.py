@@ -10,7 +10,7 @@ import numpy as np
 
 from scg.errors import GraphError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a comparison writes itself: it calls this module
     from scg.comparison.result import Comparison, Row
 
 IMAGES = (".png", ".pdf", ".svg")

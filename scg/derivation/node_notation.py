@@ -11,7 +11,7 @@ from scg.analysis.structure import Structure, Window
 from scg.credit import Credit
 from scg.derivation.notation import LAST, Latex, Symbol, Time, Unicode
 from scg.derivation.paths import Factor, Path
-from scg.draw.words import ParameterNames
+from scg.draw.labels import ParameterNames
 from scg.estimator import Estimator, ScoreFunction
 from scg.node import Edge, Node
 from scg.scan import INFINITE
@@ -21,7 +21,7 @@ LONG = 48
 
 
 @dataclass(frozen=True)
-class Speller:
+class NodeNotation:
     """Spells one graph. `write` is the notation."""
 
     structure: Structure
@@ -212,4 +212,4 @@ def bends(node: Node) -> bool:
     return node.credit is not None and getattr(type(node.estimator), "combine", None) is not Estimator.combine
 
 
-__all__ = ["Speller", "T", "bends"]
+__all__ = ["NodeNotation", "T", "bends"]
