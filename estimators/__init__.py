@@ -23,6 +23,7 @@ from scg.estimators.muprop import MuProp
 from scg.estimators.no_gradient import NoGradient
 from scg.estimators.nvil import NVIL
 from scg.estimators.perturbation import Perturbation
+from scg.estimators.pruned import Pruned
 from scg.estimators.quasi_random import QuasiRandom, QuasiRandomPathwise
 from scg.estimators.rao_gumbel import RaoGumbel
 from scg.estimators.rebar import REBAR, LearnedREBAR
@@ -67,6 +68,7 @@ __all__ = [
     "Pathwise",
     "Perturbation",
     "PrioritySampling",
+    "Pruned",
     "QuasiRandom",
     "QuasiRandomPathwise",
     "RaoGumbel",

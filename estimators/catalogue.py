@@ -133,6 +133,12 @@ _TABLE: tuple[Entry, ...] = (
         "n",
         "Kahn & Marshall (1953); Glasserman & Yao (1992)",
     ),
+    Entry(
+        estimators.Pruned(),
+        "an estimator that branches; the way below a `prev`",
+        "1 of the inner n",
+        "Arya et al. (2022); Pflug (1989)",
+    ),
     Entry(estimators.Enumeration(), "a support within its budget", "|support|", "—", _support),
     Entry(
         estimators.TopK(), "a support within its budget, more than k values", "k + m (looks at |support|)", "Liu et al. (2019)",

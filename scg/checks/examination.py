@@ -33,6 +33,7 @@ from scg.specification import Specification
 
 DRAWS = 16
 HALVINGS = 4  # of the batch: 16 elements are all told apart, of more at least 15 pairs in 16
+LARGE = 1000  # calls of node functions: where there are more, one halving
 
 
 class Examination:
@@ -50,18 +51,36 @@ class Examination:
         self.graph, self.plan, self.structure = graph, plan, graph.structure
         self.given, self.inputs, self.steps = given, inputs, steps
         self.stream = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.recording = self._draw(given)
+        self.recording = self._draw(given, watched=True)
+        if self.recording.altered:
+            self.recording.put_back()
+            self.recording = self._draw(given, tracking=True)
         self.distributions = self.recording.distributions
-        self.halvings = HALVINGS if before == 0 else 1
+        self.halvings = HALVINGS if before == 0 and len(self.recording.calls) <= LARGE else 1
         self.found: dict[tuple[str, str], Finding] = {}
         self.kinked: frozenset[str] = frozenset()
 
     def _draw(
-        self, given: Mapping[str, Any], branching: bool = False, stepping: bool = True, like: Recording | None = None
+        self,
+        given: Mapping[str, Any],
+        branching: bool = False,
+        stepping: bool = True,
+        like: Recording | None = None,
+        watched: bool = False,
+        tracking: bool = False,
     ) -> Recording:
         seed(self._seed())  # running functions again rewinds the stream; every draw is to be a new one
         recording = Recording(
-            self.graph, self.plan, given, self.inputs, self.steps, branching=branching, stepping=stepping, like=like
+            self.graph,
+            self.plan,
+            given,
+            self.inputs,
+            self.steps,
+            branching=branching,
+            stepping=stepping,
+            like=like,
+            watched=watched,
+            tracking=tracking,
         )
         self.latest = recording
         recording.trace = recording.run()
@@ -107,6 +126,7 @@ class Examination:
                 )
 
     def _batch_shapes(self) -> None:
+        ranks_of_costs = set(self.plan.cost_ranks.values())
         for name in self.structure.stochastic:
             for what in ("baseline", "credit"):
                 source = getattr(self.graph.nodes[name], what)
@@ -129,6 +149,9 @@ class Examination:
                 )
             if not node.estimator.weighs and name not in self.given:
                 continue  # no likelihood ratio: nothing broadcasts
+            batch = self.distributions[name].batch_shape
+            if not ranks_of_costs - {rank} and not (batch and batch[-1] == 1):
+                continue
             for cost in self.structure.costs:
                 window = self.structure.window(name, cost, live=True)
                 if window is not None and rank == self.plan.cost_ranks[cost]:

@@ -61,10 +61,14 @@ def lay_out(
                 own[k] = max(own[k], len(d.batch_shape))
     costs = {c: max(values[c].ndim for values in plain_steps if c in values) for c in graph.structure.costs}
     # The costs say what a batch is; nodes that reach no cost may have one where the costs have none.
-    upstream = {i.node for cost in costs for i in graph.structure.influences(cost)}
     flags = [x.ndim - 1 for k, x in given.items() if k == graph.structure.first]  # episodes may start element by element
     batch = max(
-        [0, *flags, *costs.values(), *(rank for k, rank in own.items() if k not in upstream and nodes[k].plate is None)]
+        [
+            0,
+            *flags,
+            *costs.values(),
+            *(rank for k, rank in own.items() if not graph.structure.counts(k) and nodes[k].plate is None),
+        ]
     )
     plan = Plan(batch, own, value_ranks, costs)
     if batch and graph.structure.has_sequence:

@@ -5,7 +5,8 @@
 
 So the samples of a half of the batch are exchanged for others, at every node whose weights multiply a cost, everything
 else is computed again on the same random numbers, and in the other half neither that cost nor a log-density in its
-weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart.
+weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart; a function
+that treats all elements alike (a normalisation, an attention, a roll) is seen at the first. Cost: two evaluations a halving.
 
 No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 from scg.analysis.structure import Structure
 from scg.checks.recording import Recording, close, same
 from scg.distributions import own_law
+from scg.evaluation.branching import plain
 
 Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
 
@@ -59,18 +61,15 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                 if turn:  # where a function looks at other elements may depend on the sample
                     batch.recording = draw(given, None)
                 sides = [torch.where((order >> turn % bits & 1) == side)[0] for side in (0, 1)]
-                for _ in range(REDRAWN):
-                    other = draw(batch.exchanged(given), None)
-                    if batch.differs(other, ancestors, axis, sides):
-                        break
+                other = batch.others(ancestors, axis, sides)
                 reference = batch.recording
                 if any(own_law(d) for d in reference.distributions.values()):
                     # A law of its own may know its last sample by identity, and others by their value: both get copies.
                     everything = torch.arange(size)
-                    reference = draw({**given, **batch.mixed(reference, ancestors, axis, everything)}, batch.recording)
+                    reference = draw({**given, **batch.mixed(other, axis, everything)}, batch.recording)
                 for kept in sides:
                     try:
-                        again = draw({**given, **batch.mixed(other, ancestors, axis, kept)}, batch.recording)
+                        again = draw({**given, **batch.mixed(other, axis, kept)}, batch.recording)
                         found = batch.moved(reference, again, ancestors, names, axis, kept)
                     except ValueError:
                         continue  # a given value and inputs that belong to another element may not fit each other
@@ -159,45 +158,57 @@ class _Batch:
             return None
         return place
 
-    def exchanged(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Given values cannot be drawn again: other elements' stand in for them, the same ones in all of them."""
-        changed = dict(given)
-        shifts = [int(torch.randint(1, size, ())) if size > 1 else 0 for size in reversed(self.shape)]
-        for name, value in given.items():
-            if name in self.structure.nodes and isinstance(value, Tensor) and name != self.structure.first:
-                for axis, shift in enumerate(shifts):
-                    place = self._axis(name, value, axis)
-                    value = value if place is None else value.roll(shift, place)
-                changed[name] = value
-        return changed
-
-    def differs(self, other: Recording, ancestors: tuple[str, ...], axis: int, sides: list[Tensor]) -> bool:
-        """Whether the other draw has other samples in each half."""
-        for name in ancestors:
-            mine, theirs = self._values(self.recording, name), self._values(other, name)
-            place = self._axis(name, mine, axis) if isinstance(mine, Tensor) else None
-            if place is not None and any(same(mine.index_select(place, s), theirs.index_select(place, s)) for s in sides):
-                return False
-        return True
-
-    def mixed(self, other: Recording, ancestors: tuple[str, ...], axis: int, kept: Tensor) -> dict[str, Tensor]:
-        """Values to give: those of `kept` as they were, those of the other elements from the other draw."""
-        known = set(ancestors)
-        above = self.structure.those(n in known for n in self.structure.order)
-        observed = [
-            n
-            for n in self.recording.given
-            if n in self.structure.nodes and self.structure.nodes[n].kind == "observed" and self.structure.above(n) & above
-        ]
-        values: dict[str, Tensor] = {}
-        for name in (*ancestors, *observed):
-            mine, theirs = self._values(self.recording, name), self._values(other, name)
+    def others(self, ancestors: tuple[str, ...], axis: int, sides: list[Tensor]) -> dict[str, Tensor]:
+        """Another sample of each ancestor from its own distribution, and other elements' values where it was given; of what
+        was observed below, those of the same elements."""
+        shift = int(torch.randint(1, self.shape[-1 - axis], ()))
+        others: dict[str, Tensor] = {}
+        for name in (*ancestors, *self._observed(ancestors)):
+            mine = self._values(self.recording, name)
             if not isinstance(mine, Tensor):
                 continue
             place = self._axis(name, mine, axis)
-            values[name] = mine.detach()
+            if place is None:
+                others[name] = mine.detach()
+            elif name in self.recording.given:
+                others[name] = mine.detach() if name == self.structure.first else mine.detach().roll(shift, place)
+            else:
+                others[name] = self._drawn(name, mine.detach(), place, sides)
+        return others
+
+    def _observed(self, ancestors: tuple[str, ...]) -> list[str]:
+        """Observed nodes below the ancestors."""
+        known = set(ancestors)
+        above = self.structure.those(n in known for n in self.structure.order)
+        nodes = self.structure.nodes
+        given = [n for n in self.recording.given if n in nodes and nodes[n].kind == "observed"]
+        return [n for n in given if self.structure.above(n) & above]
+
+    def _drawn(self, name: str, mine: Tensor, place: int, sides: list[Tensor]) -> Tensor:
+        """Up to REDRAWN samples of a node, until one differs in each half."""
+        node, history = self.structure.nodes[name], self.recording.trace.history
+        here = [step.distributions[name] for step in history] if history and node.in_sequence else None
+        other = mine
+        for _ in range(REDRAWN):
+            if here is not None:
+                other = torch.stack(torch.broadcast_tensors(*[plain(node, d).values.detach() for d in here]))
+            else:
+                other = plain(node, self.recording.distributions[name]).values.detach()
+            if other.shape != mine.shape:
+                return mine  # a sample of another shape each time: nothing to exchange
+            if not any(same(mine.index_select(place, s), other.index_select(place, s)) for s in sides):
+                break
+        return other
+
+    def mixed(self, others: Mapping[str, Tensor], axis: int, kept: Tensor) -> dict[str, Tensor]:
+        """Values to give: those of `kept` as they were, those of the other elements from the other samples."""
+        values: dict[str, Tensor] = {}
+        for name, theirs in others.items():
+            mine = self._values(self.recording, name).detach()
+            place = self._axis(name, mine, axis)
+            values[name] = mine
             if place is not None and mine.shape == theirs.shape:
-                values[name] = theirs.detach().index_copy(place, kept, mine.detach().index_select(place, kept))
+                values[name] = theirs.index_copy(place, kept, mine.index_select(place, kept))
         return values
 
     def moved(

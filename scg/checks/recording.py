@@ -43,25 +43,52 @@ class Call:
 
 
 class Recording(Evaluation):
-    """An evaluation that keeps every call. With `like`, what is drawn is drawn from the random numbers of that recording."""
+    """An evaluation that keeps every call. With `like`, what is drawn is drawn from the random numbers of that recording.
 
-    def __init__(self, *args: Any, like: Recording | None = None, **kwargs: Any) -> None:
+    watched     afterwards `altered` says whether some argument was written to in place: a comparison for each value
+    tracking    each call says whether it wrote into what it got: a comparison for each edge
+    """
+
+    def __init__(
+        self, *args: Any, like: Recording | None = None, watched: bool = False, tracking: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.calls: list[Call] = []
-        self.like = like
+        self.like, self.watched, self.tracking = like, watched, tracking
         self.verifying = True
         self.trace: Record
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def altered(self) -> bool:
+        """Whether a value is another one than when it was made. By content: what is written through numpy counts no version."""
+        if self._parts:
+            return True
+        return not same([t for t, _ in self._kept.values()], [before for _, before in self._kept.values()])
+
+    def put_back(self) -> None:
+        """Undo what was written into the inputs."""
+        for t, before in self._kept.values():
+            if not same(t, before):
+                t.data.copy_(before)
+
+    _parts = False
 
     def _call(self, node: Node, arguments: Any) -> Any:
         if self.like is not None:
             torch.set_rng_state(self.like.calls[len(self.calls)].state)
         call = Call(node, arguments, torch.get_rng_state())
-        held = tensors(arguments)
-        before, parts = [t.detach().clone() for t in held], identities(arguments)
+        held = tensors(arguments) if self.watched or self.tracking else []
+        before = [t.detach().clone() for t in held] if self.tracking else []
+        if self.watched:
+            self._kept.update((id(t), (t, t.detach().clone())) for t in held if id(t) not in self._kept)
+        parts = identities(arguments) if self.watched or self.tracking else None
         result = super()._call(node, arguments)
         call.content = content(result)
-        # Not by version counters: what is written through numpy does not count.
-        if not same(before, held) or identities(arguments) != parts:
+        if parts is not None and identities(arguments) != parts:
+            self._parts = True
+            call.written = node.name
+        if self.tracking and not same(before, held):
             call.written = node.name
         call.after = torch.get_rng_state()
         if self.like is not None:

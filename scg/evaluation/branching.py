@@ -145,7 +145,7 @@ def _placed(run: Evaluation, node: Node, distribution: Distribution, branches: B
         if fed is not None:
             raise GraphError(
                 f"node {name!r}: it branches, and {fed!r}, which it reaches, feeds a prev(…), so branches would multiply "
-                "at every step. Use one sample here and put replicates into the batch."
+                f"at every step. Use Pruned({node.estimator!r}), which keeps one of them, or one sample and replicates in the batch."
             )
     axis = run.axes.slot.setdefault(name, len(run.axes.slot))
     present = _axes_above(run, node, distribution)
