@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from scg.papers.cli import paper
-from scg.papers.greensmith2004_baselines import run, whole
+from scg.papers.greensmith2004_baselines import run
+from scg.papers.greensmith2004_baselines import whole_episodes as whole
 from scg.papers.greensmith2004_baselines.run import Lab, excess, mean, process_and_policy
 from scg.papers.greensmith2004_baselines.samples import BEST, BEST_OF_STATE, EACH, EACH_OF_STATE, MEAN, NONE, VALUE, Samples
 from scg.papers.report import FAILED, REPRODUCED
