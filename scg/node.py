@@ -56,10 +56,9 @@ def prev(source: str | Edge, init: str | None = None) -> Any:
 def detach(source: str | Edge) -> Any:
     """The value of `source` without its gradient.
 
-    No pathwise gradient passes this edge. A likelihood ratio multiplies a whole cost, so it cannot leave out one edge: the
-    weight of a node is detached for a cost (at a lag) that the node reaches through `detach` edges only, and counts for one
-    that it also reaches by another path. A cost that reads `x` and `detach("x")` therefore has different gradients under
-    `Pathwise` and under `ScoreFunction`; declare the constant as an input, or split the cost, where that matters.
+    No pathwise gradient passes this edge. A likelihood ratio multiplies a whole cost and cannot leave out one edge: the weight
+    of a node is detached for a cost (at a lag) that the node reaches through `detach` edges only, and a graph in which it
+    reaches one both ways at the same lag is refused, unless the node's gradient is pathwise.
     """
     return replace(_edge(source), detached=True)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.compiler import assume_constant_result
 
 from scg.analysis.lags import Arrow, Lags, runs
-from scg.analysis.reach import Reach, members
+from scg.analysis.reach import Reach, members, union
 from scg.errors import GraphError, nearest
 from scg.node import Node
 from scg.scan import INFINITE
@@ -75,9 +75,11 @@ class Structure:
         self._groups: dict[str, tuple[Group, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
+        self._split: Lags | None = None
         self._sort()
         self._lay_plate()
         self._check_baselines()
+        self._check_detached(numbered)
 
     # -- names ---------------------------------------------------------------------------------------------
 
@@ -240,6 +242,46 @@ class Structure:
                         f"node {node.name!r}: its baseline {node.baseline!r} is influenced by {node.name!r} itself, "
                         "so subtracting it changes the gradient; condition the baseline on what comes before the sample"
                     )
+
+    def _check_detached(self, numbered: list[tuple[int, int, Arrow]]) -> None:
+        """A likelihood ratio multiplies a whole cost: it cannot count for one path to it and leave out another, detached one."""
+        own = [0] * len(self.order)
+        for s, t, a in numbered:
+            if not a.live:
+                own[t] |= self._full.above[s] | 1 << s
+        if not any(own):
+            return
+        cut = self._full.gathered(own)
+        weighing = self.those(
+            n.kind == "stochastic" and n.estimator.weighs and n.credit is None
+            for n in (self.nodes[name] for name in self.order)
+        )
+        for target in self.named(self._cost_set):
+            t = self.index[target]
+            for i in members(cut[t] & self._live.above[t] & weighing):
+                if not self._full.lagged or (lag := self._meeting(i, t, numbered)) is not None:
+                    when = f" at lag {lag}" if self._full.lagged and lag else ""
+                    raise GraphError(
+                        f"node {self.order[i]!r}: the cost {target!r} depends on it with a gradient, and beside that through "
+                        f"detach(…){when}. Its likelihood ratio multiplies the whole cost, and cannot leave out one path.\n"
+                        "Use Pathwise() there, detach it on all paths or on none, split the cost, or pass the constant as an input."
+                    )
+
+    def _meeting(self, source: int, target: int, numbered: list[tuple[int, int, Arrow]]) -> int | None:
+        """A lag at which a live path and a cut one arrive. Node i is 2i on paths without a detach yet, seen from the target, and
+        2i + 1 on those with one."""
+        if self._split is None:
+            pairs = [
+                (2 * s + after, 2 * t + before, a._replace(live=True))
+                for s, t, a in numbered
+                for before in (0, 1)
+                for after in [1 if before or not a.live else 0]
+            ]
+            reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
+            inside = union(j for i in members(self._lags.inside) for j in (2 * i, 2 * i + 1))
+            self._split = Lags(pairs, reach, reach, inside)
+        found, _ = self._split.classes(2 * target)
+        return next((lag for lag, (bits, _) in enumerate(found) if bits >> 2 * source & 3 == 3), None)
 
     # -- influence -----------------------------------------------------------------------------------------
 

@@ -90,7 +90,6 @@ def difference(
         except (NoPoints, NotVectorised):
             pass
     masks = torch.stack([parameters.trained(program.nodes[c], program.nodes) for c, _ in program.costs]).double()
-    _refuse_ambiguous(program, parameters)
     return _of_samples(program, parameters, masks, order, seed, target)
 
 
@@ -316,22 +315,6 @@ class Sampler:
             padding += [1] * (program.structure.plate is not None and not on_plate)
             values[key] = sample.reshape(draws, *padding, *sample.shape[1:]), True
         return values
-
-
-def _refuse_ambiguous(program: Program, parameters: Parameters) -> None:
-    """A likelihood-ratio node that reaches a cost with and without detach: a frozen copy of its sample has no meaning."""
-    if not program.detaches:
-        return
-    moved = {key for key, depends in dependence(program, parameters).items() if depends}
-    for cost in program.costs:
-        for key, reach in program.reach(cost).items():
-            node = program.nodes[key[0]]
-            if key in moved and reach.live and reach.frozen and not isinstance(node.estimator, Pathwise):
-                raise NoOracle(
-                    f"node {key[0]!r} reaches the cost {cost[0]!r} both with and without detach, and its estimator weighs samples "
-                    "instead of moving them, so finite differences cannot tell what is frozen.\n"
-                    "Enumeration and quadrature can; or give the oracle's value."
-                )
 
 
 def dependence(program: Program, parameters: Parameters) -> dict[Key, Any]:

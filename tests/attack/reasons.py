@@ -6,6 +6,7 @@ REASONS = {
     "more axes than the cost": "the same, found at the node: a cost shared by the batch beside samples that are not",
     "its plate stands left of batch shape": "a plate on a node without the batch axes of the costs: the plate would be taken for the batch",
     "divides the costs of the sequence by its steps": "reduce='mean' with a credit that stands for costs inside and outside together",
+    "and beside that through detach": "a weight multiplies the whole cost, and cannot leave out a detached path to it",
     "at some steps and through detach": "one weight for all steps cannot be live at some and detached at others",
     "run on branch 0 alone": "not a fault of the graph: an initial value with branches before a recurrence without; safe, and could be allowed",
 }

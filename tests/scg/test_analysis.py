@@ -34,6 +34,34 @@ class Slow:
         self.has_sequence = any(n.in_sequence for n in nodes.values())
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
+        self.refuse_live_beside_detached()
+
+    def refuse_live_beside_detached(self) -> None:
+        """Walks of up to 40 steps in time from each weighed sample, with and without a detach on the way."""
+        lagged = any(a.lag for a in self.arrows)
+        arrivals = {n: self._arrivals(n) for n in self.stochastic if self.nodes[n].estimator.weighs}
+        for target in (n for n in self.order if self.nodes[n].kind == "cost"):
+            for source in (n for n in self.order if n in arrivals):
+                both = [lag for lag in range(40) if {(target, lag, False), (target, lag, True)} <= arrivals[source]]
+                if both:
+                    when = f" at lag {both[0]}" if lagged and both[0] else ""
+                    raise GraphError(
+                        f"node {source!r}: the cost {target!r} depends on it with a gradient, and beside that through "
+                        f"detach(…){when}. Its likelihood ratio multiplies the whole cost, and cannot leave out one path.\n"
+                        "Use Pathwise() there, detach it on all paths or on none, split the cost, or pass the constant as an input."
+                    )
+
+    def _arrivals(self, source: str) -> set[tuple[str, int, bool]]:
+        seen: set[tuple[str, int, bool]] = set()
+        queue = [(source, 0, False)]
+        while queue:
+            name, lag, cut = queue.pop()
+            for arrow in self._out[False].get(name, ()):
+                state = (arrow.target, lag + arrow.lag, cut or not arrow.live)
+                if state not in seen and state[1] < 40:
+                    seen.add(state)
+                    queue.append(state)
+        return seen
 
     def _resolve(self, node: Node) -> Iterable[Arrow]:
         for edge in node.parents:

@@ -341,17 +341,6 @@ def test_a_detached_value_is_a_constant_to_every_oracle():
     assert abs(found.value["mu"].item() - truth) < 5 * found.se["mu"].item() + 1e-6
 
 
-def test_a_frozen_copy_of_a_weighed_sample_has_no_sampled_difference_quotient():
-    graph = scg.Graph()
-    graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name="b")
-    graph.cost(lambda b, copy=detach("b"): b * (1 + copy), name="loss")
-    with pytest.raises(NoOracle, match="node 'b' reaches the cost 'loss' both with and without detach"):
-        finite_difference(graph, {"theta": leaf(0.3)}, sampled=True)
-    p = sigmoid(0.3)
-    assert exact_gradient(graph, {"theta": leaf(0.3)})["theta"].item() == pytest.approx(2 * p * (1 - p))
-    assert finite_difference(graph, {"theta": leaf(0.3)}).value["theta"].item() == pytest.approx(2 * p * (1 - p))
-
-
 def test_a_frozen_copy_of_a_path_needs_a_path_that_can_be_inferred():
     graph = scg.Graph()
     graph.stochastic(Pathwise(), lambda theta: Gamma(theta, 1.0), name="x")
