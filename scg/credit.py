@@ -47,9 +47,11 @@ class Downstream:
     sizes: tuple[int, ...] = ()
 
     def ends(self) -> Tensor:
-        """1 where the next step belongs to another episode or lies beyond the block, shaped like the costs."""
-        like = torch.zeros(torch.broadcast_shapes(*[c.shape for c, _, _ in self.costs]), dtype=self.costs[0][0].dtype)
-        like = like.to(self.costs[0][0].device)
+        """1 where the next step belongs to another episode or lies beyond the block, shaped like the costs and the episodes."""
+        shapes = [c.shape for c, _, _ in self.costs]
+        if self.first is not None:  # episodes may start element by element where costs are the same for the batch
+            shapes.append(self.first.shape)
+        like = torch.zeros(torch.broadcast_shapes(*shapes), dtype=self.costs[0][0].dtype, device=self.costs[0][0].device)
         if self.first is None:
             ends = torch.zeros_like(like)
         else:

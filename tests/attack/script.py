@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+import scg
 from tests.attack.oracle import CHANCE, F64, NOISE, TooMany
 
 
@@ -80,28 +81,23 @@ def scripted(script: Script) -> Iterator[None]:
 
 
 def expectation(draw: Callable[[], list[Tensor]], most: int) -> list[Tensor]:
-    """Σ over all outcomes of probability · what `draw` returns. A draw that asks for more, now and then, is asked again."""
+    """Σ over all outcomes of probability · what `draw` returns."""
     choices: list[int] | None = []
     total: list[Tensor] | None = None
-    asked: list[int] | None = None
     while choices is not None:
         script = Script(list(choices), most)
-        try:
-            with scripted(script):
-                found = draw()
-        except TooMany:  # an examination drew besides; the next call has none
-            script = Script(list(choices), most)
-            with scripted(script):
-                found = draw()
-        shape = [len(c) for c in script.chances]
-        if asked is not None and len(shape) != len(asked):  # an examination drew besides
-            script = Script(list(choices), most)
-            with scripted(script):
-                found = draw()
-            shape = [len(c) for c in script.chances]
-        asked = shape
+        with scripted(script), scg.examination(again=False):
+            found = draw()
         part = [script.probability * x for x in found]
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         choices = script.next()
     assert total is not None
     return total
+
+
+def sampled(draw: Callable[[], list[Tensor]], draws: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Means of what `draw` returns over so many draws, and their standard errors."""
+    with scg.examination(again=False):
+        rows = [torch.cat([x.reshape(-1) for x in draw()]) for _ in range(draws)]
+    table = torch.stack(rows)
+    return [table.mean(0)], [table.std(0) / draws**0.5]
