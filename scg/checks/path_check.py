@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scg.analysis.structure import Structure
 from scg.checks.recording import Call, Recording
-from scg.checks.slopes import Found, Segment, _meant, look
+from scg.checks.slopes import Found, Segment, listening, look
 from scg.distributions import has_rsample, own_law
 from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Edge
@@ -198,12 +198,8 @@ class _Path:
 
     def look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:
         self.looked += 1
-        told: list[bool] = []
-        token = _meant.set(told)
-        try:
+        with listening() as told:
             self._look(call, target, outputs)
-        finally:
-            _meant.reset(token)
         self.own_slope |= bool(told)
 
     def _look(self, call: Call, target: Call, outputs: Callable[[Any], list[Tensor]]) -> None:

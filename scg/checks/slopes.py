@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -39,6 +40,17 @@ def meant() -> None:
     told = _meant.get()
     if told is not None:
         told.append(True)
+
+
+@contextmanager
+def listening() -> Iterator[list[bool]]:
+    """Inside, what `meant` says is collected: the list is empty where nobody called it."""
+    told: list[bool] = []
+    token = _meant.set(told)
+    try:
+        yield told
+    finally:
+        _meant.reset(token)
 
 
 class Outside(Exception):
