@@ -883,3 +883,32 @@ def test_truncated_backpropagation_from_a_random_initial_state():
 
     trace = build(Pathwise()).sample(steps=3, theta=theta)
     assert torch.autograd.grad(trace.surrogate(), theta, retain_graph=True)[0] == 0
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_baselines_and_controls_take_their_share_of_a_mean_over_steps(reduce):
+    """At one draw, against the loss written by hand: what is subtracted or added is divided by T as the costs are."""
+
+    class Controlled(ScoreFunction):
+        """A likelihood ratio with a control variate κ of gradient 5 per sample."""
+
+        def branch(self, distribution):
+            found = super().branch(distribution)
+            kappa = 5.0 * (distribution.logits - distribution.logits.detach())
+            return scg.Branches(found.values, score=found.score, control=kappa)
+
+    steps, theta = 3, torch.tensor([0.3, -0.2], requires_grad=True)
+    graph = scg.Graph()
+    graph.stochastic(Controlled(), lambda theta: Bernoulli(logits=theta), name="z", baseline=0.7)
+    with graph.sequence():
+        graph.stochastic(Controlled(), lambda theta, z: Bernoulli(logits=2 * theta + z), name="x", baseline=0.4)
+        graph.cost(lambda x, z: (x - 0.3) ** 2 * (1 + z), name="c")
+    trace = graph.sample(theta=theta, steps=steps)
+    (found,) = torch.autograd.grad(trace.surrogate(reduce=reduce), theta)
+
+    z, x, cost = (trace[name].detach() for name in ("z", "x", "c"))
+    log_z = Bernoulli(logits=theta).log_prob(z)
+    log_x = Bernoulli(logits=2 * theta + z).log_prob(x)
+    loss = (log_x * (cost - 0.4)).sum(0) + log_z * (cost.sum(0) - 0.7) + 5.0 * (steps * 2 * theta + theta)
+    (expected,) = torch.autograd.grad(loss.mean() / (steps if reduce == "mean" else 1), theta)
+    assert torch.allclose(found, expected, atol=1e-12)
