@@ -39,6 +39,7 @@ check: $(READY)  ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/mypy --config-file= --strict --follow-imports=silent tests/wheel/typed.py
 
 # The Python of an environment with scg[peers], to have them beside: make bench PEERS=path/to/bin/python
 PEERS ?= $(BIN)/python

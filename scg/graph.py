@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ from scg.node import Edge, Node, check_edge, edges_of, node_name
 from scg.randomness import randomness
 from scg.specification import Specification
 from scg.trace import Trace
+
+F = TypeVar("F", bound=Callable[..., Any])
+Parents = Sequence[str | Edge] | None
+Level = Callable[..., Tensor] | str | float | None
+
+
+class Branching(Protocol):
+    """What can stand for an estimator: an `Estimator`, or any object that draws branches."""
+
+    def branch(self, distribution: Any, /) -> Any: ...
 
 
 class Graph(Specification):
@@ -59,25 +69,72 @@ class Graph(Specification):
 
     # -- declarations --------------------------------------------------------------------------------------
 
-    def deterministic(
-        self,
-        fn: Callable[..., Any] | None = None,
-        *,
-        name: str | None = None,
-        parents: Sequence[str | Edge] | None = None,
-    ) -> Any:
+    @overload
+    def deterministic(self, fn: F, *, name: str | None = None, parents: Parents = None) -> F: ...
+    @overload
+    def deterministic(self, fn: None = None, *, name: str | None = None, parents: Parents = None) -> Callable[[F], F]: ...
+    def deterministic(self, fn: Callable[..., Any] | None = None, *, name: str | None = None, parents: Parents = None) -> Any:
         """A node whose value is `fn(parents)`."""
         return self._declare(fn, "deterministic", name, parents)
 
+    @overload
+    def stochastic(
+        self,
+        estimator: Branching | str,
+        fn: F,
+        /,
+        *,
+        credit: Credit | Level = None,
+        baseline: Level = None,
+        plate: int | None = None,
+        name: str | None = None,
+        parents: Parents = None,
+    ) -> F: ...
+    @overload
+    def stochastic(
+        self,
+        estimator: Branching | str,
+        /,
+        *,
+        credit: Credit | Level = None,
+        baseline: Level = None,
+        plate: int | None = None,
+        name: str | None = None,
+        parents: Parents = None,
+    ) -> Callable[[F], F]: ...
+    @overload
+    def stochastic(
+        self,
+        fn: F,
+        /,
+        *,
+        estimator: Branching | str,
+        credit: Credit | Level = None,
+        baseline: Level = None,
+        plate: int | None = None,
+        name: str | None = None,
+        parents: Parents = None,
+    ) -> F: ...
+    @overload
+    def stochastic(
+        self,
+        *,
+        estimator: Branching | str,
+        credit: Credit | Level = None,
+        baseline: Level = None,
+        plate: int | None = None,
+        name: str | None = None,
+        parents: Parents = None,
+    ) -> Callable[[F], F]: ...
     def stochastic(
         self,
         *args: Any,
-        estimator: Estimator | str | None = None,
-        credit: Credit | Callable[..., Tensor] | str | float | None = None,
-        baseline: Callable[..., Tensor] | str | float | None = None,
+        estimator: Any = None,
+        credit: Credit | Level = None,
+        baseline: Level = None,
         plate: int | None = None,
         name: str | None = None,
-        parents: Sequence[str | Edge] | None = None,
+        parents: Parents = None,
     ) -> Any:
         """A node that is sampled from the distribution `fn(parents)`, and differentiated by `estimator`.
 
@@ -104,24 +161,26 @@ class Graph(Specification):
             fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline, plate=plate
         )
 
+    @overload
+    def cost(self, fn: F, *, trains: Any = None, name: str | None = None, parents: Parents = None) -> F: ...
+    @overload
     def cost(
-        self,
-        fn: Callable[..., Any] | None = None,
-        *,
-        trains: Any = None,
-        name: str | None = None,
-        parents: Sequence[str | Edge] | None = None,
+        self, fn: None = None, *, trains: Any = None, name: str | None = None, parents: Parents = None
+    ) -> Callable[[F], F]: ...
+    def cost(
+        self, fn: Callable[..., Any] | None = None, *, trains: Any = None, name: str | None = None, parents: Parents = None
     ) -> Any:
         """A node to minimise, `[batch…]`. `trains`: the modules, parameters or inputs (by name) that alone get its gradient."""
         return self._declare(fn, "cost", name, parents, trains=trains)
 
+    @overload
+    def reward(self, fn: F, *, trains: Any = None, name: str | None = None, parents: Parents = None) -> F: ...
+    @overload
     def reward(
-        self,
-        fn: Callable[..., Any] | None = None,
-        *,
-        trains: Any = None,
-        name: str | None = None,
-        parents: Sequence[str | Edge] | None = None,
+        self, fn: None = None, *, trains: Any = None, name: str | None = None, parents: Parents = None
+    ) -> Callable[[F], F]: ...
+    def reward(
+        self, fn: Callable[..., Any] | None = None, *, trains: Any = None, name: str | None = None, parents: Parents = None
     ) -> Any:
         """A node to maximise: a cost whose value is `-fn(parents)`, negated here and nowhere else."""
         return self._declare(fn, "cost", name, parents, trains=trains, sign=-1.0)
