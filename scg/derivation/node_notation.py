@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from scg.scan import INFINITE
 
 T = Time("t")
 LONG = 48
+MANY = 24  # arguments, of which more are written as the first three, an ellipsis and the last
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class NodeNotation:
     structure: Structure
     named: ParameterNames
     write: Unicode | Latex
+    spelt: dict[tuple[str, Time | None, bool], str] = field(default_factory=dict, compare=False, repr=False)  # by `call`
 
     def time(self, node: Node) -> Time | None:
         return T if node.in_sequence else None
@@ -76,16 +78,23 @@ class NodeNotation:
 
     def call(self, node: Node, time: Time | None, deep: bool = True) -> str:
         """`f(x, y(θ))`: a deterministic node, a cost, or a pathwise sample as a function of its noise."""
-        inside = self._inside(node, time, deep)
-        if deep and len(inside) > LONG:
-            inside = self._inside(node, time, deep=False)
-        return self.write.call(self.of(node.name, None), inside) if inside else self.of(node.name, time)
+        key = (node.name, time, deep)
+        if key not in self.spelt:  # each score below a cost repeats it
+            inside = self._inside(node, time, deep)
+            if deep and len(inside) > LONG:
+                inside = self._inside(node, time, deep=False)
+            self.spelt[key] = self.write.call(self.of(node.name, None), inside) if inside else self.of(node.name, time)
+        return self.spelt[key]
 
     def _inside(self, node: Node, time: Time | None, deep: bool) -> str:
         values, _, own = self.arguments(node, time, deep)
         if self.is_sampler(node):
             values = [self.noise(node, time), *values]
-        return self.write.semicolon.join(filter(None, (self.write.comma.join(values), self.write.comma.join(own))))
+        return self.write.semicolon.join(filter(None, (self.listed(values), self.listed(own))))
+
+    def listed(self, names: list[str]) -> str:
+        shown = names if len(names) <= MANY else [*names[:3], self.write.ellipsis, names[-1]]
+        return self.write.comma.join(shown)
 
     def is_sampler(self, node: Node) -> bool:
         return node.kind == "stochastic" and node.estimator.moves and not node.estimator.weighs
@@ -98,13 +107,19 @@ class NodeNotation:
 
     def given(self, node: Node, time: Time | None) -> str:
         """` | x` for a distribution given other nodes; `; θ, x` where inputs parametrise it, in the order declared."""
+        key = (f"{node.name} given", time, False)
+        if key not in self.spelt:
+            self.spelt[key] = self._given(node, time)
+        return self.spelt[key]
+
+    def _given(self, node: Node, time: Time | None) -> str:
         values, inputs, own = self.arguments(node, time, deep=False)
         if not values and not own:
             return ""
-        parameters = self.write.comma.join(own)
+        parameters = self.listed(own)
         if inputs or not values:
-            return self.write.semicolon + self.write.comma.join(filter(None, (*values, parameters)))
-        return self.write.such + self.write.comma.join(values) + (self.write.semicolon + parameters if own else "")
+            return self.write.semicolon + self.write.comma.join(filter(None, (self.listed(values), parameters)))
+        return self.write.such + self.listed(values) + (self.write.semicolon + parameters if own else "")
 
     def density(self, node: Node, time: Time | None) -> str:
         return f"p({self.symbol(node.name, time)}{self.given(node, time)})"
@@ -118,13 +133,13 @@ class NodeNotation:
 
     def added(self, summands: Iterable[tuple[float, str]]) -> str:
         """A signed sum."""
-        text = ""
+        parts: list[str] = []
         for sign, summand in summands:
-            if text:
-                text += f" {self.write.minus if sign < 0 else '+'} {summand}"
+            if parts:
+                parts += [f" {self.write.minus if sign < 0 else '+'} ", summand]
             else:
-                text = f"{self.write.minus if sign < 0 else ''}{summand}"
-        return text
+                parts = [self.write.minus if sign < 0 else "", summand]
+        return "".join(parts)
 
     def downstream(self, node: Node, costs: Iterable[str]) -> list[tuple[float, str]]:
         """The summands that weigh a node's score: each downstream cost, over the lags at which the node influences it."""

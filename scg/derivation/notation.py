@@ -52,7 +52,7 @@ def parse(name: str) -> tuple[str, list[str]]:
 class Unicode:
     """Formulas for a terminal."""
 
-    minus, times, such, semicolon, comma = "−", " ", " | ", "; ", ", "
+    minus, times, such, semicolon, comma, ellipsis = "−", " ", " | ", "; ", ", ", "…"
 
     def word(self, base: str) -> str:
         return GREEK.get(base, base)
@@ -117,7 +117,7 @@ class Unicode:
 class Latex(Unicode):
     """Formulas for a paper, without the surrounding dollars."""
 
-    minus, times, such, semicolon, comma = "-", r" \, ", r" \mid ", r";\, ", ", "
+    minus, times, such, semicolon, comma, ellipsis = "-", r" \, ", r" \mid ", r";\, ", ", ", r"\ldots"
     _GREEK = {v: rf"\{'lambda' if k == 'lam' else k}" for k, v in GREEK.items()} | {"ε": r"\varepsilon"}
 
     def word(self, base: str) -> str:

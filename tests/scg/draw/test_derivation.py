@@ -352,3 +352,17 @@ def test_odd_names_are_escaped_in_latex():
     graph = Graph()
     graph.cost(lambda a: a, name="50% & $x_{1}$ #\\", parents=["theta"])
     assert r"\mathrm{50\%\ \&\ \$x\_\{1\}\$\ \#\backslash }" in derive(graph).latex
+
+
+def test_of_many_arguments_the_first_and_the_last_are_written():
+    """A cost of 3,000 samples is repeated in 3,000 terms: written out, they would fill 54 million characters."""
+
+    def wide(n):
+        graph = scg.Graph()
+        for i in range(n):
+            graph.stochastic(ScoreFunction(), lambda theta: Bernoulli(logits=theta), name=f"x{i}", parents=["theta"])
+        graph.cost(lambda *xs: sum(xs), name="c", parents=[f"x{i}" for i in range(n)])
+        return str(graph.derivation())
+
+    assert "c(x₀, x₁, x₂, x₃" in wide(24) and "…" not in wide(24)
+    assert "c(x₀, x₁, x₂, …, x₂₄)" in wide(25)
