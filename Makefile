@@ -27,7 +27,7 @@ demo: $(READY)  ## draw a graph, check its gradient, train an agent
 	@echo "Its learning curve: runs/demo/curve.png"
 
 test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-long: $(READY)  ## the same laws on longer, random examples
 	$(BIN)/python -m pytest --hypothesis-profile=long
