@@ -13,11 +13,10 @@ of size 1. `print(case)` lists the declarations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor
 from torch import distributions as D
@@ -138,18 +137,28 @@ class _Builder:
         if draw(st.integers(0, 3)) == 0:
             self.cost(2, nodes or roots, roots[0], inside=False)
         try:
-            for cost in self.graph.structure.costs:
-                self.graph.structure.influences(cost)
-        except GraphError as refusal:  # some recurrences with detach are refused by name: not a graph to test
-            if "no window tells them apart" not in str(refusal):
+            self.analysed()
+        except GraphError as refusal:  # what detach does beside live paths can be refused by name
+            if "no window tells them apart" not in str(refusal) and "beside that through detach" not in str(refusal):
                 raise
-            reject()
+            self.attached()
         read = {e.source for n in self.graph.nodes.values() for e in n.parents} | {
             e.init for n in self.graph.nodes.values() for e in n.parents
         }
         inputs = {name: value for name, value in inputs.items() if name in read}
         shown = ", ".join(f"{k}={v.tolist()}" for k, v in inputs.items())
         return Case(self.graph, inputs, steps, "\n".join([*self.lines, f"inputs: {shown}; steps={steps}"]))
+
+    def analysed(self) -> None:
+        for cost in self.graph.structure.costs:
+            self.graph.structure.influences(cost)
+
+    def attached(self) -> None:
+        """Every detached edge as a live one."""
+        for name, node in self.graph.nodes.items():
+            self.graph.nodes[name] = replace(node, parents=tuple(replace(e, detached=False) for e in node.parents))
+        self.graph._structure = None
+        self.lines = [line.replace("detach(", "(") for line in self.lines]
 
     # -- nodes ---------------------------------------------------------------------------------------------
 
