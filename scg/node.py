@@ -129,12 +129,12 @@ def edges_of(name: str, fn: Callable[..., Any] | None, parents: Sequence[str | E
             found = f"the string {parents!r}" if isinstance(parents, str) else f"{parents!r} of type {type(parents).__name__}"
             raise GraphError(f"node {name!r}: parents= is a list of names, got {found}")
         try:
-            edges = tuple(replace(_edge(p), param=str(i)) for i, p in enumerate(parents))
+            named = tuple(replace(_edge(p), param=str(i)) for i, p in enumerate(parents))
         except GraphError as error:
             raise GraphError(f"node {name!r}: parents=: {error}") from None
         if fn is not None:
-            _check_count(name, fn, len(edges))
-        return edges, True
+            _check_count(name, fn, len(named))
+        return named, True
     if fn is None:
         return (), False
     target = fn.forward if isinstance(fn, nn.Module) else fn

@@ -55,11 +55,20 @@ def findings(graph: Specification, inputs: Mapping[str, Any], steps: int | None)
         except GraphError as error:
             found.append(_finding(error))
         except Exception as error:
-            place = next((re.match(r"in node '([^']*)'", note) for note in getattr(error, "__notes__", ())), None)
-            if place is None:
+            failed = failure(error)
+            if failed is None:
                 raise
-            found.append(Finding("error", place[1], f"its function failed: {type(error).__name__}: {error}"))
+            found.append(failed)
     return sorted(found, key=lambda f: f.severity != "error")
+
+
+def failure(error: Exception) -> Finding | None:
+    """An exception of a node's own function, which carries a note of the node; None where it is another's."""
+    for note in getattr(error, "__notes__", ()):
+        place = re.match(r"in node '([^']*)'", note)
+        if place is not None:
+            return Finding("error", place[1], f"its function failed: {type(error).__name__}: {error}")
+    return None
 
 
 def structural(structure: Structure) -> list[Finding]:
