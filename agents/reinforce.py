@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 
 import scg
 from scg import ScoreFunction, prev
-from scg.agents.common.agent import Agent, AgentConfig
+from scg.agents.common.agent import Agent, AgentConfig, check_options
 from scg.agents.common.on_policy import gain, regression
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.critics import value_critic
@@ -80,6 +80,9 @@ class Reinforce(AgentConfig):
     """regression steps of the critic on each block"""
     max_grad_norm: float = 0.5
     """longer gradients of the policy are shortened to this; their direction stays"""
+
+    def __post_init__(self) -> None:
+        check_options(self, "value_steps", "horizon lr value_lr max_grad_norm", "gamma")
 
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))

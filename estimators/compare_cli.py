@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 import scg
 from scg import estimators
 from scg.auto import Auto
+from scg.checks.check import failure
 from scg.commands.check import _attribute, _inputs, _split
 from scg.commands.draw import TargetError, graph_of, module
 from scg.comparison.export import IMAGES
@@ -40,6 +41,10 @@ def compare(argv: list[str]) -> int:
     try:
         if wish.plot is not None and wish.plot.suffix not in IMAGES:
             raise TargetError(f"--plot {wish.plot}: a figure's name ends in {', '.join(IMAGES)}")
+        for flag, path in (("--csv", wish.csv), ("--plot", wish.plot)):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                found = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+                raise TargetError(f"{flag} {path}: it {found}; name a file in a folder that is there")
         place, attribute = _split(wish.target)
         home = module(place)
         graph = graph_of(_attribute(home, place, attribute), wish.target)
@@ -63,6 +68,12 @@ def compare(argv: list[str]) -> int:
             )
     except GraphError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        failed = failure(error)
+        if failed is None:
+            raise
+        print(failed, file=sys.stderr)
         return 1
     print(comparison)
     for path in (
@@ -146,7 +157,8 @@ def _one(part: ast.expr) -> Estimator:
             settings.setdefault("allow_bias", True)
         return getattr(estimators, name.id)(*args, **settings)
     except (TypeError, ValueError) as error:
-        raise TargetError(f"--estimators: {ast.unparse(part)}: {error}") from error
+        said = "its settings are numbers and words" if "malformed node" in str(error) else error
+        raise TargetError(f"--estimators: {ast.unparse(part)}: {said}") from error
 
 
 class _Bar:

@@ -57,6 +57,11 @@ def paper(argv: list[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: --out {out}: {error.strerror}", file=sys.stderr)
+        return 2
     began = time.perf_counter()
     columns = (TextColumn("{task.description:32}"), BarColumn(bar_width=30), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

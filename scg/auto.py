@@ -32,10 +32,19 @@ class Auto(Estimator):
         return "auto"
 
 
-def chosen(candidate: Any) -> Estimator:
-    """An estimator from what a declaration says: an estimator, any object with `branch`, or "auto"."""
+def chosen(candidate: Any, node: str | None = None) -> Estimator:
+    """An estimator from what a declaration (of `node`) says: an estimator, any object with `branch`, or "auto"."""
+    where = f"node {node!r}: " if node else ""
     if isinstance(candidate, str):
         if candidate != "auto":
-            raise GraphError(f'estimator={candidate!r}: an estimator is an instance, as in ScoreFunction(), or the word "auto"')
+            raise GraphError(
+                f'{where}estimator={candidate!r}: an estimator is an instance, as in ScoreFunction(), or the word "auto"'
+            )
         return Auto()
-    return Estimator.of(candidate)
+    if isinstance(candidate, type):
+        title = candidate.__name__
+        raise GraphError(f"{where}estimator={title} is a class; an estimator is an instance, as in {title}()")
+    try:
+        return Estimator.of(candidate)
+    except GraphError as error:
+        raise GraphError(f"{where}{error}") from error.__cause__

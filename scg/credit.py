@@ -8,14 +8,17 @@ or a `Credit`, which sees the whole `[time, batch]` trace through a `Downstream`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scg.distributions import FirstOrder
+from scg.errors import GraphError
 from scg.scan import INFINITE, affine, shift
 
 
@@ -109,6 +112,25 @@ class Credit:
 
     def __call__(self, downstream: Downstream) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(downstream)")
+
+
+def check_level(node: str, what: str, given: Any) -> None:
+    """Refuse what is no `credit=` or `baseline=`."""
+    if given is None or isinstance(given, str) or (isinstance(given, Credit) and what == "credit"):
+        return
+    if isinstance(given, type):
+        raise GraphError(f"node {node!r}: {what}={given.__name__} is a class; give an instance, {given.__name__}(…)")
+    if callable(given) and not isinstance(given, Credit):
+        return
+    single = isinstance(given, Tensor) and given.numel() == 1 and not given.is_complex()
+    if not single and (not isinstance(given, Real) or isinstance(given, bool)):
+        own = "a Credit, " if what == "credit" else ""
+        found = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"type {type(given).__name__}"
+        raise GraphError(
+            f"node {node!r}: {what}= is {own}a node's name, a function of nodes or one real number, got {given!r} of {found}"
+        )
+    if not math.isfinite(given):
+        raise GraphError(f"node {node!r}: {what}={given!r} is not finite")
 
 
 CREDIT = (

@@ -13,6 +13,13 @@ class GraphError(ValueError):
     """A graph, or a sample of it, whose gradient would be wrong. The message opens with the node's name."""
 
 
+class UnknownName(GraphError, KeyError):
+    """A name that a trace does not know: `trace["x"]` is a look-up, too."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError's is the repr
+
+
 def impossible(name: str, weights: Tensor) -> NoReturn:
     """A recorded value that the distribution now excludes."""
     where = (weights == 0).nonzero()[0].tolist()
@@ -24,5 +31,5 @@ def impossible(name: str, weights: Tensor) -> NoReturn:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing."""
-    match = get_close_matches(name, list(known), n=1)
+    match = get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {match[0]!r}?" if match else ""

@@ -193,5 +193,5 @@ def draw(sampler: Callable[..., Tensor], samples: int) -> tuple[Tensor, int | No
 
 
 def at_least(estimator: str, samples: int, least: int) -> None:
-    if not isinstance(samples, int) or samples < least:
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < least:
         raise ValueError(f"{estimator}(samples={samples!r}): samples is an integer, at least {least}")

@@ -15,11 +15,12 @@ from scg.auto import chosen
 from scg.checks.check import findings
 from scg.checks.finding import Finding
 from scg.checks.signature import Plans
-from scg.credit import Credit
+from scg.credit import Credit, check_level
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
+from scg.evaluation.call_arguments import check_steps
 from scg.evaluation.evaluation import Evaluation
-from scg.node import Edge, Node, check_edge, edges_of, node_name
+from scg.node import Edge, Node, check_edge, check_function, edges_of, node_name
 from scg.randomness import randomness
 from scg.specification import Specification
 from scg.trace import Trace
@@ -146,17 +147,30 @@ class Graph(Specification):
 
         `@graph.stochastic(ScoreFunction())`, or `graph.stochastic(ScoreFunction(), policy, name="action", parents=["obs"])`.
         """
-        fn: Callable[..., Any] | None = None
+        where = f"node {name!r}: " if name else ""
+        estimators = [] if estimator is None else [estimator]
+        functions = []
         for arg in args:
-            if isinstance(arg, str) or (hasattr(arg, "branch") and not isinstance(arg, type)):
-                estimator = arg
-            elif callable(arg) and not (isinstance(arg, type) and issubclass(arg, Estimator)):
-                fn = arg
+            if isinstance(arg, type) and hasattr(arg, "branch"):
+                raise GraphError(
+                    f"{where}graph.stochastic takes an estimator (an instance, as in ScoreFunction()), got the class {arg.__name__}"
+                )
+            if isinstance(arg, str) or hasattr(arg, "branch"):
+                estimators.append(arg)
+            elif callable(arg):
+                functions.append(arg)
             else:
-                raise GraphError(f"graph.stochastic takes an estimator (an instance, as in ScoreFunction()), got {arg!r}")
-        if estimator is None:
-            raise GraphError("graph.stochastic needs an estimator: graph.stochastic(ScoreFunction()), say")
-        estimator = chosen(estimator)
+                raise GraphError(
+                    f"{where}graph.stochastic takes an estimator (an instance, as in ScoreFunction()) and a function, got {arg!r}"
+                )
+        if len(estimators) > 1 or len(functions) > 1:
+            raise GraphError(
+                f"{where}graph.stochastic takes one estimator and one function, got {', '.join(map(repr, estimators + functions))}"
+            )
+        if not estimators:
+            raise GraphError(f"{where}graph.stochastic needs an estimator: graph.stochastic(ScoreFunction()), say")
+        fn = functions[0] if functions else None
+        estimator = chosen(estimators[0], name)
         return self._declare(
             fn, "stochastic", name, parents, estimator=estimator, credit=credit, baseline=baseline, plate=plate
         )
@@ -187,7 +201,11 @@ class Graph(Specification):
 
     def observed(self, name: str, parents: Sequence[str | Edge] = ()) -> None:
         """A node whose structure is known and whose value is always given: an environment, a data set, recorded flags."""
-        self._declare(None, "observed", name, list(parents))
+        if not isinstance(name, str):
+            raise GraphError(
+                f"graph.observed({name!r}): an observed node has a name and no function; its value is given at each call"
+            )
+        self._declare(None, "observed", name, () if parents is None else parents)
 
     @contextmanager
     def sequence(self, first: str | None = None) -> Iterator[None]:
@@ -196,6 +214,8 @@ class Graph(Specification):
         first   the observed node `[time, batch…]` that is true where an episode starts: there `prev` gives its `init`,
                 and products of weights, traces and discounted sums begin anew
         """
+        if first is not None and not isinstance(first, str):
+            raise GraphError(f"sequence(first={first!r}): first= is the name of an observed node of the sequence")
         if self._inside:
             raise GraphError("sequence() inside sequence(): a graph has one time axis; put the other one into the batch")
         if first is not None and self.first not in (None, first):
@@ -216,7 +236,14 @@ class Graph(Specification):
         **settings: Any,
     ) -> Any:
         if fn is None and kind != "observed":  # a decorator with options
-            return lambda f: self._declare(f, kind, name, parents, **settings)
+
+            def declared(function: Callable[..., Any]) -> Any:
+                check_function(function, kind, name)
+                return self._declare(function, kind, name, parents, **settings)
+
+            return declared
+        if kind != "observed":
+            check_function(fn, kind, name)
         title = node_name(fn, name)
         if title in self.nodes:
             raise GraphError(f"node {title!r} is declared twice")
@@ -229,6 +256,7 @@ class Graph(Specification):
         hidden = {}
         for what in ("credit", "baseline"):
             given = settings.get(what)
+            check_level(title, what, given)
             if callable(given) and not isinstance(given, Credit):
                 hidden[f"{title}.{what}"] = edges_of(f"{title}.{what}", given, None), given
                 settings[what] = f"{title}.{what}"
@@ -270,9 +298,8 @@ class Graph(Specification):
         other = Graph()
         other.first = self.first
         for name, node in self.nodes.items():
-            wish = estimators.get(name)
-            if wish is not None:
-                estimator = chosen(wish)
+            if name in estimators:
+                estimator = chosen(estimators[name], name)
                 if not estimator.unbiased and not estimator.allow_bias:
                     raise GraphError(
                         f"node {name!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True."
@@ -322,6 +349,8 @@ class Graph(Specification):
                 its weight becomes π/μ), `"x.credit"` (a credit computed before), and `"x.prev"` (its previous values).
                 What is not given is sampled or computed.
         """
+        if not isinstance(given, Mapping):
+            raise GraphError(f"graph.replay(given): a dict of values by node name, got {type(given).__name__}")
         if generator is None:
             return self._evaluated(given, inputs, steps)
         with randomness(generator):
@@ -334,6 +363,8 @@ class Graph(Specification):
 
     def _evaluated(self, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Trace:
         """`given` values at nodes, the rest computed or drawn. What was not seen before is examined first."""
+        if steps is not None:
+            check_steps(self.structure, steps)
         plans = self._plans
         plan = plans.trace(given, inputs, steps) if torch.compiler.is_compiling() else plans.find(given, inputs, steps)
         if plan.observed:

@@ -11,7 +11,7 @@ says more: `prev`, `detach`, `dist`, alone or nested. Any other default makes an
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch import nn
 from scg.errors import GraphError
 
 Kind = Literal["stochastic", "deterministic", "cost", "observed"]
-RESERVED = frozenset({"steps", "generator", "costs", "given"})
+RESERVED = frozenset({"steps", "generator", "costs", "given", "self"})
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ def _edge(source: str | Edge) -> Edge:
     if isinstance(source, Edge):
         return source
     if isinstance(source, str):
+        if not source.strip():
+            raise GraphError(f"a parent is a node's name or a marker around one, got the empty name {source!r}")
         return Edge(source)
-    raise GraphError(f"a parent is a node's name or a marker around one, not {type(source).__name__}")
+    raise GraphError(f"a parent is a node's name or a marker around one, got {source!r} of type {type(source).__name__}")
 
 
 def prev(source: str | Edge, init: str | None = None) -> Any:
     """The previous step's value of `source`; at the first step of an episode, the node or input `init`."""
+    if init is not None and not isinstance(init, str):
+        raise GraphError(
+            f"prev({source!r}, init={init!r}): init= names the node or input whose value comes first; pass the value there"
+        )
     return replace(_edge(source), lag=1, init=init)
 
 
@@ -94,13 +100,22 @@ class Node:
             object.__setattr__(self, "simple", tuple((e.param, e.source) for e in self.parents))
 
 
+def check_function(fn: Any, kind: str, name: str | None) -> None:
+    """What is declared must be a function of the node's parents; a class of modules is one of its settings."""
+    where = f"node {name!r}" if name else f"graph.{kind}"
+    if not callable(fn):
+        raise GraphError(f"{where}: a {kind} node is a function of its parents, got {fn!r} of type {type(fn).__name__}")
+    if isinstance(fn, type) and issubclass(fn, nn.Module):
+        raise GraphError(f"{where}: {fn.__name__} is a class of modules; give an instance, {fn.__name__}(…)")
+
+
 def node_name(fn: Callable[..., Any] | None, name: str | None) -> str:
     """The declared name, else the function's own. Lambdas, partials and modules have none to give."""
     if name is None:
         name = getattr(fn, "__name__", None) if inspect.isfunction(fn) or inspect.ismethod(fn) else None
         if name is None or name == "<lambda>":
             raise GraphError(f"a {type(fn).__name__} has no name of its own: pass name='…'")
-    if not isinstance(name, str) or not name or "." in name:
+    if not isinstance(name, str) or not name.strip() or "." in name:
         raise GraphError(f"node name {name!r}: a name is a non-empty string without dots")
     if name in RESERVED:
         raise GraphError(f"node {name!r}: this name is reserved ({', '.join(sorted(RESERVED))})")
@@ -110,9 +125,16 @@ def node_name(fn: Callable[..., Any] | None, name: str | None) -> str:
 def edges_of(name: str, fn: Callable[..., Any] | None, parents: Sequence[str | Edge] | None) -> tuple[tuple[Edge, ...], bool]:
     """The edges of a node, and whether its function is called by position (`parents=`) or by keyword."""
     if parents is not None:
-        if isinstance(parents, str):
-            raise GraphError(f"node {name!r}: parents= is a list of names, got the string {parents!r}")
-        return tuple(replace(_edge(p), param=str(i)) for i, p in enumerate(parents)), True
+        if isinstance(parents, (str, Mapping, Set)) or not isinstance(parents, Iterable):
+            found = f"the string {parents!r}" if isinstance(parents, str) else f"{parents!r} of type {type(parents).__name__}"
+            raise GraphError(f"node {name!r}: parents= is a list of names, got {found}")
+        try:
+            named = tuple(replace(_edge(p), param=str(i)) for i, p in enumerate(parents))
+        except GraphError as error:
+            raise GraphError(f"node {name!r}: parents=: {error}") from None
+        if fn is not None:
+            _check_count(name, fn, len(named))
+        return named, True
     if fn is None:
         return (), False
     target = fn.forward if isinstance(fn, nn.Module) else fn
@@ -136,6 +158,21 @@ def edges_of(name: str, fn: Callable[..., Any] | None, parents: Sequence[str | E
         else:
             edges.append(Edge(p.name, param=p.name, optional=True))
     return tuple(edges), False
+
+
+def _check_count(name: str, fn: Callable[..., Any], count: int) -> None:
+    """A function that cannot be called with so many parents by position; some show no signature."""
+    try:
+        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise GraphError(
+            f"node {name!r}: parents= names {count} of them, and its function takes {signature}: {error}. "
+            "parents= are its arguments, in order"
+        ) from None
 
 
 def check_edge(node: str, edge: Edge, in_sequence: bool) -> None:

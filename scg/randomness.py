@@ -59,6 +59,8 @@ def randomness(generator: torch.Generator | None) -> Iterator[None]:
     if generator is None:
         yield
         return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator={generator!r}: a torch.Generator is needed, torch.Generator().manual_seed(5) for instance")
     if torch.compiler.is_compiling():
         raise ValueError("generator= cannot enter compiled code: swap it in around the compiled call (scg.randomness)")
     default = _default(generator.device)

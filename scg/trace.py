@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, UnknownName, nearest
 from scg.evaluation.evaluation import Evaluation
 from scg.evaluation.record import Record
 from scg.surrogate.surrogate import assemble, credit_of, objective
@@ -45,12 +45,17 @@ class Trace(Record):
         Its value is the Monte Carlo estimate of the objective, its gradient is unbiased, and so are its higher
         derivatives up to the order of the estimators involved; a credit makes it first order.
         """
-        for name in costs:
-            if name not in self.structure.costs:
-                raise GraphError(f"trace.surrogate({name!r}): no such cost.{nearest(name, self.structure.costs)}")
-        if reduce not in ("sum", "mean"):
-            raise GraphError(f"trace.surrogate(reduce={reduce!r}): over time it is 'sum' or 'mean'")
+        self._check("surrogate", costs, reduce)
         return assemble(self, costs or self.structure.costs, reduce)
+
+    def _check(self, what: str, costs: tuple[str, ...], reduce: str) -> None:
+        for i, name in enumerate(costs):
+            if name not in self.structure.costs:
+                raise GraphError(f"trace.{what}({name!r}): no such cost.{nearest(name, self.structure.costs)}")
+            if name in costs[:i]:
+                raise GraphError(f"trace.{what}: the cost {name!r} is named twice; scale it where it is declared")
+        if reduce not in ("sum", "mean"):
+            raise GraphError(f"trace.{what}(reduce={reduce!r}): over time it is 'sum' or 'mean'")
 
     @property
     def objective(self) -> Tensor:
@@ -64,6 +69,7 @@ class Trace(Record):
         what moves ‖g‖² is the variance (Grathwohl et al. 2018). The graph is evaluated once more, on the same random
         numbers. `wrt`: a tensor, a module, or an iterable of them.
         """
+        self._check("variance", costs, reduce)
         again = self.evaluation.repeated()
         again.learning = True
         return variance(self.structure, again.run, self.evaluation.state, wrt, costs or self.structure.costs, reduce)
@@ -73,6 +79,8 @@ class Trace(Record):
 
         Hand it to a replay of any part of the trace as `given["name.credit"]`.
         """
+        if name not in self.structure.nodes:
+            raise UnknownName(f"trace.credit({name!r}): no such node.{nearest(name, self.structure.nodes)}")
         return self.axes.natural(credit_of(self, name, None), self.structure.nodes[name].in_sequence)
 
     def pairs(self, index: Tensor) -> dict[str, Any]:
@@ -81,6 +89,10 @@ class Trace(Record):
         Recorded values, log-probabilities and credits of the sequence travel along, so minibatches may be shuffled:
         nothing of them asks for the order of time any more. Refused where a recurrent value was computed, not given.
         """
+        if not self.structure.has_sequence:
+            raise GraphError(
+                "trace.pairs: this graph has no sequence, so there are no (time, batch) pairs; index the batch itself"
+            )
         for source in sorted(self.structure.recurrent_sources):
             if source not in self.given and f"{source}.prev" not in self.given:
                 raise GraphError(f"recurrent node {source!r}: its value was computed along time; split along batch")
@@ -113,6 +125,12 @@ class Trace(Record):
         def pairs(x: Any) -> Any:
             if not isinstance(x, Tensor):
                 return x
-            return x.expand((x.shape[0], batch, *x.shape[2:])).flatten(0, 1)[index].unsqueeze(0)
+            flat = x.expand((x.shape[0], batch, *x.shape[2:])).flatten(0, 1)
+            try:
+                return flat[index].unsqueeze(0)
+            except IndexError as error:
+                raise GraphError(
+                    f"trace.pairs(index): integers from 0 to {len(flat) - 1} are needed, t · batch + b each ({error})"
+                ) from error
 
         return tree_map(pairs, value)

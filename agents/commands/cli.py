@@ -15,14 +15,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import AGENTS, config_type
-from scg.agents.commands.shared import reported, trained
+from scg.agents.commands.shared import check_figure, reported, trained
 from scg.agents.environments.envs import make
+from scg.agents.execution.options import check_options
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
@@ -43,6 +44,9 @@ def train(argv: list[str]) -> int:
     if argv and argv[0] not in AGENTS and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
         run = RunDirectory.open(wish.resume)
+        done = max((int(path.stem.removeprefix("step-")) for path in run.checkpoints.paths()), default=0)
+        if wish.steps is not None and wish.steps < done:
+            raise RunError(f"--steps {wish.steps}: run {wish.resume} has done {done} already. Give a total of more.")
         if wish.steps is not None:
             run.extend(wish.steps)
         return _train(run, resume=True)
@@ -75,6 +79,13 @@ def train(argv: list[str]) -> int:
     return 0
 
 
+class _Early(argparse.ArgumentParser):
+    """A look at two options before the parser that knows all of them, which is the one to complain."""
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+
 def _try_to_build(run: RunDirectory) -> None:
     """An environment that is unknown, or that the agent refuses, leaves no directory behind."""
     from scg.agents.training.loop import build
@@ -89,12 +100,12 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
     config = config_type(name)
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
     seeds = Annotated[int, tyro.conf.arg(help="how many runs, with the seeds from --seed on")]
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = _Early(add_help=False, allow_abbrev=False)
     early.add_argument("--env", default=RunConfig.env)
     early.add_argument("--steps", type=int, default=RunConfig.steps)
     try:
         asked, _ = early.parse_known_args(argv)
-    except SystemExit:  # not a number: the full parser says so
+    except argparse.ArgumentError:  # not a number: the full parser says so
         asked = early.parse_args([])
     defaults = preset(name, asked.env, asked.steps)
     fields = [
@@ -119,6 +130,9 @@ class Evaluate:
     """the best checkpoint in place of the last one"""
     actions: Literal["mode", "sample"] | None = None
     """the most probable action, or a sample; default: as in the run's own evaluations"""
+
+    def __post_init__(self) -> None:
+        check_options(self, "episodes", "" if self.seed is None else "seed")
 
 
 @reported
@@ -160,6 +174,9 @@ class Video:
     steps: int = 1000
     """at most so many steps of each episode"""
 
+    def __post_init__(self) -> None:
+        check_options(self, "episodes steps", "" if self.seed is None else "seed")
+
 
 @reported
 def video(argv: list[str]) -> int:
@@ -191,6 +208,7 @@ def plot(argv: list[str]) -> int:
     from scg.agents.training import curves
 
     wish = tyro.cli(Plot, prog="scg plot", args=argv)
+    check_figure(wish.out)
     curves.plot(wish.runs, wish.out, wish.statistic)
     print(f"{wish.out}")
     return 0

@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from scg.agents.commands.shared import reported, trained
+from scg.agents.commands.shared import check_figure, reported, trained
 from scg.agents.environments.multigoal import GOALS
 from scg.agents.training.goal_coverage import picture
 from scg.agents.training.run_directory import RunError
@@ -41,6 +41,7 @@ def multigoal(argv: list[str]) -> int:
     wish = tyro.cli(Picture, prog="scg multigoal", args=argv)
     if wish.episodes < 1:
         raise RunError(f"option episodes is {wish.episodes}. Give at least 1.")
+    check_figure(wish.out)
     run, agent, path = trained(wish.run, wish.best)
     critics = agent.state.get("critics")
     if run.run.env != "MultiGoal-v0" or run.run.action_bins or not isinstance(critics, nn.Module):

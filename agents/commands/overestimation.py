@@ -19,7 +19,7 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from scg.agents.commands.shared import reported
+from scg.agents.commands.shared import check_figure, reported
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
@@ -42,6 +42,7 @@ def overestimation(argv: list[str]) -> int:
     wish = tyro.cli(Overestimation, prog="scg overestimation", args=argv)
     if not wish.runs:
         raise RunError("no run to measure. Give directories that `scg train` has made.")
+    check_figure(wish.out)
     torch.set_num_threads(1)
     measured = []
     for path in wish.runs:

@@ -13,6 +13,7 @@ from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.training.run_directory import RunDirectory, RunError
 
+FIGURES = (".png", ".pdf", ".svg")
 Command = Callable[[list[str]], int]
 
 
@@ -32,10 +33,19 @@ def reported(command: Command) -> Command:
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+            return 2
         except SystemExit as leave:  # argument errors and --help
             return leave.code if isinstance(leave.code, int) else 2
 
     return run
+
+
+def check_figure(out: Path) -> None:
+    """RunError for a file that no figure can be written to, before hours go into it."""
+    if out.suffix not in FIGURES or out.is_dir():
+        raise RunError(f"--out {out}: a figure is a file whose name ends in {', '.join(FIGURES)}.")
 
 
 def trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:

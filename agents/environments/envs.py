@@ -238,7 +238,7 @@ def spec(env_id: str) -> EnvSpec:
     if module:
         try:
             import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever the module does
             raise EnvironmentFault(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from error
     if not robotics.prepare(env_id):
         raise EnvironmentFault(
@@ -260,6 +260,8 @@ def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
         mujoco = "mujoco" in str(known.entry_point)
         remedy = 'pip install "gymnasium[mujoco]"' if mujoco else "Install what the message names."
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
+    except Exception as error:
+        raise EnvironmentFault(f"environment {env_id!r} cannot start: {type(error).__name__}: {error}") from error
     try:
         return flattened(env)
     except ValueError as error:

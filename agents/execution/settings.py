@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
+
 from scg.agents.execution.options import OptionError, check_options
 
 
@@ -34,6 +36,10 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_options(self, at_least_one="threads together")
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise OptionError(f"option device is {self.device!r}. Give one of torch's devices, cpu or cuda.") from error
         if self.cuda_graphs and not (self.compile and self.device.startswith("cuda")):
             raise OptionError("--cuda-graphs needs --compile and --device cuda.")
 

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from scg.agents.environments.faults import EnvironmentFault
 from scg.agents.environments.goal_space import GoalSpace
 from scg.agents.networks.mlp import float_type
 from scg.agents.networks.normalisers import ObsNormaliser
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
         elif isinstance(space, spaces.Discrete):
             self.ndim, self.features, self.start = 0, int(space.n), int(space.start)
         else:
-            raise ValueError(f"observation space {space}: only Box and Discrete are known. Flatten it with a wrapper.")
+            raise EnvironmentFault(f"observation space {space}: only Box and Discrete are known. Flatten it with a wrapper.")
 
     def forward(self, obs: Tensor) -> Tensor:
         if self.start is not None:

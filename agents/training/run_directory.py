@@ -23,6 +23,7 @@ from typing import Any, Literal
 from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
+from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
 from scg.errors import nearest
@@ -65,7 +66,7 @@ class RunConfig:
         for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
+        for name in ("seed", "step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 
@@ -82,6 +83,8 @@ class RunDirectory:
         cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
     ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
+        if out is not None and out.is_file():
+            raise RunError(f"run {out}: this is a file, and a run is a folder. Choose another --out.")
         if out is not None and out.exists() and any(out.iterdir()):
             raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
         path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
@@ -115,13 +118,13 @@ class RunDirectory:
             content = json.loads(file.read_text())
             name = content["agent"]
             run, agent, execution = content["run"], content["config"], content["execution"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            kinds = (RunConfig, config_type(name), Execution)
+            where = f"run {path}: config.json"
+            made = [_from_json(kind, values, where) for kind, values in zip(kinds, (run, agent, execution), strict=True)]
+        except (RunError, OptionError):
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"run {path}: config.json is damaged ({error}). Train again.") from error
-        where = f"run {path}: config.json"
-        made = (
-            _from_json(kind, values, where)
-            for kind, values in ((RunConfig, run), (config_type(name), agent), (Execution, execution))
-        )
         return cls(path, name, *made)
 
     def changed_versions(self) -> list[str]:

@@ -123,15 +123,15 @@ class Structure:
 
     def _lay_plate(self) -> None:
         """The one plate: its size, the nodes that lie on it, and the costs that reduce it."""
+        for node in self.nodes.values():
+            if node.plate is not None and (type(node.plate) is not int or node.plate < 1):
+                raise GraphError(f"node {node.name!r}: plate={node.plate!r}; it is the number of samples, at least 1")
+            if node.plate is not None and self.has_sequence:
+                raise GraphError(f"node {node.name!r}: plate= in a graph with a sequence; put the samples into the batch")
         sizes = {n.plate for n in self.nodes.values() if n.plate is not None}
         if len(sizes) > 1:
             raise GraphError(f"plates of different sizes {sorted(sizes)}: a graph has one plate; enumerate or branch the other")
         self.plate = next(iter(sizes), None)
-        for node in self.nodes.values():
-            if node.plate is not None and (not isinstance(node.plate, int) or node.plate < 1):
-                raise GraphError(f"node {node.name!r}: plate={node.plate!r}; it is the number of samples, at least 1")
-            if node.plate is not None and self.has_sequence:
-                raise GraphError(f"node {node.name!r}: plate= in a graph with a sequence; put the samples into the batch")
         on: set[str] = set()
         for name in self.order:
             node = self.nodes[name]

@@ -7,6 +7,7 @@ evaluated with inputs of a new signature, and returns the `Plan` that later eval
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from scg.checks.untouched import ordinary, untouched
 from scg.credit import Credit
 from scg.distributions import parameters
 from scg.errors import GraphError, nearest
-from scg.evaluation.call_arguments import split
+from scg.evaluation.call_arguments import check_steps, split
 from scg.evaluation.evaluation import Evaluation
 from scg.evaluation.objectives import classify, known_modules, leaves, scopes_of
 from scg.evaluation.plan import Plan
@@ -36,17 +37,38 @@ def findings(graph: Specification, inputs: Mapping[str, Any], steps: int | None)
     """Everything found, errors first: of the structure, and with inputs of a first sample as well."""
     try:
         structure = graph.structure
+        scopes_of(graph.nodes)
+        if steps is not None:
+            check_steps(structure, steps)
     except GraphError as error:
-        return [Finding("error", _named(error), str(error))]
+        return [_finding(error)]
     found = structural(structure)
+    if not structure.costs:
+        found.append(
+            Finding("note", "", "this graph has no cost, and so no gradient: declare one with @graph.cost or @graph.reward")
+        )
     if inputs or not structure.required:
         try:
             given, plain_inputs = split(structure, {}, inputs)
             _, sampled = examine(graph, given, plain_inputs, steps)
             found += sampled
         except GraphError as error:
-            found.append(Finding("error", _named(error), str(error)))
+            found.append(_finding(error))
+        except Exception as error:
+            failed = failure(error)
+            if failed is None:
+                raise
+            found.append(failed)
     return sorted(found, key=lambda f: f.severity != "error")
+
+
+def failure(error: Exception) -> Finding | None:
+    """An exception of a node's own function, which carries a note of the node; None where it is another's."""
+    for note in getattr(error, "__notes__", ()):
+        place = re.match(r"in node '([^']*)'", note)
+        if place is not None:
+            return Finding("error", place[1], f"its function failed: {type(error).__name__}: {error}")
+    return None
 
 
 def structural(structure: Structure) -> list[Finding]:
@@ -179,6 +201,7 @@ def shortened(
     return short, None if steps is None else min(steps, length)
 
 
-def _named(error: GraphError) -> str:
-    words = str(error).split("'")
-    return words[1] if len(words) > 1 else ""
+def _finding(error: GraphError) -> Finding:
+    """An error that opens with its node's name, or is about the call."""
+    match = re.match(r"(?:node|cost) '([^']*)': (.*)", str(error), re.DOTALL)
+    return Finding("error", match[1], match[2]) if match else Finding("error", "", str(error))

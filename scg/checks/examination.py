@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scg.checks.batch_sizes import sizes
 from scg.checks.finding import Finding
 from scg.checks.gradient_check import infinite_gradients
 from scg.checks.mixing import mixing
@@ -98,7 +99,7 @@ class Examination:
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        for examine in (self._again, self._gradients, self._mixing, self._branches, self._at_once):
+        for examine in (self._sizes, self._again, self._gradients, self._mixing, self._branches, self._at_once):
             if not self._failed():
                 examine()
         return list(self.found.values())
@@ -177,6 +178,10 @@ class Examination:
                     f"Wrap it in Independent(…, {rank - self.plan.cost_ranks[cost]}) where those axes belong to one sample, "
                     "or return one cost per batch element.",
                 )
+
+    def _sizes(self) -> None:
+        for node, what, message in sizes(self.recording.trace):
+            self._error(node, what, message)
 
     def _crossed(self, name: str, cost: str) -> None:
         """`[n, 1]` beside `[n]` makes a cost `[n, n]`: each sample meets the data of all others."""

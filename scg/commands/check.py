@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.commands.draw import TargetError, graph_of, module
+from scg.commands.draw import TargetError, called, graph_of, module
 from scg.errors import GraphError, nearest
 from scg.evaluation.objectives import reachable_modules
 from scg.graph import Graph
@@ -111,7 +111,7 @@ def _attribute(home: ModuleType, place: str, attribute: str) -> Any:
 def _inputs(home: ModuleType, place: str, graph: Graph, settings: list[str]) -> dict[str, Any]:
     """The module's `inputs`, with those of `--set` on top; complain about what is missing."""
     found: Any = getattr(home, "inputs", {})
-    found = found() if callable(found) else found
+    found = called(found, f"{place}:inputs") if callable(found) else found
     if not isinstance(found, dict):
         raise TargetError(f"inputs in {place} is of type {type(found).__name__}; it must be a dict of tensors, by input name")
     inputs = dict(found)
@@ -121,8 +121,8 @@ def _inputs(home: ModuleType, place: str, graph: Graph, settings: list[str]) -> 
             raise TargetError(f"--set {setting!r}: say --set name=value")
         try:
             value = torch.tensor(ast.literal_eval(text))
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise TargetError(f"--set {setting!r}: {text!r} is no number nor a nested list of numbers ({error})") from error
+        except (RuntimeError, SyntaxError, TypeError, ValueError) as error:
+            raise TargetError(f"--set {setting!r}: {text!r} is no number nor a nested list of numbers") from error
         inputs[name.strip()] = value.requires_grad_() if value.is_floating_point() else value
     known = {*graph.structure.required, *graph.structure.known_inputs}
     for name in inputs.keys() - known:

@@ -108,10 +108,18 @@ def graph_of(thing: Any, target: str) -> Graph:
         raise TargetError(
             f"{target} cannot be called without arguments ({error}); name a function of none that returns the graph"
         ) from error
-    made = thing()
+    made = called(thing, target)
     if not isinstance(made, Graph):
         raise TargetError(f"{target}() returned {type(made).__name__}, not a Graph")
     return made
+
+
+def called(function: Callable[[], Any], name: str) -> Any:
+    """What a function of the user's file returns; TargetError with what it raised."""
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{name}() failed: {type(error).__name__}: {error}") from error
 
 
 def module(place: str) -> ModuleType:
@@ -119,7 +127,7 @@ def module(place: str) -> ModuleType:
     path = Path(place)
     if path.suffix == ".py" or path.exists():
         if not path.is_file():
-            raise TargetError(f"there is no file {place}")
+            raise TargetError(f"{place} is a folder, not a Python file" if path.is_dir() else f"there is no file {place}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
             raise TargetError(f"{place} is no Python file")
@@ -129,7 +137,7 @@ def module(place: str) -> ModuleType:
         sys.path.insert(0, folder)
         try:
             spec.loader.exec_module(made)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(folder)
@@ -137,7 +145,9 @@ def module(place: str) -> ModuleType:
     sys.path.insert(0, "")
     try:
         return importlib.import_module(place)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError) as error:  # a TypeError: a relative name
         raise TargetError(f"{place!r} is neither a file nor a module that can be imported ({error})") from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove("")

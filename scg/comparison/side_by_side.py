@@ -79,6 +79,7 @@ def compare(
     returns what was measured so far, marked `interrupted`.
     """
     _check(draws, budget, confidence, false_alarm, learn)
+    check_seed(seed)
     parameters = Parameters(graph, inputs, wrt)
     combinations = _combinations(graph, parameters.inputs, steps, choices, zipped)
     nodes = list(combinations[0])
@@ -117,6 +118,11 @@ def _check(draws: int, budget: float | None, confidence: float, false_alarm: flo
             raise GraphError(f"{name}={share!r}: a probability between 0 and 1")
     if not isinstance(learn, int) or learn < 0:
         raise GraphError(f"learn={learn!r}: a number of steps, 0 or more")
+
+
+def check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or seed < 0:
+        raise GraphError(f"seed={seed!r}: an integer, 0 or more")
 
 
 def _combinations(

@@ -7,6 +7,7 @@ place, with 1s for the axes that the node does not have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scg.analysis.structure import Structure
-from scg.distributions import FirstOrder, forget, has_rsample, rebuilt
+from scg.distributions import FirstOrder, forget, has_rsample, kind, parameters, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
 from scg.evaluation.objectives import swapped
@@ -62,10 +63,32 @@ def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) ->
     note_parameter(distribution)
     estimator: Any = node.estimator
     branch: Callable[[Distribution], Branches] = partial(estimator.branch_below, axes=axes) if axes else estimator.branch
-    if learning or not isinstance(estimator, nn.Module):
-        return branch(distribution)
-    with swapped(estimator):
-        return branch(distribution)
+    with nullcontext() if learning or not isinstance(estimator, nn.Module) else swapped(estimator):
+        branches = _called(node, distribution, partial(branch, distribution))
+    if not isinstance(branches, Branches):
+        raise GraphError(
+            f"node {node.name!r}: {estimator!r}.branch returned {type(branches).__name__}; an estimator returns scg.Branches(values, …)"
+        )
+    return branches
+
+
+def _called(node: Node, distribution: Distribution, draw: Callable[[], Any]) -> Any:
+    """`draw()`; where torch cannot draw from the distribution, the error names the node and what the parameters are."""
+    if torch.compiler.is_compiling():
+        return draw()
+    try:
+        return draw()
+    except GraphError:
+        raise
+    except Exception as error:
+        found = ", ".join(f"{tuple(p.shape)} {p.dtype}" for p in parameters(distribution))
+        said = f"node {node.name!r}: no sample could be drawn from its {kind(distribution)} (parameters: {found})"
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            raise GraphError(
+                f"{said}: {error}\nParameters are finite real numbers within the distribution's constraints."
+            ) from error
+        error.add_note(said)
+        raise
 
 
 def _axes_above(run: Evaluation, node: Node, distribution: Distribution) -> int:
@@ -87,19 +110,19 @@ def _given(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
         recorded = None if recorded is None else run.axes.given(recorded)
     if not run.branching:
         return Branches(value)
+    if recorded is not None and not torch.compiler.is_compiling():
+        batch = value.shape[: value.ndim - len(distribution.event_shape)]
+        if recorded.shape != batch:
+            raise GraphError(
+                f"node {node.name!r}: given['{node.name}.log_prob'] has shape {tuple(recorded.shape)}, the recorded values have "
+                f"batch {tuple(batch)}; one would broadcast against the other. Give one log-probability per recorded value"
+            )
     try:
         branches = node.estimator.given(distribution, value, recorded)
     except ValueError as error:
         raise GraphError(f"node {node.name!r}: {error}") from error
-    if branches.weights is not None and not torch.compiler.is_compiling():
-        batch = value.shape[: value.ndim - len(distribution.event_shape)]
-        if recorded is not None and recorded.shape != batch:
-            raise GraphError(
-                f"node {node.name!r}: given['{node.name}.log_prob'] has shape {tuple(recorded.shape)}, the recorded values have "
-                f"batch {tuple(batch)}; one would broadcast against the other"
-            )
-        if bool((branches.weights == 0).any()):
-            impossible(node.name, branches.weights)
+    if branches.weights is not None and not torch.compiler.is_compiling() and bool((branches.weights == 0).any()):
+        impossible(node.name, branches.weights)
     return branches
 
 
@@ -195,6 +218,5 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
 def plain(node: Node, distribution: Distribution) -> Branches:
     """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
     if node.estimator.moves and has_rsample(distribution):
-        return Branches(distribution.rsample())
-    value = distribution.sample()
-    return Branches(value)
+        return Branches(_called(node, distribution, distribution.rsample))
+    return Branches(_called(node, distribution, distribution.sample))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from scg.analysis.structure import Structure
 from scg.errors import GraphError, nearest
@@ -14,8 +16,12 @@ from scg.errors import GraphError, nearest
 def known(structure: Structure, given: Mapping[str, Any]) -> None:
     """Refuse what cannot be given: names of no node, and nodes that are computed."""
     for name in given:
+        if not isinstance(name, str):
+            raise GraphError(f"given[{name!r}]: values are given by node name, a string")
         stem, _, suffix = name.partition(".")
         node = structure.nodes.get(stem)
+        if node is None and name in structure.known_inputs:
+            raise GraphError(f"given[{name!r}]: it is an input of the graph; pass it by keyword, {name}=…")
         if node is None or (suffix and suffix not in ("log_prob", "credit", "prev")):
             raise GraphError(f"given[{name!r}]: no such node.{nearest(stem, structure.nodes)}")
         if suffix == "log_prob" and stem not in given:
@@ -50,7 +56,42 @@ def split(
             raise GraphError(
                 f"{name!r} is neither an input nor an observed node of this graph.{nearest(name, structure.required)}"
             )
+    for name, value in given.items():
+        check_value(structure, name, value)
     return given, inputs
+
+
+def check_value(structure: Structure, name: str, value: Any) -> None:
+    """A given value: tensors where torch draws or weighs, with a time axis where it belongs to the sequence."""
+    stem, _, suffix = name.partition(".")
+    node = structure.nodes[stem]
+    if suffix in ("log_prob", "credit") or node.kind == "stochastic" or name == structure.first:
+        if not isinstance(value, Tensor):
+            raise GraphError(f"given[{name!r}]: a tensor is needed, got {value!r} of type {type(value).__name__}")
+        if value.is_complex() and (suffix or name == structure.first):
+            raise GraphError(f"given[{name!r}]: real numbers are needed, got {value.dtype}")
+    if not node.in_sequence or value is None:
+        return
+    shape = "[time, batch…]" if suffix in ("log_prob", "credit") or name == structure.first else "[time, batch…, event…]"
+    parts = tree_leaves(value)
+    if any(isinstance(part, Tensor) and part.ndim == 0 for part in parts):
+        raise GraphError(f"given[{name!r}]: it is a value of the sequence, {shape}, and a tensor of it has no axes")
+    timeless = (isinstance(part, (Number, str)) or hasattr(part, "__array__") for part in parts)
+    if not any(isinstance(part, Tensor) for part in parts) and all(timeless):
+        raise GraphError(
+            f"given[{name!r}]: it is a value of the sequence, a tensor {shape}, got a {type(value).__name__} without tensors"
+        )
+
+
+def check_steps(structure: Structure, steps: Any) -> None:
+    """`steps=` is a number of steps, and belongs to a graph that has some."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        what = "say how many steps, steps=100 for instance" if structure.has_sequence else "an integer of at least 1, or none"
+        raise GraphError(f"steps={steps!r}: {what}")
+    if not structure.has_sequence:
+        raise GraphError(
+            f"steps={steps}: this graph has no sequence; declare nodes inside `with graph.sequence():`, or drop steps="
+        )
 
 
 def length(structure: Structure, given: Mapping[str, Any], steps: int | None) -> int:

@@ -26,7 +26,7 @@ from scg.evaluation.branching import branch, plain
 from scg.evaluation.call_arguments import length
 from scg.evaluation.objectives import ObjectiveView, Scoped, detached, random_state, restored
 from scg.evaluation.plan import Plan
-from scg.evaluation.record import Record, Step
+from scg.evaluation.record import Record, Step, real
 from scg.evaluation.weight import Weight
 from scg.node import Edge, Node
 from scg.scan import shift
@@ -180,9 +180,8 @@ class Evaluation:
                 scoped.values[node.name] = result
 
     def _cost(self, node: Node, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            value = torch.as_tensor(value, dtype=torch.get_default_dtype())
-        elif not (value.is_floating_point() or value.is_complex()):
+        value = real(node.name, value)
+        if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())  # integers wrap around where they are negated, and have no mean
         return value if node.sign == 1.0 else -value
 

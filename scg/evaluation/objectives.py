@@ -142,6 +142,11 @@ def trained_by(node: Node, nodes: Mapping[str, Node]) -> tuple[frozenset[int], f
         raise GraphError(
             f"cost {node.name!r}: trains={name!r} is no input of the graph.{nearest(name, [i for i in inputs if i])}"
         )
+    if not tensors and not names:
+        raise GraphError(
+            f"cost {node.name!r}: trains={node.trains!r} names no parameter and no input, so nothing would be trained. Name the "
+            "modules, parameters or inputs that get its gradient; leave trains= out where all do"
+        )
     return frozenset(tensors), frozenset(names)
 
 

@@ -11,11 +11,32 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.analysis.structure import Structure
-from scg.errors import nearest
+from scg.errors import GraphError, UnknownName, nearest
 from scg.evaluation.axes import Axes, broadcast
 from scg.evaluation.objectives import Scoped
 from scg.evaluation.plan import Plan
 from scg.evaluation.weight import Weight
+
+
+def real(name: str, value: Any) -> Tensor:
+    """The value of node `name`, which is a cost, a baseline or a credit, as a tensor of real numbers."""
+    if isinstance(value, (int, float)) or (not isinstance(value, Tensor) and hasattr(value, "__array__")):
+        value = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    if isinstance(value, Tensor) and not value.is_complex():
+        return value
+    if isinstance(value, Tensor):
+        found = f"complex numbers ({value.dtype})"
+    else:
+        found = "None (is a `return` missing?)" if value is None else f"an object of type {type(value).__name__}"
+    stem, _, what = name.partition(".")
+    raise GraphError(
+        f"node {stem!r}: its {what or 'function'} returned {found}; costs, baselines and credits are tensors of real numbers, "
+        "one per batch element"
+    )
+
+
+def broadcastable(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(x == y or x == 1 or y == 1 for x, y in zip(reversed(a), reversed(b), strict=False))
 
 
 class Step:
@@ -71,10 +92,12 @@ class Record:
             return self.values[name]
         if name in self.given:
             return self.given[name]
-        raise KeyError(f"{name!r} has no value in this trace.{nearest(name, self.structure.nodes)}")
+        raise UnknownName(f"{name!r} has no value in this trace.{nearest(name, self.structure.nodes)}")
 
     def dist(self, name: str) -> Distribution | list[Distribution]:
         """The distribution of a stochastic node; one for each step where the sequence was stepped through."""
+        if name not in self.structure.stochastic:
+            raise UnknownName(f"{name!r} is no stochastic node of this graph.{nearest(name, self.structure.stochastic)}")
         if self.history is not None and self.structure.nodes[name].in_sequence:
             return [step.distributions[name] for step in self.history]
         return self.distributions[name]
@@ -103,13 +126,14 @@ class Record:
         key = ("batch", name)
         if key not in self._stacked:
             if self.history is not None and node is not None and node.in_sequence and name in self.history[-1].values:
-                self._stacked[key] = self.axes.along_time([step.values[name] for step in self.history])
+                self._stacked[key] = self.axes.along_time([real(name, step.values[name]) for step in self.history])
             elif self.structure.plate is not None:
-                value = self[name]
+                value = real(name, self[name])
                 slots = self.axes.slots(name, 0, value)
                 self._stacked[key] = self.axes.block(value, reduced=slots > 0 and value.ndim - slots == self.plan.batch_rank)
             else:
-                self._stacked[key] = self.axes.block(self[name]) if self.axes.time else self[name]
+                value = real(name, self[name])
+                self._stacked[key] = self.axes.block(value) if self.axes.time else value
         return self._stacked[key]
 
     def weight(self, name: str, scope: int | None = None) -> Weight:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from scg.credit import Downstream
+from scg.credit import Credit, Downstream
 from scg.errors import GraphError
 from scg.evaluation.record import Record
 from scg.surrogate.weight_product import marginal, reached_from_outside
@@ -48,6 +48,21 @@ class CreditView:
             else self.forth(weight.factor.detach()),
             self._seen,
             () if own is None else tuple(own.shape[own.ndim - rank :]),
+        )
+
+    def answer(self, credit: Credit) -> Tensor:
+        """What the credit returns, a tensor of the costs' rank."""
+        result = credit(self.downstream())
+        if (
+            isinstance(result, Tensor)
+            and not result.is_complex()
+            and result.ndim >= self.axes.rank - (not self.timed and self.axes.time)
+        ):
+            return result
+        found = f"{result.dtype} of shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise GraphError(
+            f"node {self.name!r}: its credit {credit!r} returned {found}; a credit returns real numbers shaped like the costs that "
+            f"it sees, {tuple(self.costs[0][0].shape)}"
         )
 
     def _cost(self, cost: str) -> Tensor:

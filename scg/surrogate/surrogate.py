@@ -28,7 +28,7 @@ from scg.credit import Credit, first_order
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.evaluation.objectives import leak
-from scg.evaluation.record import Record
+from scg.evaluation.record import Record, broadcastable
 from scg.surrogate.credit_view import CreditView
 from scg.surrogate.finite_check import finite
 from scg.surrogate.score_sums import ScoreSums
@@ -175,7 +175,7 @@ def credit_of(trace: Record, name: str, scope: int | None, costs: Iterable[str] 
         raise GraphError(f"node {name!r}: it has no credit; its whole cost-to-go weighs it")
     if isinstance(node.credit, Credit):
         view = CreditView(trace, name, costs or _training(trace, name))
-        credit: Tensor | float = fitting(trace, name, "credit", view.back(node.credit(view.downstream()).detach()))
+        credit: Tensor | float = fitting(trace, name, "credit", view.back(view.answer(node.credit).detach()))
     else:
         credit = level(trace, name, "credit", node.credit)
     if node.baseline is not None:
@@ -201,16 +201,16 @@ def level(trace: Record, name: str, what: str, source: str | float) -> Tensor | 
 
 def fitting(trace: Record, name: str, what: str, value: Tensor) -> Tensor:
     """A baseline or credit whose axes are those of a batch, and those on which its node's ancestors branch; else an error."""
-    axes = trace.axes
+    axes, weight = trace.axes, trace.weight(name)
+    own = weight.score if weight.factor is None else weight.factor
+    shape = torch.Size() if own is None else own.shape
     sizes = {w.axis: w.n for w in trace.weights.values() if w.n is not None}
-    for axis in range(value.ndim - axes.rank):
-        if value.shape[axes.slot_dim(axis)] not in (1, sizes.get(axis, 1)):
-            weight = trace.weight(name)
-            shape = (weight.score if weight.factor is None else weight.factor).shape  # type: ignore[union-attr]
-            raise GraphError(
-                f"node {name!r}: its {what} has shape {tuple(value.shape)}, its weights {tuple(shape)}; one would broadcast "
-                "against the other. Return one value per batch element (squeeze a trailing axis of size 1)."
-            )
+    strange = any(value.shape[axes.slot_dim(axis)] not in (1, sizes.get(axis, 1)) for axis in range(value.ndim - axes.rank))
+    if strange or not broadcastable(value.shape[-axes.rank :], shape[-axes.rank :]):
+        raise GraphError(
+            f"node {name!r}: its {what} has shape {tuple(value.shape)}, its weights {tuple(shape)}; one would broadcast "
+            "against the other. Return one value per batch element (squeeze a trailing axis of size 1)."
+        )
     return value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from scg.analysis.structure import Influence, Window
 from scg.errors import GraphError
 from scg.evaluation.axes import grown
-from scg.evaluation.record import Record
+from scg.evaluation.record import Record, broadcastable
 from scg.evaluation.weight import Weight, joint
 from scg.scan import INFINITE, starts, window_product, window_sum
 from scg.surrogate.score_sums import ScoreSums
@@ -95,6 +95,8 @@ class Product:
                 log = part if log is None else log + part
             assert log is not None
             weight = log.exp() if weight is None else weight * log.exp()
+        if weight is not None and not torch.compiler.is_compiling() and not broadcastable(value.shape, weight.shape):
+            _refuse_broadcast(name, value.shape[max(0, value.ndim - self.axes.batch) :], weight, self.axes.batch)
         total = value if weight is None else value * weight
         if total.ndim == 0:
             return total if scale == 1.0 else total * scale
