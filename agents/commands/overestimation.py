@@ -23,6 +23,7 @@ from scg.agents.commands.shared import reported
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.files import whole_file
 
 Curve = list[dict[str, float]]
 
@@ -82,7 +83,8 @@ def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
             axis.legend()
         figure.tight_layout()
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=200)
+        with whole_file(out) as file:
+            figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200)
         pyplot.close(figure)
 
 

@@ -219,8 +219,8 @@ class _Training:
 
 def draw(agent: Agent, directory: Path) -> None:
     """`graph.dot` and `graph.png`."""
-    (directory / "graph.dot").write_text(agent.graph.to_dot())
-    scg.draw.render(agent.graph, directory / "graph.png")
+    for name in ("graph.dot", "graph.png"):
+        scg.draw.render(agent.graph, directory / name)
 
 
 def _due(before: int, after: int, total: int, times: int) -> bool:

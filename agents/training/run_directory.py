@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
 from scg.errors import nearest
+from scg.files import whole_file
 
 
 class RunError(ValueError):
@@ -140,24 +142,27 @@ class Table:
         self.columns: list[str] | None = None
         if upto is None:
             path.unlink(missing_ok=True)
-        elif path.exists():
-            header, *rows = _complete_rows(path) or [[]]
+        elif os.path.lexists(path):  # a link is replaced by a file, also one that leads nowhere
+            header, *rows = (_complete_rows(path) if path.exists() else []) or [[]]
             self.columns = header or None
-            temporary = path.with_suffix(".tmp")
-            with open(temporary, "w", newline="") as file:
-                kept = [row for row in rows if int(row[0]) <= upto]
-                csv.writer(file, lineterminator="\n").writerows([header, *kept] if header else [])
-            os.replace(temporary, path)
+            kept = [row for row in rows if int(row[0]) <= upto]
+            with whole_file(path) as file:
+                file.write(_lines([header, *kept] if header else []))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {"step": step, **values}
         new = self.columns is None
         self.columns = self.columns or list(row)
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="", lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        cells = [row.get(column, "") for column in self.columns]
+        # A row is one write, so that a reader never sees half of it; never through a link.
+        with open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file:
+            file.write(_lines([self.columns, cells] if new else [cells]))
+
+
+def _lines(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
@@ -174,9 +179,8 @@ def _complete_rows(path: Path) -> list[list[str]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def _free(path: Path) -> Path:
