@@ -32,7 +32,7 @@ from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
-from scg.agents.training.run_directory import RunDirectory, Table
+from scg.agents.training.run_directory import RunDirectory, RunError, Table
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 
 RECENT = 20  # episodes in the running mean of the return
@@ -206,10 +206,14 @@ class _Training:
             lambda text: self.progress.say(f"warning: {text}"), self._load_memory
         )
         self.counters.load_state_dict(state["counters"])
+        done, steps = self.counters.step, self.options.steps
+        if self.directory.extended and steps < done:
+            raise RunError(f"option steps is {steps}, but run {self.directory.path} has done {done}. Give at least as many.")
         self.agent.load_state_dict(state["agent"])
         if not self.rollout.load_state_dict(state["rollout"]):
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path
+        self.directory.record()
         self.progress.say(f"resumed from {path} at step {self.counters.step:,}")
 
     def _load_memory(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A run directory: everything that a result depends on, and everything that it says.
 
-    config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from
+    config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from (`run_config.py`)
     versions.json      interpreter, libraries, simulator, environment settings
     metrics.csv        one row an update               evaluations.csv    one row an evaluation on fresh episodes
     events.out.…       the same for TensorBoard        checkpoints/       the last few, and the best
@@ -13,63 +13,27 @@ What is there is never overwritten: `--resume` continues it, a new run takes the
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
-from scg.errors import nearest
+from scg.agents.training.run_config import RunConfig as RunConfig
+from scg.agents.training.run_config import RunError as RunError
+from scg.agents.training.run_config import Settings, read, written
 from scg.files import whole_file
 
 
-class RunError(ValueError):
-    """A run directory that cannot be made, or is not one."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How long, on what, and what to keep. The same for every agent."""
-
-    env: str = "CartPole-v1"
-    """gymnasium's id of the environment"""
-    steps: int = 100_000
-    """environment steps in all"""
-    seed: int = 0
-    """everything random is derived from it"""
-    envs: int = 8
-    """environments stepped side by side"""
-    action_bins: int = 0
-    """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
-    evaluations: int = 10
-    """how often to evaluate, evenly spaced; the last one is at the end"""
-    eval_episodes: int = 20
-    """fresh episodes in each evaluation"""
-    eval_actions: Literal["mode", "sample"] = "mode"
-    """evaluate the most probable action, or sample as in training"""
-    eval_steps: int = 10_000
-    """an evaluation stops an episode after this many steps, and says so; 0 never does"""
-    checkpoints: int = 10
-    """how often to save after the start, evenly spaced; the last one is at the end"""
-    keep_checkpoints: int = 2
-    """how many of the newest checkpoints stay; 0 keeps all of them, as `scg overestimation` wants"""
-    step_threads: int = 0
-    """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
-            if getattr(self, name) < 0:
-                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
+def _to_stderr(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 class RunDirectory:
@@ -78,6 +42,7 @@ class RunDirectory:
     def __init__(self, path: Path, name: str, run: RunConfig, agent: Config, execution: Execution = EAGER) -> None:
         self.path, self.name, self.run, self.agent, self.execution = path, name, run, agent, execution
         self.checkpoints = Checkpoints(path / "checkpoints", run.keep_checkpoints)
+        self.extended = False
 
     @classmethod
     def create(
@@ -87,50 +52,44 @@ class RunDirectory:
         if out is not None and out.exists() and any(out.iterdir()):
             raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
         path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
+        directory = cls(path, name, run, agent, execution)
+        written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "versions.json", envs.versions(run.env))
-        directory = cls(path, name, run, agent, execution)
-        directory._write_config()
+        directory.record()
         return directory
 
     def extend(self, steps: int) -> None:
-        """Another total of steps; schedules that follow the share of steps done stretch with it."""
-        self.run = replace(self.run, steps=steps)
-        self._write_config()
+        """Another total of steps; schedules that follow the share of steps done stretch with it. Written down once the run has
+        resumed, so that a resumption that fails changes nothing."""
+        self.run, self.extended = replace(self.run, steps=steps), True
 
-    def _write_config(self) -> None:
-        content = {
-            "agent": self.name,
-            "run": dataclasses.asdict(self.run),
-            "config": dataclasses.asdict(self.agent),
-            "execution": dataclasses.asdict(self.execution),
-        }
-        write_json(self.path / "config.json", content)
+    def record(self) -> None:
+        """Write the configuration, where it is not what is there."""
+        file, content = self.path / "config.json", written(Settings(self.name, self.run, self.agent, self.execution))
+        if not file.exists() or file.is_symlink() or file.read_bytes() != json_bytes(content):
+            write_json(file, content)
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
-        """An existing run. RunError says what is missing from it or unknown in it."""
+    def open(cls, path: Path, say: Callable[[str], None] = _to_stderr) -> RunDirectory:
+        """An existing run. RunError says what is missing from it, unknown in it or of another type."""
         file = path / "config.json"
         if not file.exists():
             raise RunError(f"run {path}: no config.json there. Give a directory that `scg train` has made.")
         try:
-            content = json.loads(file.read_text())
-            name = content["agent"]
-            run, agent, execution = content["run"], content["config"], content["execution"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"run {path}: config.json is damaged ({error}). Train again.") from error
-        where = f"run {path}: config.json"
-        made = (
-            _from_json(kind, values, where)
-            for kind, values in ((RunConfig, run), (config_type(name), agent), (Execution, execution))
-        )
-        return cls(path, name, *made)
+        return cls(path, *read(content, f"run {path}: config.json", say))
 
     def changed_versions(self) -> list[str]:
         """What differs from the libraries that the run began with, as `name: then → now`."""
-        then = json.loads((self.path / "versions.json").read_text())
+        try:
+            then = dict(json.loads((self.path / "versions.json").read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError):
+            return ["versions.json cannot be read: the libraries may have changed"]
         now = json.loads(json.dumps(envs.versions(self.run.env)))
-        return [f"{key}: {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
+        return [f"{key}: {_printable(then.get(key))} → {now[key]}" for key in now if then.get(key) != now[key]]
 
 
 class Table:
@@ -178,9 +137,17 @@ def _complete_rows(path: Path) -> list[list[str]]:
     return list(csv.reader(lines))
 
 
+def json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def write_json(path: Path, content: Any) -> None:
     with whole_file(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write(json_bytes(content))
+
+
+def _printable(value: Any) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def _free(path: Path) -> Path:
@@ -188,13 +155,3 @@ def _free(path: Path) -> Path:
     while candidate.exists():
         candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
     return candidate
-
-
-def _from_json(cls: Any, values: dict[str, Any], where: str) -> Any:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in known:
-            raise RunError(
-                f"{where}: {cls.__name__} has no option {key!r}.{nearest(key, known)} Was it made by another version?"
-            )
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
