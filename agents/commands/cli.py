@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from scg.agents.environments.envs import make
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
+from scg.agents.training.signals import stopped_by_signals
 from scg.errors import nearest
 
 
@@ -200,9 +202,11 @@ def _train(run: RunDirectory, resume: bool) -> int:
     from scg.agents.training.loop import train as train_run
 
     try:
-        evaluation = train_run(run, resume)
-    except KeyboardInterrupt:
-        print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
-        return 130
+        with stopped_by_signals():
+            evaluation = train_run(run, resume)
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
+            print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
+        return getattr(stop, "code", 130)
     print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
     return 0

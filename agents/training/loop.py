@@ -63,7 +63,7 @@ class Counters:
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
     torch.set_num_threads(run.execution.threads)
-    with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
         return _Training(run, environments, progress).run_to_end(resume)
 
 
@@ -90,9 +90,13 @@ class _Training:
     def run_to_end(self, resume: bool) -> Evaluation:
         from torch.utils.tensorboard import SummaryWriter
 
+        if resume and not self.directory.has_begun():
+            self.progress.say("no checkpoint yet: it starts from the beginning")
+            resume = False
         if resume:
             self._resume()
         else:
+            self.directory.record()
             draw(self.agent, self.directory.path)
             self._save()  # a run that is killed early can be resumed too
         counters, options = self.counters, self.options

@@ -5,7 +5,7 @@
     metrics.csv        one row an update               evaluations.csv    one row an evaluation on fresh episodes
     events.out.…       the same for TensorBoard        checkpoints/       the last few, and the best
     graph.dot, .png    the agent's graph               curve.png          the learning curve
-    replay/            the replay buffer in pieces
+    replay/            the replay buffer in pieces     lock               held while a process writes in it
 
 What is there is never overwritten: `--resume` continues it, a new run takes the next free name.
 """
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,10 @@ from scg.agents.training.checkpoint import Checkpoints
 from scg.agents.training.run_config import RunConfig as RunConfig
 from scg.agents.training.run_config import RunError as RunError
 from scg.agents.training.run_config import Settings, read, written
-from scg.files import whole_file
+from scg.agents.training.run_lock import LOCK, locked
+from scg.files import TEMPORARY, remove_temporaries, whole_file
+
+FORMER_TEMPORARIES = ("config.tmp", "versions.tmp", "metrics.tmp", "evaluations.tmp")  # of earlier versions
 
 
 def _to_stderr(text: str) -> None:
@@ -49,15 +54,37 @@ class RunDirectory:
         cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
     ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
-        if out is not None and out.exists() and any(out.iterdir()):
-            raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
-        path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
-        directory = cls(path, name, run, agent, execution)
         written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "versions.json", envs.versions(run.env))
-        directory.record()
+        versions = envs.versions(run.env)
+        path = _new(out, Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
+        directory = cls(path, name, run, agent, execution)
+        with locked(path):
+            if not _is_free(path):
+                raise _exists(path)
+            remove_temporaries(path)
+            write_json(path / "versions.json", versions)
+            directory.record()  # last: with it the directory is a run
         return directory
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run for this process, without what killed ones left half-written. RunError names who holds it already, or a
+        folder that is a link: to write and delete there is to do it somewhere else."""
+        with locked(self.path):
+            folders = [self.path, self.path / "checkpoints", self.path / "replay"]
+            for folder in folders[1:]:
+                if folder.is_symlink():
+                    raise RunError(f"run {self.path}: {folder.name} is a symbolic link. Put the folder itself in its place.")
+            for folder in folders:
+                remove_temporaries(folder)
+            for name in FORMER_TEMPORARIES:
+                (self.path / name).unlink(missing_ok=True)
+            yield
+
+    def has_begun(self) -> bool:
+        """Whether there was a first checkpoint: tables are begun after it. Without one nothing is lost from the beginning."""
+        tables = [self.path / name for name in ("metrics.csv", "evaluations.csv")]
+        return any(map(os.path.lexists, [*self.checkpoints.paths(), self.checkpoints.best, *tables]))
 
     def extend(self, steps: int) -> None:
         """Another total of steps; schedules that follow the share of steps done stretch with it. Written down once the run has
@@ -118,6 +145,12 @@ class Table:
             file.write(_lines([self.columns, cells] if new else [cells]))
 
 
+def write_table(path: Path, rows: list[dict[str, float]]) -> None:
+    """All rows at once: of two processes that measure one run, the file is that of the last."""
+    with whole_file(path) as file:
+        file.write(_lines([[*rows[0]], *([*row.values()] for row in rows)]))
+
+
 def _lines(rows: list[list[Any]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -150,8 +183,29 @@ def _printable(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
-def _free(path: Path) -> Path:
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
+def _new(out: Path | None, default: Path) -> Path:
+    """A directory for a new run: `out` where it is free, else `default`, made here, with a number behind it if that is taken."""
+    if out is not None:
+        if not _is_free(out):
+            raise _exists(out)
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    for number in itertools.count(1):
+        path = default if number == 1 else default.with_name(f"{default.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def _is_free(path: Path) -> bool:
+    """Not there, empty, or left by a process that was killed before the configuration was written."""
+    if not path.is_dir():
+        return not os.path.lexists(path)
+    return all(file.name in (LOCK, "versions.json") or TEMPORARY.fullmatch(file.name) for file in path.iterdir())
+
+
+def _exists(path: Path) -> RunError:
+    return RunError(f"run {path}: exists already. Continue it with --resume {path}, or choose another --out.")
