@@ -23,6 +23,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import AGENTS, config_type
 from scg.agents.commands.shared import reported, trained
+from scg.agents.commands.trust import keep_out, opened
 from scg.agents.environments.envs import make
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
@@ -37,6 +38,8 @@ class Resume:
     """the run directory to continue from its last checkpoint"""
     steps: int | None = None
     """a new total, to train longer than first asked"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
 
 @reported
@@ -44,7 +47,7 @@ def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
     if argv and argv[0] not in AGENTS and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
-        run = RunDirectory.open(wish.resume)
+        run = opened(wish.resume, wish.trust)
         if wish.steps is not None:
             run.extend(wish.steps)
         return _train(run, resume=True)
@@ -121,6 +124,8 @@ class Evaluate:
     """the best checkpoint in place of the last one"""
     actions: Literal["mode", "sample"] | None = None
     """the most probable action, or a sample; default: as in the run's own evaluations"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
 
 @reported
@@ -129,7 +134,7 @@ def evaluate(argv: list[str]) -> int:
     from scg.agents.training.evaluation import evaluate as evaluate_policy
 
     wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
-    run, agent, path = trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best, wish.trust)
     seed = run.run.seed if wish.seed is None else wish.seed
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
@@ -161,6 +166,8 @@ class Video:
     """pixels; 0 keeps the environment's own size"""
     steps: int = 1000
     """at most so many steps of each episode"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
 
 @reported
@@ -169,7 +176,7 @@ def video(argv: list[str]) -> int:
     from scg.agents.training import video
 
     wish = tyro.cli(Video, prog="scg video", args=argv)
-    run, agent, path = trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best, wish.trust)
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
     returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
@@ -190,10 +197,12 @@ class Plot:
 @reported
 def plot(argv: list[str]) -> int:
     """Draw learning curves: mean over seeds with a bootstrap interval."""
+    wish = tyro.cli(Plot, prog="scg plot", args=argv)
+    for path in wish.runs:
+        keep_out(path)
     from scg.agents.training import curves
 
-    wish = tyro.cli(Plot, prog="scg plot", args=argv)
-    curves.plot(wish.runs, wish.out, wish.statistic)
+    curves.plot(wish.runs, wish.out, wish.statistic)  # which makes no environment
     print(f"{wish.out}")
     return 0
 

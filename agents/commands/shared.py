@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from scg.agents.commands.trust import opened
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
 from scg.agents.experience import tensor_files
@@ -38,11 +39,11 @@ def reported(command: Command) -> Command:
     return run
 
 
-def trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
+def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, Agent, Path]:
     """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
     from scg.agents.training.loop import build
 
-    run = RunDirectory.open(path)
+    run = opened(path, trust)
     if best:
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
     else:

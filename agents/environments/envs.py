@@ -238,7 +238,7 @@ def spec(env_id: str) -> EnvSpec:
     if module:
         try:
             import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # a relative name, an empty one
             raise EnvironmentFault(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from error
     if not robotics.prepare(env_id):
         raise EnvironmentFault(
