@@ -13,6 +13,7 @@ from scg.agents.environments.envs import EnvironmentFault, make
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.errors import visible
 
 Command = Callable[[list[str]], int]
 
@@ -28,15 +29,20 @@ def reported(command: Command) -> Command:
         try:
             return command(argv)
         except TrainingStopped as error:
-            print(f"stopped: {error}", file=sys.stderr)
+            print(f"stopped: {_harmless(error)}", file=sys.stderr)
             return 1
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_harmless(error)}", file=sys.stderr)
             return 2
         except SystemExit as leave:  # argument errors and --help
             return leave.code if isinstance(leave.code, int) else 2
 
     return run
+
+
+def _harmless(error: Exception) -> str:
+    """The message, line by line, without what a terminal would obey: it may quote a stranger's file or module."""
+    return "\n".join(map(visible, str(error).split("\n")))
 
 
 def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, Agent, Path]:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from scg.errors import visible
 from scg.files import whole_file
 
 FORMAT = 1
@@ -88,5 +89,6 @@ def _content(path: Path) -> memoryview:
 
 def _unreadable(path: Path, error: Exception, size: int | None) -> CheckpointError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = visible(reason)  # an unpickler quotes what it found
     found = reason if size is None else f"{size} bytes; {reason}"
     return CheckpointError(f"checkpoint {path}: cannot be read ({found}). Use an earlier one.")
