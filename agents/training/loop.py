@@ -33,6 +33,7 @@ from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
 from scg.agents.training.run_directory import RunDirectory, RunError, Table
+from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 
 RECENT = 20  # episodes in the running mean of the return
@@ -107,6 +108,7 @@ class _Training:
         evaluation = None
         try:
             while counters.step < options.steps:
+                stop_if_asked()
                 before = counters.step
                 self._update()
                 if _due(before, counters.step, options.steps, options.evaluations):

@@ -19,7 +19,7 @@ from scg.agents.reinforce import Reinforce
 from scg.agents.training import loop
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
 from scg.agents.training.run_lock import LOCK, locked
-from scg.agents.training.signals import Stopped, stopped_by_signals
+from scg.agents.training.signals import Stopped, stop_if_asked, stopped_by_signals
 from tests.agents.training.test_loop import assert_same, last_state
 
 SHORT = RunConfig(steps=128, envs=4, evaluations=1, eval_episodes=2, checkpoints=1)
@@ -247,8 +247,13 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     try:
         with stopped_by_signals():
             os.kill(os.getpid(), signal.SIGHUP)
-            with pytest.raises(Stopped):
-                os.kill(os.getpid(), signal.SIGTERM)
+            stop_if_asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(Stopped, match="SIGTERM"):
+                stop_if_asked()
+            with pytest.raises(Stopped, match="SIGINT"):  # the second one does not wait
+                os.kill(os.getpid(), signal.SIGINT)
+        stop_if_asked()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
