@@ -33,3 +33,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing."""
     match = get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def visible(text: str) -> str:
+    """`text` on one line, with escapes in place of what a terminal would obey: a name may hold any characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,7 +16,7 @@ from scg.checks.check import findings
 from scg.checks.finding import Finding
 from scg.checks.signature import Plans
 from scg.credit import Credit, check_level
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
 from scg.evaluation.call_arguments import check_steps
 from scg.evaluation.evaluation import Evaluation
@@ -61,7 +61,7 @@ class Graph(Specification):
         self._plans = Plans(self)
 
     def __repr__(self) -> str:
-        return f"Graph({', '.join(f'{n.name}: {n.kind}' for n in self.nodes.values() if not n.hidden)})"
+        return f"Graph({', '.join(f'{visible(n.name)}: {n.kind}' for n in self.nodes.values() if not n.hidden)})"
 
     def _repr_html_(self) -> str:
         from scg.draw import to_html

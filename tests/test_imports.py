@@ -185,7 +185,20 @@ def test_no_files_of_the_core_import_each_other():
 
 # The core's files and folders: one imports, at its top, only from its own folder and from those before it.
 CORE = [
-    *("errors", "scan", "shapes", "randomness", "laws", "tree", "distributions", "estimator", "auto", "credit", "node"),
+    *(
+        "errors",
+        "files",
+        "scan",
+        "shapes",
+        "randomness",
+        "laws",
+        "tree",
+        "distributions",
+        "estimator",
+        "auto",
+        "credit",
+        "node",
+    ),
     *("analysis", "specification", "evaluation", "surrogate", "checks", "trace", "graph"),
     *("draw", "derivation", "testing", "comparison", "commands"),
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -22,11 +23,13 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import AGENTS, config_type
 from scg.agents.commands.shared import check_figure, reported, trained
+from scg.agents.commands.trust import keep_out, opened
 from scg.agents.environments.envs import make
 from scg.agents.execution.options import check_options
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
+from scg.agents.training.signals import stopped_by_signals
 from scg.errors import nearest
 
 
@@ -36,6 +39,8 @@ class Resume:
     """the run directory to continue from its last checkpoint"""
     steps: int | None = None
     """a new total, to train longer than first asked"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
 
 @reported
@@ -43,10 +48,7 @@ def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
     if argv and argv[0] not in AGENTS and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
-        run = RunDirectory.open(wish.resume)
-        done = max((int(path.stem.removeprefix("step-")) for path in run.checkpoints.paths()), default=0)
-        if wish.steps is not None and wish.steps < done:
-            raise RunError(f"--steps {wish.steps}: run {wish.resume} has done {done} already. Give a total of more.")
+        run = opened(wish.resume, wish.trust)
         if wish.steps is not None:
             run.extend(wish.steps)
         return _train(run, resume=True)
@@ -130,6 +132,8 @@ class Evaluate:
     """the best checkpoint in place of the last one"""
     actions: Literal["mode", "sample"] | None = None
     """the most probable action, or a sample; default: as in the run's own evaluations"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
     def __post_init__(self) -> None:
         check_options(self, "episodes", "" if self.seed is None else "seed")
@@ -141,7 +145,7 @@ def evaluate(argv: list[str]) -> int:
     from scg.agents.training.evaluation import evaluate as evaluate_policy
 
     wish = tyro.cli(Evaluate, prog="scg eval", args=argv)
-    run, agent, path = trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best, wish.trust)
     seed = run.run.seed if wish.seed is None else wish.seed
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
@@ -173,6 +177,8 @@ class Video:
     """pixels; 0 keeps the environment's own size"""
     steps: int = 1000
     """at most so many steps of each episode"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
     def __post_init__(self) -> None:
         check_options(self, "episodes steps", "" if self.seed is None else "seed")
@@ -184,7 +190,7 @@ def video(argv: list[str]) -> int:
     from scg.agents.training import video
 
     wish = tyro.cli(Video, prog="scg video", args=argv)
-    run, agent, path = trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best, wish.trust)
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
     returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
@@ -205,11 +211,13 @@ class Plot:
 @reported
 def plot(argv: list[str]) -> int:
     """Draw learning curves: mean over seeds with a bootstrap interval."""
+    wish = tyro.cli(Plot, prog="scg plot", args=argv)
+    for path in wish.runs:
+        keep_out(path)
     from scg.agents.training import curves
 
-    wish = tyro.cli(Plot, prog="scg plot", args=argv)
     check_figure(wish.out)
-    curves.plot(wish.runs, wish.out, wish.statistic)
+    curves.plot(wish.runs, wish.out, wish.statistic)  # which makes no environment
     print(f"{wish.out}")
     return 0
 
@@ -218,9 +226,11 @@ def _train(run: RunDirectory, resume: bool) -> int:
     from scg.agents.training.loop import train as train_run
 
     try:
-        evaluation = train_run(run, resume)
-    except KeyboardInterrupt:
-        print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
-        return 130
+        with stopped_by_signals():
+            evaluation = train_run(run, resume)
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
+            print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
+        return getattr(stop, "code", 130)
     print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
     return 0

@@ -33,6 +33,8 @@ class Picture:
     """seed of the episodes and samples"""
     best: bool = False
     """the best checkpoint in place of the last one"""
+    trust: bool = False
+    """import the module that the run's environment names, without a question"""
 
 
 @reported
@@ -42,7 +44,7 @@ def multigoal(argv: list[str]) -> int:
     if wish.episodes < 1:
         raise RunError(f"option episodes is {wish.episodes}. Give at least 1.")
     check_figure(wish.out)
-    run, agent, path = trained(wish.run, wish.best)
+    run, agent, path = trained(wish.run, wish.best, wish.trust)
     critics = agent.state.get("critics")
     if run.run.env != "MultiGoal-v0" or run.run.action_bins or not isinstance(critics, nn.Module):
         raise RunError(

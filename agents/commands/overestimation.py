@@ -20,9 +20,11 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents.commands.shared import check_figure, reported
+from scg.agents.commands.trust import opened
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.files import whole_file
 
 Curve = list[dict[str, float]]
 
@@ -34,6 +36,8 @@ class Overestimation:
     how: OmitArgPrefixes[Measurement] = field(default_factory=Measurement)
     out: Path = Path("overestimation.png")
     """PNG, PDF or SVG by its ending"""
+    trust: bool = False
+    """import the module that the runs' environments name, without a question"""
 
 
 @reported
@@ -46,7 +50,7 @@ def overestimation(argv: list[str]) -> int:
     torch.set_num_threads(1)
     measured = []
     for path in wish.runs:
-        run = RunDirectory.open(path)
+        run = opened(path, wish.trust)
         print(f"{path}: {run.name} on {run.run.env}")
         measured.append((run, over_training(run, wish.how)))
     plot(measured, wish.out)
@@ -83,7 +87,8 @@ def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
             axis.legend()
         figure.tight_layout()
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=200)
+        with whole_file(out) as file:
+            figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200)
         pyplot.close(figure)
 
 

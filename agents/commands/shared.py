@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from scg.agents.commands.trust import opened
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.errors import visible
 
 FIGURES = (".png", ".pdf", ".svg")
 Command = Callable[[list[str]], int]
@@ -28,10 +30,10 @@ def reported(command: Command) -> Command:
         try:
             return command(argv)
         except TrainingStopped as error:
-            print(f"stopped: {error}", file=sys.stderr)
+            print(f"stopped: {_harmless(error)}", file=sys.stderr)
             return 1
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_harmless(error)}", file=sys.stderr)
             return 2
         except OSError as error:
             print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
@@ -48,11 +50,16 @@ def check_figure(out: Path) -> None:
         raise RunError(f"--out {out}: a figure is a file whose name ends in {', '.join(FIGURES)}.")
 
 
-def trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
+def _harmless(error: Exception) -> str:
+    """The message, line by line, without what a terminal would obey: it may quote a stranger's file or module."""
+    return "\n".join(map(visible, str(error).split("\n")))
+
+
+def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, Agent, Path]:
     """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
     from scg.agents.training.loop import build
 
-    run = RunDirectory.open(path)
+    run = opened(path, trust)
     if best:
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
     else:

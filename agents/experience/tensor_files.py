@@ -1,6 +1,6 @@
 """Files of tensors: written whole or not at all, verified, loaded without executing code.
 
-    archive ‖ SHA-256(archive)         → temporary file → fsync → rename → fsync of the directory
+    archive ‖ SHA-256(archive)         → `scg.files.whole_file`
 
 A kill at any moment leaves the previous file as it was. The digest is checked before anything else is read of a file: an
 archive's own checksums do not cover its directory. `torch.load(weights_only=True)` refuses pickles that would run something.
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from scg.errors import visible
+from scg.files import whole_file
 
 FORMAT = 1
 MARK = b"scg-sha256:"  # the end of a file: mark, then the digest of all before the mark
@@ -28,19 +30,10 @@ class CheckpointError(ValueError):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a killed process with our number
-    try:
-        with open(temporary, "xb") as file:  # never through a link
-            hashing = _Hashing(file)
-            torch.save({"format": FORMAT, **state}, hashing)  # type: ignore[arg-type]
-            file.write(MARK + hashing.digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    with whole_file(path) as file:
+        hashing = _Hashing(file)
+        torch.save({"format": FORMAT, **state}, hashing)  # type: ignore[arg-type]
+        file.write(MARK + hashing.digest.digest())
 
 
 class _Hashing:
@@ -55,15 +48,6 @@ class _Hashing:
 
     def flush(self) -> None:
         self.file.flush()
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename in `directory` outlast a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def verify(path: Path) -> None:
@@ -105,5 +89,6 @@ def _content(path: Path) -> memoryview:
 
 def _unreadable(path: Path, error: Exception, size: int | None) -> CheckpointError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = visible(reason)  # an unpickler quotes what it found
     found = reason if size is None else f"{size} bytes; {reason}"
     return CheckpointError(f"checkpoint {path}: cannot be read ({found}). Use an earlier one.")

@@ -20,6 +20,7 @@ from scipy.stats import trim_mean
 
 from scg.agents.training.run_directory import RunError, read_table
 from scg.agents.training.run_groups import grouped
+from scg.files import whole_file
 
 Statistic = Literal["mean", "iqm"]
 
@@ -72,7 +73,8 @@ def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> Non
             axis.grid(alpha=0.3)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))  # below the axes: never over the data
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=200, bbox_inches="tight")
+        with whole_file(out) as file:
+            figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
 
 
 def _evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:

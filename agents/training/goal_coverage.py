@@ -18,6 +18,7 @@ from scg.agents.environments import envs
 from scg.agents.environments.multigoal import BORDER, GOALS, distance
 from scg.agents.experience.acting import sampler
 from scg.agents.experience.rollout import Rollout
+from scg.files import whole_file
 
 STATES = ((0.0, 0.0), (2.5, 2.5), (-2.5, 0.0))  # where the picture looks at Q: between four goals, two, and near one
 
@@ -72,6 +73,7 @@ def picture(
         axis.plot(*drawn.T, ".", color="white", markersize=3)
         axis.set(title=f"Q and policy at {state}", xlabel="velocity in x", ylabel="velocity in y", aspect="equal")
         axis.set(xlim=(-1, 1), ylim=(-1, 1))
-    figure.savefig(out, dpi=110)
+    with whole_file(out) as file:
+        figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=110)
     plt.close(figure)
     return counts

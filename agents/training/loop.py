@@ -32,7 +32,8 @@ from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
-from scg.agents.training.run_directory import RunDirectory, Table
+from scg.agents.training.run_directory import RunDirectory, RunError, Table
+from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 
 RECENT = 20  # episodes in the running mean of the return
@@ -63,7 +64,7 @@ class Counters:
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
     torch.set_num_threads(run.execution.threads)
-    with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
         return _Training(run, environments, progress).run_to_end(resume)
 
 
@@ -90,9 +91,13 @@ class _Training:
     def run_to_end(self, resume: bool) -> Evaluation:
         from torch.utils.tensorboard import SummaryWriter
 
+        if resume and not self.directory.has_begun():
+            self.progress.say("no checkpoint yet: it starts from the beginning")
+            resume = False
         if resume:
             self._resume()
         else:
+            self.directory.record()
             draw(self.agent, self.directory.path)
             self._save()  # a run that is killed early can be resumed too
         counters, options = self.counters, self.options
@@ -103,6 +108,7 @@ class _Training:
         evaluation = None
         try:
             while counters.step < options.steps:
+                stop_if_asked()
                 before = counters.step
                 self._update()
                 if _due(before, counters.step, options.steps, options.evaluations):
@@ -206,10 +212,14 @@ class _Training:
             lambda text: self.progress.say(f"warning: {text}"), self._load_memory
         )
         self.counters.load_state_dict(state["counters"])
+        done, steps = self.counters.step, self.options.steps
+        if self.directory.extended and steps < done:
+            raise RunError(f"option steps is {steps}, but run {self.directory.path} has done {done}. Give at least as many.")
         self.agent.load_state_dict(state["agent"])
         if not self.rollout.load_state_dict(state["rollout"]):
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path
+        self.directory.record()
         self.progress.say(f"resumed from {path} at step {self.counters.step:,}")
 
     def _load_memory(self, state: dict[str, Any]) -> None:
@@ -219,8 +229,8 @@ class _Training:
 
 def draw(agent: Agent, directory: Path) -> None:
     """`graph.dot` and `graph.png`."""
-    (directory / "graph.dot").write_text(agent.graph.to_dot())
-    scg.draw.render(agent.graph, directory / "graph.png")
+    for name in ("graph.dot", "graph.png"):
+        scg.draw.render(agent.graph, directory / name)
 
 
 def _due(before: int, after: int, total: int, times: int) -> bool:

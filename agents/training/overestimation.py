@@ -36,7 +36,7 @@ from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Block, Rollout, discounted_cost
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.training.loop import build
-from scg.agents.training.run_directory import RunDirectory, RunError, Table
+from scg.agents.training.run_directory import RunDirectory, RunError, write_table
 
 States = Literal["visited", "start"]
 Estimate = Callable[[Block], Tensor]  # block [time, batch, …] → Q(obs, action) [time, batch]
@@ -166,14 +166,14 @@ def over_training(run: RunDirectory, how: Measurement, say: Callable[[str], None
 
     RunError for an agent without action values; CheckpointError if no checkpoint can be read.
     """
-    table, rows = Table(run.path / "overestimation.csv"), []
+    rows = []
     for step, paths in each_checkpoint(run, how, say):
         measured = paths.measured()
-        table.write(step, measured._asdict())
         rows.append({"step": step, **measured._asdict()})
         say(f"step {step:>9,}   estimate {measured.estimate:9.2f}   truth {measured.truth:9.2f}   bias {measured.bias:+.2f}")
     if not rows:
         raise CheckpointError(f"run {run.path}: no checkpoint that can be read. Train it again.")
+    write_table(run.path / "overestimation.csv", rows)
     return rows
 
 

@@ -1,11 +1,11 @@
 """A run directory: everything that a result depends on, and everything that it says.
 
-    config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from
+    config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from (`run_config.py`)
     versions.json      interpreter, libraries, simulator, environment settings
     metrics.csv        one row an update               evaluations.csv    one row an evaluation on fresh episodes
     events.out.…       the same for TensorBoard        checkpoints/       the last few, and the best
     graph.dot, .png    the agent's graph               curve.png          the learning curve
-    replay/            the replay buffer in pieces
+    replay/            the replay buffer in pieces     lock               held while a process writes in it
 
 What is there is never overwritten: `--resume` continues it, a new run takes the next free name.
 """
@@ -13,62 +13,32 @@ What is there is never overwritten: `--resume` continues it, a new run takes the
 from __future__ import annotations
 
 import csv
-import dataclasses
+import io
+import itertools
 import json
 import os
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
-from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
-from scg.errors import nearest
+from scg.agents.training.run_config import RunConfig as RunConfig
+from scg.agents.training.run_config import RunError as RunError
+from scg.agents.training.run_config import Settings, read, written
+from scg.agents.training.run_lock import LOCK, locked
+from scg.files import TEMPORARY, remove_temporaries, whole_file
+
+FORMER_TEMPORARIES = ("config.tmp", "versions.tmp", "metrics.tmp", "evaluations.tmp")  # of earlier versions
 
 
-class RunError(ValueError):
-    """A run directory that cannot be made, or is not one."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How long, on what, and what to keep. The same for every agent."""
-
-    env: str = "CartPole-v1"
-    """gymnasium's id of the environment"""
-    steps: int = 100_000
-    """environment steps in all"""
-    seed: int = 0
-    """everything random is derived from it"""
-    envs: int = 8
-    """environments stepped side by side"""
-    action_bins: int = 0
-    """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
-    evaluations: int = 10
-    """how often to evaluate, evenly spaced; the last one is at the end"""
-    eval_episodes: int = 20
-    """fresh episodes in each evaluation"""
-    eval_actions: Literal["mode", "sample"] = "mode"
-    """evaluate the most probable action, or sample as in training"""
-    eval_steps: int = 10_000
-    """an evaluation stops an episode after this many steps, and says so; 0 never does"""
-    checkpoints: int = 10
-    """how often to save after the start, evenly spaced; the last one is at the end"""
-    keep_checkpoints: int = 2
-    """how many of the newest checkpoints stay; 0 keeps all of them, as `scg overestimation` wants"""
-    step_threads: int = 0
-    """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("seed", "step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
-            if getattr(self, name) < 0:
-                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
+def _to_stderr(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 class RunDirectory:
@@ -77,61 +47,76 @@ class RunDirectory:
     def __init__(self, path: Path, name: str, run: RunConfig, agent: Config, execution: Execution = EAGER) -> None:
         self.path, self.name, self.run, self.agent, self.execution = path, name, run, agent, execution
         self.checkpoints = Checkpoints(path / "checkpoints", run.keep_checkpoints)
+        self.extended = False
 
     @classmethod
     def create(
         cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
     ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
-        if out is not None and out.is_file():
-            raise RunError(f"run {out}: this is a file, and a run is a folder. Choose another --out.")
-        if out is not None and out.exists() and any(out.iterdir()):
-            raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
-        path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "versions.json", envs.versions(run.env))
+        written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
+        versions = envs.versions(run.env)
+        path = _new(out, Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
         directory = cls(path, name, run, agent, execution)
-        directory._write_config()
+        with locked(path):
+            if not _is_free(path):
+                raise _exists(path)
+            remove_temporaries(path)
+            write_json(path / "versions.json", versions)
+            directory.record()  # last: with it the directory is a run
         return directory
 
-    def extend(self, steps: int) -> None:
-        """Another total of steps; schedules that follow the share of steps done stretch with it."""
-        self.run = replace(self.run, steps=steps)
-        self._write_config()
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run for this process, without what killed ones left half-written. RunError names who holds it already, or a
+        folder that is a link: to write and delete there is to do it somewhere else."""
+        with locked(self.path):
+            folders = [self.path, self.path / "checkpoints", self.path / "replay"]
+            for folder in folders[1:]:
+                if folder.is_symlink():
+                    raise RunError(f"run {self.path}: {folder.name} is a symbolic link. Put the folder itself in its place.")
+            for folder in folders:
+                remove_temporaries(folder)
+            for name in FORMER_TEMPORARIES:
+                (self.path / name).unlink(missing_ok=True)
+            yield
 
-    def _write_config(self) -> None:
-        content = {
-            "agent": self.name,
-            "run": dataclasses.asdict(self.run),
-            "config": dataclasses.asdict(self.agent),
-            "execution": dataclasses.asdict(self.execution),
-        }
-        write_json(self.path / "config.json", content)
+    def has_begun(self) -> bool:
+        """Whether there was a first checkpoint: tables are begun after it. Without one nothing is lost from the beginning."""
+        tables = [self.path / name for name in ("metrics.csv", "evaluations.csv")]
+        return any(map(os.path.lexists, [*self.checkpoints.paths(), self.checkpoints.best, *tables]))
+
+    def extend(self, steps: int) -> None:
+        """Another total of steps; schedules that follow the share of steps done stretch with it. Written down once the run has
+        resumed, so that a resumption that fails changes nothing."""
+        self.run, self.extended = replace(self.run, steps=steps), True
+
+    def record(self) -> None:
+        """Write the configuration, where it is not what is there."""
+        file, content = self.path / "config.json", written(Settings(self.name, self.run, self.agent, self.execution))
+        if not file.exists() or file.is_symlink() or file.read_bytes() != json_bytes(content):
+            write_json(file, content)
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
-        """An existing run. RunError says what is missing from it or unknown in it."""
+    def open(cls, path: Path, say: Callable[[str], None] = _to_stderr) -> RunDirectory:
+        """An existing run. RunError says what is missing from it, unknown in it or of another type."""
         file = path / "config.json"
         if not file.exists():
             raise RunError(f"run {path}: no config.json there. Give a directory that `scg train` has made.")
         try:
-            content = json.loads(file.read_text())
-            name = content["agent"]
-            run, agent, execution = content["run"], content["config"], content["execution"]
-            kinds = (RunConfig, config_type(name), Execution)
-            where = f"run {path}: config.json"
-            made = [_from_json(kind, values, where) for kind, values in zip(kinds, (run, agent, execution), strict=True)]
-        except (RunError, OptionError):
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"run {path}: config.json is damaged ({error}). Train again.") from error
-        return cls(path, name, *made)
+        return cls(path, *read(content, f"run {path}: config.json", say))
 
     def changed_versions(self) -> list[str]:
         """What differs from the libraries that the run began with, as `name: then → now`."""
-        then = json.loads((self.path / "versions.json").read_text())
+        try:
+            then = dict(json.loads((self.path / "versions.json").read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError):
+            return ["versions.json cannot be read: the libraries may have changed"]
         now = json.loads(json.dumps(envs.versions(self.run.env)))
-        return [f"{key}: {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
+        return [f"{key}: {_printable(then.get(key))} → {now[key]}" for key in now if then.get(key) != now[key]]
 
 
 class Table:
@@ -143,24 +128,33 @@ class Table:
         self.columns: list[str] | None = None
         if upto is None:
             path.unlink(missing_ok=True)
-        elif path.exists():
-            header, *rows = _complete_rows(path) or [[]]
+        elif os.path.lexists(path):  # a link is replaced by a file, also one that leads nowhere
+            header, *rows = (_complete_rows(path) if path.exists() else []) or [[]]
             self.columns = header or None
-            temporary = path.with_suffix(".tmp")
-            with open(temporary, "w", newline="") as file:
-                kept = [row for row in rows if int(row[0]) <= upto]
-                csv.writer(file, lineterminator="\n").writerows([header, *kept] if header else [])
-            os.replace(temporary, path)
+            kept = [row for row in rows if int(row[0]) <= upto]
+            with whole_file(path) as file:
+                file.write(_lines([header, *kept] if header else []))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {"step": step, **values}
         new = self.columns is None
         self.columns = self.columns or list(row)
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="", lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        cells = [row.get(column, "") for column in self.columns]
+        # A row is one write, so that a reader never sees half of it; never through a link.
+        with open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file:
+            file.write(_lines([self.columns, cells] if new else [cells]))
+
+
+def write_table(path: Path, rows: list[dict[str, float]]) -> None:
+    """All rows at once: of two processes that measure one run, the file is that of the last."""
+    with whole_file(path) as file:
+        file.write(_lines([[*rows[0]], *([*row.values()] for row in rows)]))
+
+
+def _lines(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
@@ -176,24 +170,44 @@ def _complete_rows(path: Path) -> list[list[str]]:
     return list(csv.reader(lines))
 
 
+def json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def write_json(path: Path, content: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write(json_bytes(content))
 
 
-def _free(path: Path) -> Path:
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
+def _printable(value: Any) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
-def _from_json(cls: Any, values: dict[str, Any], where: str) -> Any:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in known:
-            raise RunError(
-                f"{where}: {cls.__name__} has no option {key!r}.{nearest(key, known)} Was it made by another version?"
-            )
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+def _new(out: Path | None, default: Path) -> Path:
+    """A directory for a new run: `out` where it is free, else `default`, made here, with a number behind it if that is taken."""
+    if out is not None:
+        if out.is_file():
+            raise RunError(f"run {out}: this is a file, and a run is a folder. Choose another --out.")
+        if not _is_free(out):
+            raise _exists(out)
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    for number in itertools.count(1):
+        path = default if number == 1 else default.with_name(f"{default.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def _is_free(path: Path) -> bool:
+    """Not there, empty, or left by a process that was killed before the configuration was written."""
+    if not path.is_dir():
+        return not os.path.lexists(path)
+    return all(file.name in (LOCK, "versions.json") or TEMPORARY.fullmatch(file.name) for file in path.iterdir())
+
+
+def _exists(path: Path) -> RunError:
+    return RunError(f"run {path}: exists already. Continue it with --resume {path}, or choose another --out.")

@@ -9,6 +9,8 @@ control need the packages of the extra `torch-scg[video]`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch import nn
 
 from scg.agents.environments import envs
 from scg.agents.experience.acting import mode
+from scg.files import whole_file
 
 EXTRA = 'pip install "torch-scg[video]"'
 
@@ -43,12 +46,18 @@ class Camera:
         if self.fps < 1 or self.width < 0:
             raise VideoError(f"{self.fps} frames a second, {self.width} pixels wide: give at least 1 and 0.")
 
-    def open(self) -> Any:
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """A writer of frames; the film takes its name when it is whole."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.out) as file, self._writer(file.name) as film:
+            yield film
+
+    def _writer(self, name: str) -> Any:
         if self.out.suffix == ".gif":
-            return imageio.get_writer(self.out, duration=1000 / self.fps, loop=0)
+            return imageio.get_writer(name, duration=1000 / self.fps, loop=0)
         try:
-            return imageio.get_writer(self.out, fps=self.fps, macro_block_size=2)
+            return imageio.get_writer(name, fps=self.fps, macro_block_size=2)
         except (ImportError, ValueError) as error:
             raise VideoError(f"{self.out}: MP4 needs a codec ({error}). Remedy: {EXTRA}, or choose a .gif file.") from error
 

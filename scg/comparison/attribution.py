@@ -32,7 +32,7 @@ from scg.comparison.parameters import Parameters
 from scg.comparison.random_streams import RandomStreams
 from scg.comparison.seeds import seed_of
 from scg.comparison.statistics import Interval, quantile
-from scg.errors import GraphError
+from scg.errors import GraphError, visible
 from scg.graph import Graph
 
 REST = "(baselines, controls)"
@@ -66,15 +66,15 @@ class Attribution:
         table.add_column("node", no_wrap=True)
         costs = [c for c in self.by_cost if c != REST or abs(self.by_cost[c].value) > 1e-6 * abs(self.total.value)]
         shown = [] if len(costs) == 1 else costs
-        for title in [*shown, "all costs", "share"]:
+        for title in [*map(visible, shown), "all costs", "share"]:
             table.add_column(title, justify="right", no_wrap=True)
         for node, whole in self.by_node.items():
             cells = [self.parts[node, cost].plausible for cost in shown]
-            table.add_row(node, *cells, whole.plausible, f"{100 * self.share(node):.1f} %")
+            table.add_row(visible(node), *cells, whole.plausible, f"{100 * self.share(node):.1f} %")
         shares = [self.by_cost[cost].plausible for cost in shown]
         table.add_row("all nodes", *shares, self.total.plausible, "100 %" if self.total.value else "")
         out = StringIO()
-        Console(file=out, width=400, color_system=None).print(table)
+        Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(table)
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
         lines.append(f"variance of the gradient by node and cost, {self.draws:,} draws, {100 * self.confidence:g} % intervals")
         if self.interrupted:

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from scg.comparison.statistics import Interval, Resampled, ratio
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
 
 By = Literal["work", "evaluations", "variance", "time"]
@@ -136,10 +136,12 @@ class Comparison:
 
     def __str__(self) -> str:
         out = StringIO()
-        console = Console(file=out, width=400, color_system=None)
+        console = Console(file=out, width=400, color_system=None, markup=False, emoji=False)
         console.print(self._table())
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
-        lines += [f"refused: {r.label}: {shorten(r.reason.splitlines()[0], 160, placeholder=' …')}" for r in self.refused]
+        lines += [
+            visible(f"refused: {r.label}: {shorten(r.reason.splitlines()[0], 160, placeholder=' …')}") for r in self.refused
+        ]
         return "\n".join([*lines, *self._notes()])
 
     def _table(self) -> Table:
@@ -152,7 +154,7 @@ class Comparison:
         for row in self.rows:
             beside = "1" if row is first or first is None else self.ratio(row.label, first.label).plausible
             table.add_row(
-                row.label + (f" ({row.learned} steps learned)" if row.learned else ""),
+                visible(row.label) + (f" ({row.learned} steps learned)" if row.learned else ""),
                 f"{row.bias.value:.2g} ± {(row.bias.high - row.bias.low) / 2:.2g}" if row.verdict != "unknown" else "?",
                 row.variance.plausible,
                 row.time.scaled(1e3).plausible,

@@ -19,7 +19,7 @@ from scg.comparison.reference import known as known_reference
 from scg.comparison.result import By, Comparison
 from scg.comparison.side_by_side import Progress, _options, compare
 from scg.draw.labels import brief
-from scg.errors import GraphError
+from scg.errors import GraphError, visible
 from scg.estimator import Estimator, ScoreFunction
 from scg.graph import Graph
 
@@ -35,7 +35,7 @@ class Tuned:
     evidence: tuple[Comparison, ...]
 
     def __str__(self) -> str:
-        chosen = ", ".join(f"{node}={brief(estimator)}" for node, estimator in self.choice.items())
+        chosen = ", ".join(f"{visible(node)}={brief(estimator)}" for node, estimator in self.choice.items())
         return "\n\n".join([f"chosen: {chosen}", *map(str, self.evidence)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 WIDTH = 110
@@ -111,5 +112,7 @@ class Derivation:
         return f"$\\displaystyle {self.latex}$"
 
     def _repr_markdown_(self) -> str:
-        where = "\n".join(f"- ${formula}$" + (f": {words}" if words else "") for formula, words in self.where_latex)
+        where = "\n".join(
+            f"- ${formula}$" + (f": {escape(words, quote=False)}" if words else "") for formula, words in self.where_latex
+        )
         return f"$$\n{self.latex}\n$$\n\nwhere\n\n{where}"

@@ -14,7 +14,7 @@ from scg.derivation.node_notation import NodeNotation, T, bends
 from scg.derivation.notation import ALL, Latex, Symbol, Unicode
 from scg.derivation.paths import Flow, Path, Vertex
 from scg.draw.labels import ParameterNames, brief
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, nearest, visible
 from scg.estimator import ScoreFunction
 from scg.evaluation.objectives import trained_by
 from scg.node import Node
@@ -66,7 +66,7 @@ def objectives(graph: Graph, named: ParameterNames, wrt: Sequence[str] | None) -
         if name not in known:
             raise GraphError(
                 f"derivation(wrt={list(wrt or ())}): {name!r} is no input of the graph and no module that its functions read."
-                f"{nearest(name, known)} There are: {', '.join(known) or 'none'}"
+                f"{nearest(name, known)} There are: {', '.join(map(visible, known)) or 'none'}"
             )
     groups: dict[tuple[frozenset[int], frozenset[str]] | None, list[str]] = {}
     for cost in structure.costs:
@@ -191,7 +191,11 @@ def _where(graph: Graph, speller: NodeNotation, totals: dict[tuple[str, str], st
         if node.kind == "stochastic":
             costs = [c for c in structure.costs if structure.window(name, c, live=True)]
             words = [brief(node.estimator), *_about(node, structure.first)]
-            words.append(f"costs downstream: {', '.join(costs)}" if costs else "no cost is downstream of it with a gradient")
+            words.append(
+                f"costs downstream: {', '.join(map(visible, costs))}"
+                if costs
+                else "no cost is downstream of it with a gradient"
+            )
             formula = f"{speller.symbol(name, time)} = {speller.call(node, time, deep=False)}"
             if not speller.is_sampler(node):
                 formula = f"{speller.symbol(name, time)} {'~' if kind == 'unicode' else chr(92) + 'sim'} {speller.density(node, time)}"
@@ -202,7 +206,7 @@ def _where(graph: Graph, speller: NodeNotation, totals: dict[tuple[str, str], st
             said: str = "reward: its cost is the negative" if node.sign < 0 else node.kind
             if node.hidden:
                 owner, _, what = name.rpartition(".")
-                said = f"{what} of {owner}"
+                said = f"{what} of {visible(owner)}"
             rows.append((f"{speller.of(name, time)} = {speller.call(node, time, deep=False)}", said))
     rows += [(formula, "") for (which, _), formula in totals.items() if which == kind]
     if any(e.detached for n in structure.nodes.values() for e in n.parents):

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from scg.errors import visible
+
 GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ",
     "kappa": "κ", "lam": "λ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ",
@@ -41,7 +43,8 @@ class Symbol:
 
 
 def parse(name: str) -> tuple[str, list[str]]:
-    """`theta_policy1` into the base `theta` and the subscripts `policy`, `1`."""
+    """`theta_policy1` into the base `theta` and the subscripts `policy`, `1`; what cannot be printed is escaped."""
+    name = visible(name)
     head, _, tail = name.partition("_")
     if tail and (len(head) == 1 or head in GREEK):
         return head, [tail]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from scg.draw.dot import digraph
 from scg.draw.mermaid import flowchart
 from scg.draw.picture import Line, Mark, Picture, picture_of
+from scg.files import whole_file
 
 if TYPE_CHECKING:  # a graph draws itself: Graph calls this module
     from scg.graph import Graph
@@ -49,14 +50,16 @@ def render(graph: Graph, path: str | PathLike[str]) -> Path:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".dot":
-        path.write_text(to_dot(graph), encoding="utf-8")
+        content = to_dot(graph).encode()
     elif suffix == ".mmd":
-        path.write_text(to_mermaid(graph), encoding="utf-8")
+        content = to_mermaid(graph).encode()
     elif suffix in IMAGES:
-        path.write_bytes(drawn(graph, suffix))
+        content = drawn(graph, suffix)
     else:
         known = ", ".join(s.removeprefix(".") for s in (*IMAGES, *TEXTS))
         raise ValueError(f"render({str(path)!r}): the suffix {path.suffix!r} is no format to draw in; use one of {known}")
+    with whole_file(path) as file:
+        file.write(content)
     return path
 
 

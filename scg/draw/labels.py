@@ -12,23 +12,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from scg.credit import Credit
-from scg.errors import GraphError
+from scg.errors import GraphError, visible
 from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Node
 
 
 def brief(thing: Any) -> str:
-    """`LeaveOneOut(samples=4)`: the name, and of the settings those that are not the default."""
+    """`LeaveOneOut(samples=4)`: the name, and of the settings those that are not the default. What cannot be printed is escaped."""
+    name = type(thing).__name__
     if isinstance(thing, nn.Module) or not is_dataclass(thing):
         shown = repr(thing)
-        return type(thing).__name__ if isinstance(thing, nn.Module) or shown.startswith("<") or "\n" in shown else shown
+        return visible(name if isinstance(thing, nn.Module) or shown.startswith("<") or "\n" in shown else shown)
     changed = []
     for field in fields(thing):
         value = getattr(thing, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.repr and value is not default and value != default and field.name != "allow_bias":
             changed.append(f"{field.name}={value.__name__ if hasattr(value, '__name__') else value!r}")
-    return type(thing).__name__ + (f"({', '.join(changed)})" if changed else "")
+    return visible(name + (f"({', '.join(changed)})" if changed else ""))
 
 
 def notes(node: Node) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from scg.errors import visible
 from scg.testing.sequential import Verdict
 
 
@@ -101,6 +102,7 @@ class Report:
 
 def table(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], left: set[int]) -> list[str]:
     """Aligned columns; those in `left` flush left, numbers flush right."""
+    cells = [tuple(map(visible, row)) for row in cells]
     widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
     return [
         "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()

@@ -9,8 +9,9 @@ import gymnasium as gym
 import pytest
 
 from scg.agents.commands import cli
+from scg.agents.commands.shared import reported
 from scg.agents.reinforce import Reinforce
-from scg.agents.training.run_directory import RunConfig, RunDirectory
+from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +123,12 @@ def test_an_environment_that_the_agent_refuses_leaves_nothing_behind(
     assert cli.train([*words.split(), "--out", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_is_told_without_terminal_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    @reported
+    def fails(argv: list[str]) -> int:
+        raise RunError("one\x1b[2J\ntwo")
+
+    assert fails([]) == 2
+    assert capsys.readouterr().err == "error: one\\x1b[2J\ntwo\n"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,18 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         tensor_files.load(tmp_path / "x.pt")
     assert not (tmp_path / "owned").exists()
+
+
+def test_what_a_damaged_checkpoint_says_holds_no_terminal_escape(tmp_path: Path) -> None:
+    """The unpickler quotes the name of what it refuses to load."""
+    content = b"c\x1b[2Jmodule\nname\n."
+    buffer = io.BytesIO()
+    torch.save({"format": 1}, buffer)
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(tmp_path / "archive", "w") as changed:
+        for name in whole.namelist():
+            changed.writestr(name, content if name.endswith("data.pkl") else whole.read(name))
+    archive = (tmp_path / "archive").read_bytes()
+    (tmp_path / "x.pt").write_bytes(archive + tensor_files.MARK + hashlib.sha256(archive).digest())
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        tensor_files.load(tmp_path / "x.pt")
+    assert str(caught.value).isprintable()

@@ -158,7 +158,8 @@ def test_environments_that_cannot_be_saved_start_afresh_and_it_is_said(
     run = new_run(tmp_path / "run", RunConfig(**{**vars(SHORT), "env": "Counting-v0"}))
     loop.train(run, quiet=True)
     run.extend(1920)
-    loop.train(RunDirectory.open(run.path), resume=True)
+    loop.train(run, resume=True)
+    assert RunDirectory.open(run.path).run.steps == 1920
     said = capsys.readouterr().out
     assert "these environments cannot be saved; their episodes start afresh" in said
     assert "resumed from" in said

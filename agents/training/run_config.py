@@ -1,0 +1,227 @@
+"""`config.json` of a run: every option by name, typed, with the version of its layout.
+
+    {"version": 1, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
+
+What is read decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another
+type is an error with its name. Files of earlier versions go through `migrated` first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from scg.agents import AGENTS, config_type
+from scg.agents.common.agent import Config
+from scg.agents.execution.options import OptionError
+from scg.agents.execution.settings import Execution
+from scg.errors import nearest
+
+VERSION = 1
+
+
+class RunError(ValueError):
+    """A run directory that cannot be made, or is not one."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, on what, and what to keep. The same for every agent."""
+
+    env: str = "CartPole-v1"
+    """gymnasium's id of the environment"""
+    steps: int = 100_000
+    """environment steps in all"""
+    seed: int = 0
+    """everything random is derived from it"""
+    envs: int = 8
+    """environments stepped side by side"""
+    action_bins: int = 0
+    """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
+    evaluations: int = 10
+    """how often to evaluate, evenly spaced; the last one is at the end"""
+    eval_episodes: int = 20
+    """fresh episodes in each evaluation"""
+    eval_actions: Literal["mode", "sample"] = "mode"
+    """evaluate the most probable action, or sample as in training"""
+    eval_steps: int = 10_000
+    """an evaluation stops an episode after this many steps, and says so; 0 never does"""
+    checkpoints: int = 10
+    """how often to save after the start, evenly spaced; the last one is at the end"""
+    keep_checkpoints: int = 2
+    """how many of the newest checkpoints stay; 0 keeps all of them, as `scg overestimation` wants"""
+    step_threads: int = 0
+    """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
+            if getattr(self, name) < 1:
+                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
+        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
+            if getattr(self, name) < 0:
+                raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
+
+
+SECTIONS = ("run", "config", "execution")
+
+
+class Settings(NamedTuple):
+    """What a run is: its agent's name, and the three sections."""
+
+    name: str
+    run: RunConfig
+    agent: Config
+    execution: Execution
+
+
+def written(settings: Settings) -> dict[str, Any]:
+    """The content of `config.json`. RunError for a value that could not be read back."""
+    name, *parts = settings
+    sections = dict(zip(SECTIONS, map(dataclasses.asdict, parts), strict=True))  # type: ignore[arg-type]
+    for part, (section, values) in zip(parts, sections.items(), strict=True):
+        _typed(type(part), values, section, f"agent {name}")
+    return {"version": VERSION, "agent": name, **sections}
+
+
+def read(content: Any, where: str, say: Callable[[str], None]) -> Settings:
+    """Settings from the content of a `config.json`; what its migration had to assume goes to `say`."""
+    content, assumed = migrated(content, where)
+    for text in assumed:
+        say(f"{where}: {text}")
+    known = ("version", "agent", *SECTIONS)
+    _refuse(content, known, known, where, "section")
+    agent = _agent(content, where)
+    return Settings(
+        content["agent"], *(_section(kind, content[name], name, where) for name, kind in zip(SECTIONS, agent, strict=True))
+    )
+
+
+def migrated(content: Any, where: str) -> tuple[dict[str, Any], list[str]]:
+    """`content` of any earlier version in the layout of today's, and what had to be assumed for that."""
+    if not isinstance(content, dict):
+        raise RunError(f"{where}: found {_shown(content)}, expected an object. Train again.")
+    version = content.get("version", 0)
+    if type(version) is not int or not 0 <= version <= VERSION:
+        raise RunError(f"{where}: version is {_shown(version)}, this scg reads versions up to {VERSION}. Update torch-scg.")
+    assumed: list[str] = []
+    for step in MIGRATIONS[version:]:
+        content, said = step(content, where)
+        assumed += said
+    return content, assumed
+
+
+def _from_0(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Before versions: a file had the options of its day, those of `Execution` among the agent's or the run's at first. What
+    has been added since gets its default, and it is said."""
+    _refuse(content, ("agent", *SECTIONS), ("agent", "run", "config"), where, "section")
+    kinds = dict(zip(SECTIONS, _agent(content, where), strict=True))
+    sections = {name: content.get(name, {}) for name in SECTIONS}
+    for name, values in sections.items():
+        if not isinstance(values, dict):
+            raise RunError(f"{where}: section {name!r} is {_shown(values)}, expected an object.")
+    sections = {name: dict(values) for name, values in sections.items()}
+    if "execution" not in content:
+        moved = {field.name for field in dataclasses.fields(Execution)}
+        for name in ("run", "config"):
+            for key in sections[name].keys() & moved - {field.name for field in dataclasses.fields(kinds[name])}:
+                sections["execution"][key] = sections[name].pop(key)
+    assumed = []
+    for name, kind in kinds.items():
+        for key, value in json.loads(json.dumps(dataclasses.asdict(kind()))).items():
+            if key not in sections[name]:
+                sections[name][key] = value
+                assumed.append(f"{name}.{key} is missing from this file of an older scg; assumed: {_shown(value)}")
+    return {"version": 1, "agent": content["agent"], **sections}, assumed
+
+
+MIGRATIONS = (_from_0,)  # from version 0 to 1, …
+
+
+def _agent(content: dict[str, Any], where: str) -> tuple[Any, Any, Any]:
+    """The dataclasses of the three sections."""
+    name = content["agent"]
+    if not isinstance(name, str) or name not in AGENTS:
+        hint = nearest(name, AGENTS) if isinstance(name, str) else ""
+        raise RunError(f"{where}: agent is {_shown(name)}, which is no agent of this scg.{hint}")
+    return RunConfig, config_type(name), Execution
+
+
+def _section(kind: Any, values: Any, section: str, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise RunError(f"{where}: section {section!r} is {_shown(values)}, expected an object.")
+    names = [field.name for field in dataclasses.fields(kind)]
+    _refuse(values, names, names, where, f"{kind.__name__} has no option", section)
+    options = _typed(kind, values, section, where)
+    try:
+        return kind(**options)
+    except (OptionError, RunError) as error:
+        raise RunError(f"{where}: {error}") from error
+
+
+def _refuse(values: dict[str, Any], known: Any, needed: Any, where: str, what: str, section: str = "") -> None:
+    """RunError for what is unknown, then for what is missing."""
+    for key in values:
+        if key not in known:
+            unknown = f"{what} {key!r}" if section else f"no {what} is called {key!r}"
+            raise RunError(f"{where}: {unknown}.{nearest(key, known)} Was it made by another version?")
+    for key in needed:
+        if key not in values:
+            name = f"{section}.{key}" if section else key
+            raise RunError(f"{where}: {name} is missing, expected {'a value for it' if section else 'it'}. Put it back.")
+
+
+def _typed(kind: Any, values: dict[str, Any], section: str, where: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    found = {}
+    for key, value in values.items():
+        try:
+            found[key] = _value(value, hints[key])
+        except TypeError:
+            raise RunError(
+                f"{where}: {section}.{key} is {_shown(value)}, expected {_spelt(hints[key])}. Correct it there."
+            ) from None
+    return found
+
+
+def _value(value: Any, kind: Any) -> Any:
+    """`value` as a `kind`. TypeError where it is none: a flag is no number, 5.5 is no integer."""
+    origin, options = get_origin(kind), get_args(kind)
+    if kind is float and type(value) is not bool and isinstance(value, int | float):
+        return float(value)
+    if kind in (bool, int, NoneType) and type(value) is kind:
+        return value
+    if kind is str and isinstance(value, str) and value.isprintable():  # it will be printed
+        return value
+    if origin is Literal and any(type(value) is type(option) and value == option for option in options):
+        return value
+    if origin is tuple and options[1:] == (Ellipsis,) and isinstance(value, list | tuple):
+        return tuple(_value(each, options[0]) for each in value)
+    if origin in (Union, UnionType):
+        for option in options:
+            try:
+                return _value(value, option)
+            except TypeError:
+                continue
+    raise TypeError
+
+
+def _spelt(kind: Any) -> str:
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "printable text", NoneType: "null"}
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(_shown(option) for option in options)
+    if origin is tuple:
+        return f"a list, of each entry {_spelt(options[0])}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_spelt, options))
+    return names.get(kind, f"{kind}")
+
+
+def _shown(value: Any) -> str:
+    """As it is in the file, without characters that a terminal would obey."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}…"
