@@ -66,7 +66,7 @@ def train(argv: list[str]) -> int:
         code = _train(run, resume=False)
         if code:
             return code
-    if len(paths) > 1:
+    if len(paths) > 1 and options.run.evaluations:
         from scg.agents.training import curves
 
         curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
@@ -76,11 +76,13 @@ def train(argv: list[str]) -> int:
 
 
 def _try_to_build(run: RunDirectory) -> None:
-    """An environment that is unknown, or that the agent refuses, leaves no directory behind."""
+    """An environment that is unknown, that does not start, or that the agent refuses, leaves no directory behind."""
     from scg.agents.training.loop import build
 
-    with make(run.run.env, 1, bins=run.run.action_bins) as one:
-        build(run, one)
+    several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
+    with make(run.run.env, 1 + several, bins=run.run.action_bins) as tried:
+        build(run, tried)
+        tried.reset([run.run.seed] * tried.batch)
 
 
 def options_of(name: str, argv: Sequence[str] = ()) -> Any:
@@ -204,5 +206,8 @@ def _train(run: RunDirectory, resume: bool) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
         return 130
-    print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
+    if evaluation is None:
+        print(f"done, without an evaluation; graph and checkpoints in {run.path}")
+        return 0
+    print(f"done: evaluation return {evaluation.mean:.1f}{evaluation.remark}; curve, graph and checkpoints in {run.path}")
     return 0

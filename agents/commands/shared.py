@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
+from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.training.run_directory import RunDirectory, RunError
@@ -26,7 +27,7 @@ def reported(command: Command) -> Command:
 
         try:
             return command(argv)
-        except TrainingStopped as error:
+        except (TrainingStopped, EnvironmentFailed) as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:

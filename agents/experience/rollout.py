@@ -27,7 +27,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
 from scg import scan
-from scg.agents.environments.envs import EnvironmentFault, Environments
+from scg.agents.environments.envs import Environments
+from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.experience.acting import Act, mode, sampler
 from scg.agents.networks.mlp import float_type
 
@@ -169,7 +170,10 @@ class Rollout:
         record.obs[t], record.first[t] = self._obs, self._first
         action = act(self._obs)
         record.action[t] = action  # before the environments, which may write into what they are given
-        step = self.envs.step(action)
+        try:
+            step = self.envs.step(action)
+        except EnvironmentFailed as fault:
+            raise fault.at(f"step {t} of the block") from fault.__cause__
         record.reward[t] = step.reward
         record.terminated[t], record.truncated[t], record.next_obs[t] = step.terminated, step.truncated, step.next_obs
         self._obs = step.obs
@@ -236,7 +240,7 @@ class _Record:
         return vars(self)
 
     def block(self, policy: nn.Module | None, episodes: list[Episode]) -> Block:
-        for name in ("obs", "next_obs", "reward"):
+        for name in ("next_obs", "reward", "obs"):  # `obs` last: where a step led is found at that step
             _check_finite(name, getattr(self, name))
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
         log_prob = None
@@ -256,7 +260,8 @@ def _empty(shape: tuple[int, int], space: gym.Space) -> np.ndarray:
 def _check_finite(name: str, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         t, i, *_ = np.argwhere(~np.isfinite(array))[0]
-        raise EnvironmentFault(
-            f"environment {i}, step {t} of the block: {name} has {array[~np.isfinite(array)][0]}. "
-            "Look for a diverged simulation, or bound the actions."
+        raise EnvironmentFailed(
+            int(i),
+            f"{name} has {array[~np.isfinite(array)][0]}. Look for a diverged simulation, or bound the actions.",
+            f"step {t} of the block",
         )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scg.agents.environments.envs import Environments
+from scg.agents.environments.faults import described
 from scg.agents.experience.rollout import Episode
 from scg.agents.search.policies import Crowd
 
@@ -71,7 +72,7 @@ def evaluate(
                 crowd.load(slot, theta(jobs[job].member))
                 running[slot], active[slot] = job, True
             except Exception as error:
-                fail(job, f"reset: {type(error).__name__}: {error}")
+                fail(job, f"reset: {described(error.__cause__ or error)}")
         total[slot], length[slot], first[slot], second[slot] = 0.0, 0, 0.0, 0.0
 
     with envs.one_by_one() as faults:
@@ -96,7 +97,7 @@ def evaluate(
                 job = running[slot]
                 if slot in faults:
                     error = faults.pop(slot)
-                    fail(job, f"step {length[slot]}: {type(error).__name__}: {error}")
+                    fail(job, f"step {length[slot]}: {described(error.__cause__ or error)}")
                 elif not good[slot]:
                     fail(job, f"step {length[slot]}: an action, observation or reward is not finite")
                 else:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Generator, nn
 
 from scg.agents.environments import envs
+from scg.agents.environments.faults import FewInstances
 from scg.agents.environments.goal_space import GoalSpace
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Block, Rollout
@@ -55,9 +56,23 @@ def evaluate(
     `at` (the training step) chooses among families of seeds. An episode is stopped after `limit` steps (0: never).
     """
     generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
-    with one_blas_thread(), envs.make(env_id, episodes, bins=bins) as vector:
-        rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
-        block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False, limit=limit)
+    seeds = envs.seeds(seed, "evaluation", episodes, at)
+
+    def over(seeds: list[int]) -> Evaluation:
+        return _evaluation(policy, env_id, seeds, generator, actions == "mode", bins, limit)
+
+    try:
+        return over(seeds)
+    except FewInstances:
+        return _joined([over([one]) for one in seeds])
+
+
+def _evaluation(
+    policy: nn.Module, env_id: str, seeds: list[int], generator: Generator, deterministic: bool, bins: int, limit: int
+) -> Evaluation:
+    with one_blas_thread(), envs.make(env_id, len(seeds), bins=bins) as vector:
+        rollout = Rollout(vector, seeds, generator)
+        block = rollout.episodes(policy, deterministic=deterministic, log_prob=False, limit=limit)
         space = vector.obs_space
     success = None
     if isinstance(space, GoalSpace):
@@ -66,6 +81,13 @@ def evaluate(
     returns, lengths = [episode.total for episode in block.episodes], [episode.length for episode in block.episodes]
     cut = _cut(block, limit) if limit else 0
     return Evaluation(returns, lengths, success, cut)
+
+
+def _joined(parts: list[Evaluation]) -> Evaluation:
+    """Evaluations of one episode each."""
+    reached = [part.success for part in parts if part.success is not None]
+    success = float(np.mean(reached)) if reached else None
+    return Evaluation([part.mean for part in parts], [part.lengths[0] for part in parts], success, sum(p.cut for p in parts))
 
 
 def _cut(block: Block, limit: int) -> int:

@@ -47,7 +47,7 @@ class RunConfig:
     action_bins: int = 0
     """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
     evaluations: int = 10
-    """how often to evaluate, evenly spaced; the last one is at the end"""
+    """how often to evaluate, evenly spaced; the last one is at the end; 0 never does"""
     eval_episodes: int = 20
     """fresh episodes in each evaluation"""
     eval_actions: Literal["mode", "sample"] = "mode"
@@ -62,10 +62,10 @@ class RunConfig:
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
+        for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
+        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 

@@ -9,6 +9,8 @@ control need the packages of the extra `torch-scg[video]`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from scg.agents.environments import envs
+from scg.agents.environments.faults import EnvironmentFailed, described
 from scg.agents.experience.acting import mode
 
 EXTRA = 'pip install "torch-scg[video]"'
@@ -43,12 +46,23 @@ class Camera:
         if self.fps < 1 or self.width < 0:
             raise VideoError(f"{self.fps} frames a second, {self.width} pixels wide: give at least 1 and 0.")
 
-    def open(self) -> Any:
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """A film to append frames to. It has its name once it is whole."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        if self.out.suffix == ".gif":
-            return imageio.get_writer(self.out, duration=1000 / self.fps, loop=0)
+        unfinished = self.out.with_name(f".{self.out.stem}.{os.getpid()}{self.out.suffix}")
         try:
-            return imageio.get_writer(self.out, fps=self.fps, macro_block_size=2)
+            with self._writer(unfinished) as film:
+                yield film
+            os.replace(unfinished, self.out)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _writer(self, file: Path) -> Any:
+        if self.out.suffix == ".gif":
+            return imageio.get_writer(file, duration=1000 / self.fps, loop=0)
+        try:
+            return imageio.get_writer(file, fps=self.fps, macro_block_size=2)
         except (ImportError, ValueError) as error:
             raise VideoError(f"{self.out}: MP4 needs a codec ({error}). Remedy: {EXTRA}, or choose a .gif file.") from error
 
@@ -66,27 +80,45 @@ def record(
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
     act, returns = mode(policy), []
-    with envs.make(env_id, 1, bins=bins, render_mode="rgb_array") as vector:
+    with envs.make(env_id, 1, bins=bins, render_mode="rgb_array") as vector, camera.open() as film:
         env = vector.vector.envs[0]  # type: ignore[attr-defined]
         rate = env.metadata.get("render_fps", camera.fps)
-        with camera.open() as film:
-            for episode_seed in envs.seeds(seed, "video", episodes):
-                obs, total, shown = vector.reset([episode_seed]), 0.0, 0
-                for t in range(steps):
-                    if t * camera.fps >= shown * rate:
-                        film.append_data(camera.frame(_picture(env, env_id)))
-                        shown += 1
-                    step = vector.step(act(obs))
-                    total += float(step.reward[0])
-                    if step.terminated[0] or step.truncated[0]:
-                        break
-                    obs = step.obs
-                returns.append(total)
+        for episode_seed in envs.seeds(seed, "video", episodes):
+            obs, total, shown = vector.reset([episode_seed]), 0.0, 0
+            for t in range(steps):
+                if t * camera.fps >= shown * rate:
+                    film.append_data(camera.frame(_picture(env, env_id, t)))
+                    shown += 1
+                step = _step(vector, act(obs), t)
+                total += float(step.reward[0])
+                if step.terminated[0] or step.truncated[0]:
+                    break
+                obs = step.obs
+            returns.append(total)
     return returns
 
 
-def _picture(env: Any, env_id: str) -> np.ndarray:
+def _step(vector: envs.Environments, action: np.ndarray, t: int) -> envs.Step:
+    when = f"step {t} of the episode"
     try:
-        return env.render()
+        step = vector.step(action)
+    except EnvironmentFailed as fault:
+        raise fault.at(when) from fault.__cause__
+    for name, value in (("reward", step.reward), ("next_obs", step.next_obs)):
+        if not np.isfinite(value).all():
+            raise EnvironmentFailed(0, f"{name} has {value[~np.isfinite(value)][0]}.", when)
+    return step
+
+
+def _picture(env: Any, env_id: str, t: int) -> np.ndarray:
+    try:
+        picture = env.render()
     except (DependencyNotInstalled, ImportError) as error:
         raise VideoError(f"{env_id} cannot draw itself: {error} Remedy: {EXTRA}.") from error
+    except Exception as error:
+        raise EnvironmentFailed(0, f"render raised {described(error)}", f"step {t} of the episode") from error
+    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8):
+        found = f"{picture.dtype} of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        wanted = "With render_mode='rgb_array' it must return a picture: uint8 [height, width, 3]."
+        raise EnvironmentFailed(0, f"render returned {found}. {wanted}", f"step {t} of the episode")
+    return picture
