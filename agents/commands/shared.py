@@ -12,6 +12,7 @@ from scg.agents.environments.envs import EnvironmentFault, make
 from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.networks.finite import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 Command = Callable[[list[str]], int]
@@ -27,7 +28,7 @@ def reported(command: Command) -> Command:
 
         try:
             return command(argv)
-        except (TrainingStopped, EnvironmentFailed) as error:
+        except (TrainingStopped, EnvironmentFailed, NotFinite) as error:
             print(f"stopped: {error}", file=sys.stderr)
             return 1
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:

@@ -32,5 +32,8 @@ class StepTimeout(EnvironmentFailed):
 
 def described(error: BaseException) -> str:
     """An exception's type and the first line of its message."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
+from scg.agents.networks.finite import checked_output
 from scg.agents.networks.linear import linear, weights_and_biases
 
 SMALL = 0.01  # gain of a policy's last layer
@@ -69,7 +70,7 @@ class _Network(nn.Module):
                 x = np.dot(x, weight)  # half of what `@` costs on rows this few
                 np.add(x, bias, out=x)
                 activate(x)
-            return np.dot(x, last) + last_bias
+            return checked_output(np.dot(x, last) + last_bias)
 
         return forward
 

@@ -29,6 +29,7 @@ import scg.draw
 from scg.agents.common.agent import Agent
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
+from scg.agents.environments.faults import described
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.training import curves
@@ -125,8 +126,16 @@ class _Training:
         """Faults inside stop the run, and say where and what is left of it."""
         try:
             yield
-        except (NotFinite, EnvironmentFault, scg.GraphError) as error:
-            raise TrainingStopped(f"{where()}: {error}\nLast good checkpoint: {self.last_good or 'none yet'}") from error
+        except Exception as error:
+            blown = "" if isinstance(error, EnvironmentFault) else self.agent.exploded()
+            if not blown and not isinstance(error, NotFinite | EnvironmentFault | scg.GraphError):
+                raise
+            if blown:  # torch's errors, of a distribution's parameters say, are explained by it
+                raise self._stopped(where(), f"{blown} ({described(error)})") from error
+            raise self._stopped(where(), str(error)) from error
+
+    def _stopped(self, where: str, why: str) -> TrainingStopped:
+        return TrainingStopped(f"{where}: {why}\nLast good checkpoint: {self.last_good or 'none yet'}")
 
     def _update(self) -> None:
         """Blocks and their updates until there is something to report: at least one block."""
