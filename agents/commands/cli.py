@@ -77,11 +77,14 @@ def train(argv: list[str]) -> int:
 
 def _try_to_build(run: RunDirectory) -> None:
     """An environment that is unknown, that does not start, or that the agent refuses, leaves no directory behind."""
+    from scg.agents.experience.rollout import row_bytes
     from scg.agents.training.loop import build
 
     several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
     with make(run.run.env, 1 + several, bins=run.run.action_bins) as tried:
-        build(run, tried)
+        agent = build(run, tried)
+        if agent.memory is not None:
+            agent.memory.require(row_bytes(tried))
         tried.reset([run.run.seed] * tried.batch)
 
 

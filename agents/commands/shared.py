@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
-from scg.agents.environments.faults import EnvironmentFailed
+from scg.agents.environments.faults import EnvironmentFailed, first_line
+from scg.agents.execution.memory import is_shortage
 from scg.agents.experience import tensor_files
+from scg.agents.experience.files import told
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.networks.finite import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
@@ -34,6 +37,14 @@ def reported(command: Command) -> Command:
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            print(f"error: {told(error)}", file=sys.stderr)
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            print(f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks.", file=sys.stderr)
+            return 1
         except SystemExit as leave:  # argument errors and --help
             return leave.code if isinstance(leave.code, int) else 2
 
@@ -45,6 +56,7 @@ def trained(path: Path, best: bool) -> tuple[RunDirectory, Agent, Path]:
     from scg.agents.training.loop import build
 
     run = RunDirectory.open(path)
+    run.execution = replace(run.execution, device="cpu", threads=1, cuda_graphs=False)  # this machine may be another
     if best:
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
     else:

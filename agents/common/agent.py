@@ -107,6 +107,7 @@ class AgentConfig:
                     f"option --{flag}: the updates of {type(self).__name__} cannot be executed so. They know {known}. "
                     "(--overlap and --together are for agents with a replay buffer.)"
                 )
+        execution.check_machine()
 
 
 def set_rate(optimiser: Optimizer, rate: float) -> None:

@@ -34,8 +34,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics
 from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.checked_vector import SerialVector
-from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, FewInstances, described
+from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
 from scg.agents.environments.goal_space import flattened
+from scg.agents.execution import memory
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
 
@@ -229,11 +230,13 @@ def _close(made: Sequence[gym.Env]) -> None:
 def _make_all(env_id: str, batch: int, **kwargs: Any) -> list[gym.Env]:
     made: list[gym.Env] = []
     try:
-        for _ in range(batch):
+        for count in range(batch):
+            if count % 256 == 255 and memory.free() < memory.SMALL:
+                raise Exhausted(f"environment {env_id!r}: memory is full after {count} of {batch}. Give fewer --envs.")
             made.append(_make_one(env_id, **kwargs))
     except EnvironmentFault as error:
         _close(made)
-        if not made:
+        if not made or isinstance(error, Exhausted):
             raise
         raise FewInstances(
             f"{error}\nOnly {len(made)} of {batch} instances could be made. If there can be but one at a time, train with "

@@ -11,6 +11,10 @@ class FewInstances(EnvironmentFault):
     """An environment of which some instances were made, and then no more."""
 
 
+class Exhausted(EnvironmentFault):
+    """More instances of an environment than memory has room for."""
+
+
 class EnvironmentFailed(EnvironmentFault):
     """An environment that was made and then misbehaved: which of the vector (None: all of it), when, and what was found."""
 

@@ -15,6 +15,7 @@ nothing follows. Both end the sum (Pardo et al. 2018, "Time limits in reinforcem
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ from torch import Generator, Tensor, nn
 from scg import scan
 from scg.agents.environments.envs import Environments
 from scg.agents.environments.faults import EnvironmentFailed, first_line
+from scg.agents.execution import memory
 from scg.agents.experience.acting import Act, mode, sampler
 from scg.agents.networks.finite import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
@@ -234,6 +236,10 @@ class _Record:
 
     def __init__(self, steps: int, envs: Environments) -> None:
         shape = (steps, envs.batch)
+        needed = steps * envs.batch * row_bytes(envs)
+        memory.require(
+            needed, f"a block of {steps:,} steps of {envs.batch:,} environments", "Give a smaller --horizon or --envs."
+        )
         self.obs, self.next_obs = _empty(shape, envs.obs_space), _empty(shape, envs.obs_space)
         self.action = _empty(shape, envs.action_space)
         self.reward = np.empty(shape, float_type())
@@ -275,7 +281,16 @@ class _Record:
         return Block(**tensors, log_prob=log_prob, episodes=episodes)
 
 
+def row_bytes(envs: Environments) -> int:
+    """What one step of one environment takes."""
+    obs, action = (math.prod(space.shape or ()) * _kind(space).itemsize for space in (envs.obs_space, envs.action_space))
+    return 2 * obs + action + float_type().itemsize + 3
+
+
 def _empty(shape: tuple[int, int], space: gym.Space) -> np.ndarray:
+    return np.empty((*shape, *(space.shape or ())), _kind(space))
+
+
+def _kind(space: gym.Space) -> np.dtype:
     """Continuous values have the nets' type, whatever the space says."""
-    kind = float_type() if isinstance(space, spaces.Box) else np.int64
-    return np.empty((*shape, *(space.shape or ())), kind)
+    return float_type() if isinstance(space, spaces.Box) else np.dtype(np.int64)

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from scg.agents.experience.files import writing
+
 FORMAT = 1
 MARK = b"scg-sha256:"  # the end of a file: mark, then the digest of all before the mark
 TAIL = len(MARK) + hashlib.sha256().digest_size
@@ -27,6 +29,11 @@ class CheckpointError(ValueError):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically."""
+    with writing(path):
+        _save(path, state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)  # of a killed process with our number

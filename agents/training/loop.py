@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described
 from scg.agents.experience.acting import one_blas_thread
+from scg.agents.experience.files import told
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
@@ -67,7 +68,14 @@ def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evalu
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none."""
     torch.set_num_threads(run.execution.threads)
     with one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
-        return _Training(run, environments, progress).run_to_end(resume)
+        training = _Training(run, environments, progress)
+        try:
+            return training.run_to_end(resume)
+        except OSError as error:
+            raise TrainingStopped(
+                f"after step {training.counters.step}: cannot write {told(error)}. Make room, then continue with: "
+                f"scg train --resume {run.path}\nLast good checkpoint: {training.last_good or 'none yet'}"
+            ) from error
 
 
 def _environments(run: RunDirectory) -> Environments:
@@ -114,7 +122,8 @@ class _Training:
                 if _due(before, counters.step, options.steps, options.checkpoints):
                     self._save()
         finally:
-            self.events.close()
+            with suppress(OSError):  # what could not be written has been told
+                self.events.close()
         if not options.evaluations:
             return None
         evaluation = evaluation or self._evaluation()  # a finished run, resumed

@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +25,11 @@ from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
+from scg.agents.experience import files
 from scg.agents.training.checkpoint import Checkpoints
 from scg.errors import nearest
+
+MOST = 2**16  # environments side by side
 
 
 class RunError(ValueError):
@@ -65,6 +69,9 @@ class RunConfig:
         for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
+        for name in ("envs", "eval_episodes"):
+            if getattr(self, name) > MOST:
+                raise RunError(f"option {name} is {getattr(self, name)}: one process steps them all. Give at most {MOST}.")
         for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
@@ -82,14 +89,30 @@ class RunDirectory:
         cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
     ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
+        if out is not None and out.exists() and not out.is_dir():
+            raise RunError(f"run {out}: is a file. Choose another --out.")
         if out is not None and out.exists() and any(out.iterdir()):
             raise RunError(f"run {out}: exists already. Continue it with --resume {out}, or choose another --out.")
         path = out if out is not None else _free(Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "versions.json", envs.versions(run.env))
-        directory = cls(path, name, run, agent, execution)
-        directory._write_config()
+        directory, existed = cls(path, name, run, agent, execution), path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "versions.json", envs.versions(run.env))
+            directory._write_config()
+        except OSError as error:
+            directory._remove(existed)
+            raise RunError(
+                f"run {path}: cannot be written: {files.told(error)}. Choose another --out, or make room."
+            ) from error
         return directory
+
+    def _remove(self, keep_directory: bool) -> None:
+        """Take back what `create` has written."""
+        with suppress(OSError):
+            for name in ("versions.json", "config.json"):
+                (self.path / name).unlink(missing_ok=True)
+            if not keep_directory:
+                self.path.rmdir()
 
     def extend(self, steps: int) -> None:
         """Another total of steps; schedules that follow the share of steps done stretch with it."""
@@ -153,7 +176,7 @@ class Table:
         row = {"step": step, **values}
         new = self.columns is None
         self.columns = self.columns or list(row)
-        with open(self.path, "a", newline="") as file:
+        with files.writing(self.path), open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="", lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -175,8 +198,12 @@ def _complete_rows(path: Path) -> list[list[str]]:
 
 def write_json(path: Path, content: Any) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        with files.writing(path):
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _free(path: Path) -> Path:
