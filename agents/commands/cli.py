@@ -81,7 +81,7 @@ def _try_to_build(run: RunDirectory) -> None:
     from scg.agents.training.loop import build
 
     several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
-    with make(run.run.env, 1 + several, bins=run.run.action_bins) as tried:
+    with make(run.run.env, 1 + several, bins=run.run.action_bins, step_timeout=run.run.step_timeout) as tried:
         agent = build(run, tried)
         if agent.memory is not None:
             agent.memory.require(row_bytes(tried))
@@ -137,7 +137,15 @@ def evaluate(argv: list[str]) -> int:
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
     result = evaluate_policy(
-        agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins, run.run.eval_steps
+        agent.policy,
+        run.run.env,
+        wish.episodes,
+        seed,
+        0,
+        actions,
+        run.run.action_bins,
+        run.run.eval_steps,
+        run.run.step_timeout,
     )
     print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}{result.remark}:")
     print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
@@ -175,7 +183,8 @@ def video(argv: list[str]) -> int:
     run, agent, path = trained(wish.run, wish.best)
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
-    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
+    settings = run.run.action_bins, run.run.step_timeout
+    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, *settings)
     print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
     return 0
 

@@ -46,7 +46,11 @@ class BatchedVector(CheckedVector):
         self._terminations[:], self._truncations[:] = False, False
         if len(which):
             rows = list(which)
-            found = type(self._bases[0]).step_many([self._bases[i] for i in rows], actions[rows])
+            self.watch.begin(None, "step_many")
+            try:
+                found = type(self._bases[0]).step_many([self._bases[i] for i in rows], actions[rows])
+            finally:
+                self.watch.end()
             shapes = [np.shape(part) for part in found]
             if shapes != [(len(rows), *(self._shape or ())), (len(rows),), (len(rows),)]:
                 raise EnvironmentFailed(

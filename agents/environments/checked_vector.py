@@ -17,7 +17,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, described
+from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, StepTimeout, described
+from scg.agents.environments.step_timeout import Watch
 
 FLAG = (bool, np.bool_)
 
@@ -28,7 +29,8 @@ class CheckedVector(SyncVectorEnv):
     faults: dict[int, Exception] | None = None  # see `Environments.one_by_one`
     active: np.ndarray | None = None
 
-    def __init__(self, constructors: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> None:
+    def __init__(self, constructors: Sequence[Callable[[], gym.Env]], step_timeout: float = 0.0, **kwargs: Any) -> None:
+        self.watch = Watch(step_timeout)
         super().__init__(constructors, **kwargs)
         space = self.single_observation_space
         self._shape = space.shape
@@ -42,24 +44,30 @@ class CheckedVector(SyncVectorEnv):
 
     def reset_one(self, i: int, seed: int | None = None) -> Any:
         """The first observation of a new episode of environment `i`."""
+        self.watch.begin(i, "reset")
         try:
             found = self.envs[i].reset(seed=seed)
         except EnvironmentFault:
             raise
         except Exception as error:
             raise EnvironmentFailed(i, f"reset raised {described(error)}") from error
+        finally:
+            self.watch.end()
         if not isinstance(found, tuple) or len(found) != 2:
             raise EnvironmentFailed(i, f"reset returned {_kind(found)}. It must return (observation, info).")
         return self._observed(i, found[0], "reset")
 
     def step_one(self, i: int, action: Any) -> tuple[Any, Any, Any, Any]:
         """Observation, reward, terminated and truncated of a step of environment `i`."""
+        self.watch.begin(i, "step")
         try:
             found = self.envs[i].step(action)
         except EnvironmentFault:
             raise
         except Exception as error:
             raise EnvironmentFailed(i, f"step raised {described(error)}{_hint(error)}") from error
+        finally:
+            self.watch.end()
         if not isinstance(found, tuple) or len(found) != 5:
             raise EnvironmentFailed(i, f"step returned {_kind(found)}. {FIVE}")
         obs, reward, terminated, truncated, _ = found
@@ -76,6 +84,10 @@ class CheckedVector(SyncVectorEnv):
         if problem:
             raise EnvironmentFailed(i, f"{of} gave an observation {problem}")
         return obs
+
+    def close(self, **kwargs: Any) -> None:
+        self.watch.close()
+        super().close(**kwargs)
 
     @staticmethod
     def _scalar(i: int, name: str, value: Any) -> None:
@@ -97,7 +109,7 @@ class SerialVector(CheckedVector):
             try:
                 obs, self._rewards[i], self._terminations[i], self._truncations[i] = self.step_one(i, actions[i])
             except Exception as error:
-                if self.faults is None:
+                if self.faults is None or isinstance(error, StepTimeout):
                     raise
                 self.faults[i] = error
                 self._rewards[i], self._terminations[i], self._truncations[i] = np.nan, False, False

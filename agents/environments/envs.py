@@ -76,7 +76,8 @@ class Environments:
     one of that many evenly spaced values in every dimension, by its index, and is a discrete one to the agent.
     """
 
-    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "") -> None:
+    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "", step_timeout: float = 0.0) -> None:
+        self.step_timeout = step_timeout
         self.vector, self.bins, self.env_id = vector, bins, env_id
         self.batch = vector.num_envs
         self.obs_space = vector.single_observation_space
@@ -186,17 +187,18 @@ def make(
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     threads: int = 0,
     bins: int = 0,
+    step_timeout: float = 0.0,
     **kwargs: Any,
 ) -> Environments:
     """`batch` copies of `env_id`. Extra arguments go to `gymnasium.make`.
 
     Two or more of gymnasium's MuJoCo environments are stepped as a batch, on `threads` threads (0: one for every four
     environments, as far as there are cores); any other, one after the other. No bit depends on it. `bins` quantises
-    continuous actions.
+    continuous actions. A call of an environment that takes longer than `step_timeout` seconds raises StepTimeout (0: none does).
     """
     made = _make_all(env_id, batch, **kwargs)
     try:
-        return Environments(_vector(made, autoreset, threads), bins, env_id)
+        return Environments(_vector(made, autoreset, threads, step_timeout), bins, env_id, step_timeout)
     except Exception as error:
         _close(made)
         if isinstance(error, RuntimeError):  # gymnasium's, on spaces that differ
@@ -204,17 +206,17 @@ def make(
         raise
 
 
-def _vector(made: Sequence[gym.Env], autoreset: AutoresetMode, threads: int) -> VectorEnv:
+def _vector(made: Sequence[gym.Env], autoreset: AutoresetMode, threads: int, step_timeout: float) -> VectorEnv:
     first, batch = made[0], len(made)
     constructors: list[Callable[[], gym.Env]] = [partial(_itself, env) for env in made]
     if autoreset is not AutoresetMode.SAME_STEP:
         return SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
     if batch > 1 and batched_vector.steps_many(first):
-        return batched_vector.BatchedVector(constructors, copy=False, autoreset_mode=autoreset)
+        return batched_vector.BatchedVector(constructors, step_timeout, copy=False, autoreset_mode=autoreset)
     if batch > 1 and mujoco_vector.family(first) is not None:
         threads = threads or max(1, min(len(os.sched_getaffinity(0)), batch // 4))
         return mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)
-    return SerialVector(constructors, copy=False, autoreset_mode=autoreset)
+    return SerialVector(constructors, step_timeout, copy=False, autoreset_mode=autoreset)
 
 
 def _itself(env: gym.Env) -> gym.Env:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scg.agents.environments.envs import Environments
-from scg.agents.environments.faults import described
+from scg.agents.environments.faults import StepTimeout, described
 from scg.agents.experience.rollout import Episode
 from scg.agents.search.policies import Crowd
 
@@ -71,6 +71,8 @@ def evaluate(
                 obs[slot] = envs.restart(slot, jobs[job].seed)
                 crowd.load(slot, theta(jobs[job].member))
                 running[slot], active[slot] = job, True
+            except StepTimeout:
+                raise
             except Exception as error:
                 fail(job, f"reset: {described(error.__cause__ or error)}")
         total[slot], length[slot], first[slot], second[slot] = 0.0, 0, 0.0, 0.0

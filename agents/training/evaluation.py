@@ -49,7 +49,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0, limit: int = 0
+    policy: nn.Module,
+    env_id: str,
+    episodes: int,
+    seed: int,
+    at: int,
+    actions: str,
+    bins: int = 0,
+    limit: int = 0,
+    step_timeout: float = 0.0,
 ) -> Evaluation:
     """One episode in each of `episodes` new environments, by the policy's "mode" or its "sample"d actions.
 
@@ -59,7 +67,8 @@ def evaluate(
     seeds = envs.seeds(seed, "evaluation", episodes, at)
 
     def over(seeds: list[int]) -> Evaluation:
-        return _evaluation(policy, env_id, seeds, generator, actions == "mode", bins, limit)
+        with one_blas_thread(), envs.make(env_id, len(seeds), bins=bins, step_timeout=step_timeout) as vector:
+            return _evaluation(policy, Rollout(vector, seeds, generator), actions == "mode", limit)
 
     try:
         return over(seeds)
@@ -67,14 +76,9 @@ def evaluate(
         return _joined([over([one]) for one in seeds])
 
 
-def _evaluation(
-    policy: nn.Module, env_id: str, seeds: list[int], generator: Generator, deterministic: bool, bins: int, limit: int
-) -> Evaluation:
-    with one_blas_thread(), envs.make(env_id, len(seeds), bins=bins) as vector:
-        rollout = Rollout(vector, seeds, generator)
-        block = rollout.episodes(policy, deterministic=deterministic, log_prob=False, limit=limit)
-        space = vector.obs_space
-    success = None
+def _evaluation(policy: nn.Module, rollout: Rollout, deterministic: bool, limit: int) -> Evaluation:
+    block = rollout.episodes(policy, deterministic=deterministic, log_prob=False, limit=limit)
+    space, success = rollout.envs.obs_space, None
     if isinstance(space, GoalSpace):
         last = block.next_obs[block.terminated | block.truncated].numpy()
         success = float(space.success(last[:, space.achieved], last[:, space.desired]).mean())

@@ -80,7 +80,9 @@ def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evalu
 
 def _environments(run: RunDirectory) -> Environments:
     options = run.run
-    return envs.make(options.env, options.envs, threads=options.step_threads, bins=options.action_bins)
+    return envs.make(
+        options.env, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
+    )
 
 
 def build(run: RunDirectory, environments: Environments) -> Agent:
@@ -205,6 +207,7 @@ class _Training:
                 options.eval_actions,
                 options.action_bins,
                 options.eval_steps,
+                options.step_timeout,
             )
 
     def _evaluate(self) -> Evaluation:

@@ -58,6 +58,8 @@ class RunConfig:
     """evaluate the most probable action, or sample as in training"""
     eval_steps: int = 10_000
     """an evaluation stops an episode after this many steps, and says so; 0 never does"""
+    step_timeout: float = 0.0
+    """seconds after which a call of an environment that has not returned stops the run; 0: it is waited for"""
     checkpoints: int = 10
     """how often to save after the start, evenly spaced; the last one is at the end"""
     keep_checkpoints: int = 2
@@ -72,7 +74,7 @@ class RunConfig:
         for name in ("envs", "eval_episodes"):
             if getattr(self, name) > MOST:
                 raise RunError(f"option {name} is {getattr(self, name)}: one process steps them all. Give at most {MOST}.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations"):
+        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations", "step_timeout"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 

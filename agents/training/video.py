@@ -74,13 +74,20 @@ class Camera:
 
 
 def record(
-    policy: nn.Module, env_id: str, camera: Camera, episodes: int = 1, seed: int = 0, steps: int = 1000, bins: int = 0
+    policy: nn.Module,
+    env_id: str,
+    camera: Camera,
+    episodes: int = 1,
+    seed: int = 0,
+    steps: int = 1000,
+    bins: int = 0,
+    step_timeout: float = 0.0,
 ) -> list[float]:
     """Film `episodes` episodes of the policy's most probable actions. Their returns, as far as they were filmed."""
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
     act, returns = mode(policy), []
-    with envs.make(env_id, 1, bins=bins, render_mode="rgb_array") as vector, camera.open() as film:
+    with envs.make(env_id, 1, bins=bins, step_timeout=step_timeout, render_mode="rgb_array") as vector, camera.open() as film:
         env = vector.vector.envs[0]  # type: ignore[attr-defined]
         rate = env.metadata.get("render_fps", camera.fps)
         for episode_seed in envs.seeds(seed, "video", episodes):
