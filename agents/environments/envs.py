@@ -31,7 +31,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics
+from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics, stateful_wrappers
 from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.checked_vector import SerialVector
 from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
@@ -277,6 +277,10 @@ def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
     except Exception as error:
         raise EnvironmentFault(f"environment {env_id!r} cannot be made: {described(error)}") from error
+    learns = stateful_wrappers.learning(env)
+    if learns:
+        env.close()
+        raise EnvironmentFault(f"environment {env_id!r} {learns}")
     try:
         return flattened(env)
     except ValueError as error:
