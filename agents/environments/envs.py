@@ -212,7 +212,7 @@ def _vector(made: Sequence[gym.Env], autoreset: AutoresetMode, threads: int, ste
     if autoreset is not AutoresetMode.SAME_STEP:
         return SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
     if batch > 1 and batched_vector.steps_many(first):
-        return batched_vector.BatchedVector(constructors, step_timeout, copy=False, autoreset_mode=autoreset)
+        return batched_vector.BatchedVector(constructors, step_timeout=step_timeout, copy=False, autoreset_mode=autoreset)
     if batch > 1 and mujoco_vector.family(first) is not None:
         threads = threads or max(1, min(len(os.sched_getaffinity(0)), batch // 4))
         return mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)

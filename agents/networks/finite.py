@@ -30,5 +30,5 @@ def exploded(name: str, module: nn.Module) -> str:
         size = value.detach().abs()
         if value.numel() and not size.max() <= EXPLODED:
             worst = value.detach().flatten()[torch.where(size.isnan(), torch.inf, size).argmax()].item()
-            return f"parameter {name}.{parameter} has {worst:.3g}. {REMEDY}"
+            return f"parameter {name}.{parameter} has {worst:.3g}"
     return ""

@@ -33,6 +33,7 @@ from scg.agents.environments.faults import described
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.files import told
 from scg.agents.experience.rollout import Episode, Rollout
+from scg.agents.networks.finite import REMEDY
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
@@ -141,9 +142,12 @@ class _Training:
             blown = "" if isinstance(error, EnvironmentFault) else self.agent.exploded()
             if not blown and not isinstance(error, NotFinite | EnvironmentFault | scg.GraphError):
                 raise
-            if blown:  # torch's errors, of a distribution's parameters say, are explained by it
-                raise self._stopped(where(), f"{blown} ({described(error)})") from error
-            raise self._stopped(where(), str(error)) from error
+            if not blown:
+                raise self._stopped(where(), str(error)) from error
+            if isinstance(error, NotFinite):
+                raise self._stopped(where(), f"{error} ({blown})") from error
+            # torch's errors, of a distribution's parameters say, are explained by it
+            raise self._stopped(where(), f"{blown}. {REMEDY} ({described(error)})") from error
 
     def _stopped(self, where: str, why: str) -> TrainingStopped:
         return TrainingStopped(f"{where}: {why}\nLast good checkpoint: {self.last_good or 'none yet'}")

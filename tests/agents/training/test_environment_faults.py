@@ -222,7 +222,7 @@ gym.register("Thin-v0", entry_point=Thin)
 
 
 def test_a_batch_of_observations_of_another_shape_is_not_broadcast() -> None:
-    with envs.make("Thin-v0", 2) as vector:
+    with envs.make("Thin-v0", 2, step_timeout=9.0) as vector:
         vector.reset([0, 1])
         with pytest.raises(EnvironmentFailed, match=r"step_many gave .* of shapes \[\(2, 1\), \(2,\), \(2,\)\] for 2 of them"):
             vector.step(np.zeros(2, np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ OFF = "--steps 1500 --warmup 200 --hidden 16 --no-compile"
 def test_a_learning_rate_that_is_too_high_is_said(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train([*words.split(), "--lr", "1e38", "--eval-episodes", "1", "--out", str(tmp_path / "run")]) == 1
     shown = capsys.readouterr().err
-    assert "after step 0: parameter " in shown
+    assert ", after step 0: " in shown
+    assert re.search(r"parameter [a-z]+\.[a-z0-9_.]+ has (-?inf|nan|-?1e\+38)", shown), shown
     assert "The parameters have exploded: lower the learning rate." in shown
     assert f"Last good checkpoint: {tmp_path}/run/checkpoints/step-000000000000.pt" in shown
 
