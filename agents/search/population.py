@@ -19,9 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from scg.agents.environments.envs import Environments
-from scg.agents.environments.faults import StepTimeout, described
+from scg.agents.environments.faults import EnvironmentFailed, StepTimeout, described
 from scg.agents.experience.rollout import Episode
 from scg.agents.search.policies import Crowd
+
+LIMITED = "A return needs whole episodes: register the environment with max_episode_steps."
 
 
 class Job(NamedTuple):
@@ -42,9 +44,9 @@ class Returns:
 
 
 def evaluate(
-    envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job]
+    envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job], limit: int = 0
 ) -> Returns:
-    """Run every job. `theta(member)` gives its parameters `[d]`."""
+    """Run every job. `theta(member)` gives its parameters `[d]`. EnvironmentFailed by an episode of more than `limit` steps (0: none)."""
     slots = envs.batch
     shape = envs.obs_space.shape or ()
     obs = np.zeros((slots, *shape), envs.obs_space.dtype)
@@ -93,6 +95,9 @@ def evaluate(
             total += step.reward
             length += 1
             steps += int(np.count_nonzero(active))
+            if limit and (active & (length > limit)).any():
+                endless = int(np.flatnonzero(active & (length > limit))[0])
+                raise EnvironmentFailed(endless, f"an episode has not ended after {limit:,} steps. {LIMITED}")
             good &= np.isfinite(total) & np.isfinite(step.next_obs).reshape(slots, -1).all(-1)
             obs[:] = step.obs
             for slot in np.flatnonzero(active & (step.terminated | step.truncated | ~good)).tolist():

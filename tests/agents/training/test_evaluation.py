@@ -131,3 +131,14 @@ def test_the_limit_is_on_by_default_and_said_in_the_result(tmp_path: Path, capsy
     Endless.made = 0
     assert cli.train([*WORDS.split(), "--env", "Endless-v0", "--evaluations", "1", "--out", str(tmp_path / "run")]) == 0
     assert "done: evaluation return 5001.5, 1 of them stopped after 10000 steps;" in capsys.readouterr().out
+
+
+def test_whole_episodes_in_training_end_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("scg.agents.reinforce.ENDLESS", 50)
+    monkeypatch.setattr("scg.agents.search.agent.ENDLESS", 50)
+    out = ["--env", "Endless-v0", "--steps", "60", "--eval-steps", "9", "--eval-episodes", "2"]
+    assert cli.train(["reinforce", "--horizon", "0", "--envs", "2", *out, "--out", str(tmp_path / "a")]) == 0
+    assert cli.train(["es", "--population", "2", *out, "--out", str(tmp_path / "b")]) == 1
+    assert "an episode has not ended after 60 steps. A return needs whole episodes" in capsys.readouterr().err
