@@ -29,7 +29,7 @@ import scg.draw
 from scg.agents.common.agent import Agent
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
-from scg.agents.environments.faults import described
+from scg.agents.environments.faults import described, first_line
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.files import told
 from scg.agents.experience.rollout import Episode, Rollout
@@ -144,8 +144,10 @@ class _Training:
                 raise
             if not blown:
                 raise self._stopped(where(), str(error)) from error
-            if isinstance(error, NotFinite):
-                raise self._stopped(where(), f"{error} ({blown})") from error
+            if isinstance(error, NotFinite | scg.GraphError):
+                said = first_line(error)
+                remedy = "" if "learning rate" in said else f" {REMEDY}"
+                raise self._stopped(where(), f"{said} ({blown}.{remedy})") from error
             # torch's errors, of a distribution's parameters say, are explained by it
             raise self._stopped(where(), f"{blown}. {REMEDY} ({described(error)})") from error
 
