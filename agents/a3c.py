@@ -34,12 +34,13 @@ from scg.agents.a2c import A2C
 from scg.agents.common.agent import Agent
 from scg.agents.common.on_policy import ActorCritic
 from scg.agents.environments import envs
-from scg.agents.execution.options import check_options
+from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 from scg.agents.updates.optimiser import Optimiser, RMSprop
 
+MOST_WORKERS = 256
 PATIENCE = 120.0  # seconds without a word from any worker, after which something is wrong
 
 
@@ -74,6 +75,8 @@ class A3C(A2C):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "workers")
+        if self.workers > MOST_WORKERS:
+            raise OptionError(f"option workers is {self.workers}: each is a process. Give at most {MOST_WORKERS}.")
 
     def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
@@ -117,7 +120,12 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         self.reports: Any = context.Queue()
         self.granted, self.taken = context.Value("q", 0), context.Value("q", 0)
-        options = {"batch": environments.batch, "threads": 1, "bins": environments.bins}
+        options = {
+            "batch": environments.batch,
+            "threads": 1,
+            "bins": environments.bins,
+            "step_timeout": environments.step_timeout,
+        }
         self.processes: list[BaseProcess] = []
         for index in range(config.workers):
             what = (config, execution, environments.env_id, options, common, seed, index)

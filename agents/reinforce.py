@@ -37,6 +37,7 @@ from scg.agents.updates.metrics import Metrics, explained_variance, parts_signal
 from scg.agents.updates.optimiser import Adam
 from scg.estimators.baselines import MovingAverage, scores, squared_norm
 
+ENDLESS = 10_000  # steps; whole episodes that are longer, and longer than what is left of the run, are cut
 MEMORY = 0.9  # of the running levels: about ten blocks
 
 
@@ -97,7 +98,7 @@ class Reinforce(AgentConfig):
 
         def collect(rollout: Rollout, steps_left: int) -> Block:
             if self.horizon == 0:
-                return rollout.episodes(policy)
+                return rollout.episodes(policy, limit=max(ENDLESS, -(-steps_left // rollout.envs.batch)))
             return rollout.collect(policy, min(self.horizon, -(-steps_left // rollout.envs.batch)))
 
         def update(block: Block, progress: float) -> Metrics:

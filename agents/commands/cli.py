@@ -72,7 +72,7 @@ def train(argv: list[str]) -> int:
         code = _train(run, resume=False)
         if code:
             return code
-    if len(paths) > 1:
+    if len(paths) > 1 and options.run.evaluations:
         from scg.agents.training import curves
 
         curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
@@ -89,11 +89,16 @@ class _Early(argparse.ArgumentParser):
 
 
 def _try_to_build(run: RunDirectory) -> None:
-    """An environment that is unknown, or that the agent refuses, leaves no directory behind."""
+    """An environment that is unknown, that does not start, or that the agent refuses, leaves no directory behind."""
+    from scg.agents.experience.rollout import row_bytes
     from scg.agents.training.loop import build
 
-    with make(run.run.env, 1, bins=run.run.action_bins) as one:
-        build(run, one)
+    several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
+    with make(run.run.env, 1 + several, bins=run.run.action_bins, step_timeout=run.run.step_timeout) as tried:
+        agent = build(run, tried)
+        if agent.memory is not None:
+            agent.memory.require(row_bytes(tried))
+        tried.reset([run.run.seed] * tried.batch)
 
 
 def options_of(name: str, argv: Sequence[str] = ()) -> Any:
@@ -150,7 +155,15 @@ def evaluate(argv: list[str]) -> int:
     actions = wish.actions or run.run.eval_actions
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
     result = evaluate_policy(
-        agent.policy, run.run.env, wish.episodes, seed, 0, actions, run.run.action_bins, run.run.eval_steps
+        agent.policy,
+        run.run.env,
+        wish.episodes,
+        seed,
+        0,
+        actions,
+        run.run.action_bins,
+        run.run.eval_steps,
+        run.run.step_timeout,
     )
     print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}{result.remark}:")
     print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
@@ -193,7 +206,8 @@ def video(argv: list[str]) -> int:
     run, agent, path = trained(wish.run, wish.best, wish.trust)
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
-    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, run.run.action_bins)
+    settings = run.run.action_bins, run.run.step_timeout
+    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, *settings)
     print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
     return 0
 
@@ -232,5 +246,8 @@ def _train(run: RunDirectory, resume: bool) -> int:
         with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
             print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
         return getattr(stop, "code", 130)
-    print(f"done: evaluation return {evaluation.mean:.1f}; curve, graph and checkpoints in {run.path}")
+    if evaluation is None:
+        print(f"done, without an evaluation; graph and checkpoints in {run.path}")
+        return 0
+    print(f"done: evaluation return {evaluation.mean:.1f}{evaluation.remark}; curve, graph and checkpoints in {run.path}")
     return 0

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
 from scg.agents.commands.trust import opened
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
+from scg.agents.environments.faults import EnvironmentFailed, first_line
+from scg.agents.execution.memory import is_shortage
 from scg.agents.experience import tensor_files
+from scg.agents.experience.files import told
 from scg.agents.experience.tensor_files import CheckpointError
+from scg.agents.networks.finite import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
 
@@ -29,15 +34,20 @@ def reported(command: Command) -> Command:
 
         try:
             return command(argv)
-        except TrainingStopped as error:
+        except (TrainingStopped, EnvironmentFailed, NotFinite) as error:
             print(f"stopped: {_harmless(error)}", file=sys.stderr)
             return 1
         except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
             print(f"error: {_harmless(error)}", file=sys.stderr)
             return 2
         except OSError as error:
-            print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
-            return 2
+            print(f"error: {_harmless(told(error))}", file=sys.stderr)
+            return 1
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            print(f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks.", file=sys.stderr)
+            return 1
         except SystemExit as leave:  # argument errors and --help
             return leave.code if isinstance(leave.code, int) else 2
 
@@ -50,7 +60,7 @@ def check_figure(out: Path) -> None:
         raise RunError(f"--out {out}: a figure is a file whose name ends in {', '.join(FIGURES)}.")
 
 
-def _harmless(error: Exception) -> str:
+def _harmless(error: Exception | str) -> str:
     """The message, line by line, without what a terminal would obey: it may quote a stranger's file or module."""
     return "\n".join(map(visible, str(error).split("\n")))
 
@@ -60,6 +70,7 @@ def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, 
     from scg.agents.training.loop import build
 
     run = opened(path, trust)
+    run.execution = replace(run.execution, device="cpu", threads=1, cuda_graphs=False)  # this machine may be another
     if best:
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
     else:

@@ -23,6 +23,7 @@ from scg.agents.execution.options import check_options as check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.replay import Replay
 from scg.agents.experience.rollout import Experience, Rollout
+from scg.agents.networks.finite import REMEDY, exploded
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, NotFinite
 
@@ -58,7 +59,12 @@ class Agent:
             if isinstance(part, nn.Module):
                 for parameter, value in part.named_parameters():
                     if not torch.isfinite(value).all():
-                        raise NotFinite(f"parameter {name}.{parameter} has {_first_bad(value)}.")
+                        raise NotFinite(f"parameter {name}.{parameter} has {_first_bad(value)}. {REMEDY}")
+
+    def exploded(self) -> str:
+        """A parameter whose size explains numbers that are not finite, in words; "" where none is."""
+        modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
+        return next((found for name, part in modules.items() if (found := exploded(name, part))), "")
 
 
 class Config(Protocol):
@@ -105,6 +111,7 @@ class AgentConfig:
                     f"option --{flag}: the updates of {type(self).__name__} cannot be executed so. They know {known}. "
                     "(--overlap and --together are for agents with a replay buffer.)"
                 )
+        execution.check_machine()
 
 
 def set_rate(optimiser: Optimizer, rate: float) -> None:

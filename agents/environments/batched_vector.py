@@ -15,7 +15,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+
+from scg.agents.environments.checked_vector import CheckedVector
+from scg.agents.environments.faults import EnvironmentFailed
 
 _WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker")
 
@@ -30,11 +32,8 @@ def steps_many(env: gym.Env) -> bool:
     return hasattr(layers, "step_many") and env.render_mode != "human"
 
 
-class BatchedVector(SyncVectorEnv):
+class BatchedVector(CheckedVector):
     """A vector environment in mode SAME_STEP. `infos` hold what the mode needs and nothing else."""
-
-    faults: dict[int, Exception] | None = None  # see `Environments.one_by_one`
-    active: np.ndarray | None = None
 
     def __init__(self, constructors: Sequence[Callable[[], gym.Env]], **kwargs: Any) -> None:
         super().__init__(constructors, **kwargs)
@@ -47,7 +46,16 @@ class BatchedVector(SyncVectorEnv):
         self._terminations[:], self._truncations[:] = False, False
         if len(which):
             rows = list(which)
-            found = type(self._bases[0]).step_many([self._bases[i] for i in rows], actions[rows])
+            self.watch.begin(None, "step_many")
+            try:
+                found = type(self._bases[0]).step_many([self._bases[i] for i in rows], actions[rows])
+            finally:
+                self.watch.end()
+            shapes = [np.shape(part) for part in found]
+            if shapes != [(len(rows), *(self._shape or ())), (len(rows),), (len(rows),)]:
+                raise EnvironmentFailed(
+                    None, f"step_many gave obs, reward, terminated of shapes {shapes} for {len(rows)} of them"
+                )
             self._observations[rows], self._rewards[rows], self._terminations[rows] = found  # type: ignore[index]
         for i in which:
             limit = self._limits[i]
@@ -60,7 +68,7 @@ class BatchedVector(SyncVectorEnv):
             for i in np.flatnonzero(ended).tolist():
                 info["final_obs"][i] = self._observations[i].copy()  # type: ignore[index]
                 if self.faults is None:
-                    self._observations[i], _ = self.envs[i].reset()  # type: ignore[index]
+                    self._observations[i] = self.reset_one(i)  # type: ignore[index]
         return self._observations, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), info
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, cast
 
@@ -30,10 +31,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics
+from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics, stateful_wrappers
 from scg.agents.environments.action_maps import to_bins, to_space
-from scg.agents.environments.faults import EnvironmentFault
+from scg.agents.environments.checked_vector import SerialVector
+from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
 from scg.agents.environments.goal_space import flattened
+from scg.agents.execution import memory
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
 
@@ -73,7 +76,8 @@ class Environments:
     one of that many evenly spaced values in every dimension, by its index, and is a discrete one to the agent.
     """
 
-    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "") -> None:
+    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "", step_timeout: float = 0.0) -> None:
+        self.step_timeout = step_timeout
         self.vector, self.bins, self.env_id = vector, bins, env_id
         self.batch = vector.num_envs
         self.obs_space = vector.single_observation_space
@@ -105,7 +109,7 @@ class Environments:
 
     def restart(self, index: int, seed: int) -> np.ndarray:
         """The first observation `[obs…]` of an episode of environment `index` alone, which depends on nothing but `seed`."""
-        return self._serial().envs[index].reset(seed=seed)[0]
+        return self._serial().reset_one(index, seed)
 
     @contextmanager
     def one_by_one(self) -> Iterator[dict[int, Exception]]:
@@ -132,7 +136,12 @@ class Environments:
         """
         if active is not None:
             self.vector.active = active  # type: ignore[attr-defined]
-        obs, reward, terminated, truncated, info = self.vector.step(self._to_bounds(action))
+        try:
+            obs, reward, terminated, truncated, info = self.vector.step(self._to_bounds(action))
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            raise EnvironmentFailed(None, f"step raised {described(error)}") from error
         ended = terminated | truncated
         if not np.count_nonzero(ended):  # `any` costs ten times as much on so few
             return Step(reward, terminated, truncated, obs, obs)
@@ -178,58 +187,64 @@ def make(
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     threads: int = 0,
     bins: int = 0,
+    step_timeout: float = 0.0,
     **kwargs: Any,
 ) -> Environments:
     """`batch` copies of `env_id`. Extra arguments go to `gymnasium.make`.
 
     Two or more of gymnasium's MuJoCo environments are stepped as a batch, on `threads` threads (0: one for every four
     environments, as far as there are cores); any other, one after the other. No bit depends on it. `bins` quantises
-    continuous actions.
+    continuous actions. A call of an environment that takes longer than `step_timeout` seconds raises StepTimeout (0: none does).
     """
-    first = _make_one(env_id, **kwargs)
-    constructors: list[Callable[[], gym.Env]] = [lambda: first]
-    constructors += [lambda: _make_one(env_id, **kwargs)] * (batch - 1)
+    made = _make_all(env_id, batch, **kwargs)
+    try:
+        return Environments(_vector(made, autoreset, threads, step_timeout), bins, env_id, step_timeout)
+    except Exception as error:
+        _close(made)
+        if isinstance(error, RuntimeError):  # gymnasium's, on spaces that differ
+            raise EnvironmentFault(f"environment {env_id!r}: its instances differ. {described(error)}") from error
+        raise
+
+
+def _vector(made: Sequence[gym.Env], autoreset: AutoresetMode, threads: int, step_timeout: float) -> VectorEnv:
+    first, batch = made[0], len(made)
+    constructors: list[Callable[[], gym.Env]] = [partial(_itself, env) for env in made]
     if autoreset is not AutoresetMode.SAME_STEP:
-        vector: VectorEnv = SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
-    elif batch > 1 and batched_vector.steps_many(first):
-        vector = batched_vector.BatchedVector(constructors, copy=False, autoreset_mode=autoreset)
-    elif batch > 1 and mujoco_vector.family(first) is not None:
+        return SyncVectorEnv(constructors, copy=False, autoreset_mode=autoreset)
+    if batch > 1 and batched_vector.steps_many(first):
+        return batched_vector.BatchedVector(constructors, step_timeout=step_timeout, copy=False, autoreset_mode=autoreset)
+    if batch > 1 and mujoco_vector.family(first) is not None:
         threads = threads or max(1, min(len(os.sched_getaffinity(0)), batch // 4))
-        vector = mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)
-    else:
-        vector = _Serial(constructors, copy=False, autoreset_mode=autoreset)
-    return Environments(vector, bins, env_id)
+        return mujoco_vector.MujocoVector(constructors, threads, copy=False, autoreset_mode=autoreset)
+    return SerialVector(constructors, step_timeout, copy=False, autoreset_mode=autoreset)
 
 
-class _Serial(SyncVectorEnv):
-    """gymnasium's serial vector in mode SAME_STEP, without collecting the infos that nobody reads: 10 to 15 µs a step."""
+def _itself(env: gym.Env) -> gym.Env:
+    return env
 
-    faults: dict[int, Exception] | None = None  # see `Environments.one_by_one`
-    active: np.ndarray | None = None
 
-    def step(self, actions: Any) -> Any:
-        info: dict[str, Any] = {}
-        ended = False
-        for i, env in enumerate(self.envs):
-            if self.active is not None and not self.active[i]:
-                self._terminations[i] = self._truncations[i] = False
-                continue
-            try:
-                obs, self._rewards[i], self._terminations[i], self._truncations[i], _ = env.step(actions[i])
-            except Exception as error:
-                if self.faults is None:
-                    raise
-                self.faults[i] = error
-                self._rewards[i], self._terminations[i], self._truncations[i] = np.nan, False, False
-                continue  # whoever catches faults resets
-            if self._terminations[i] or self._truncations[i]:
-                if not ended:
-                    ended, info["final_obs"] = True, np.empty(self.num_envs, object)
-                info["final_obs"][i] = np.array(obs)  # the environment's own array, which its `reset` may fill anew
-                if self.faults is None:
-                    obs, _ = env.reset()
-            self._observations[i] = obs  # type: ignore[index]
-        return self._observations, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), info
+def _close(made: Sequence[gym.Env]) -> None:
+    for env in made:
+        with suppress(Exception):  # the first fault is the one to tell
+            env.close()
+
+
+def _make_all(env_id: str, batch: int, **kwargs: Any) -> list[gym.Env]:
+    made: list[gym.Env] = []
+    try:
+        for count in range(batch):
+            if count % 256 == 255 and memory.free() < memory.SMALL:
+                raise Exhausted(f"environment {env_id!r}: memory is full after {count} of {batch}. Give fewer --envs.")
+            made.append(_make_one(env_id, **kwargs))
+    except EnvironmentFault as error:
+        _close(made)
+        if not made or isinstance(error, Exhausted):
+            raise
+        raise FewInstances(
+            f"{error}\nOnly {len(made)} of {batch} instances could be made. If there can be but one at a time, train with "
+            "--envs 1 --evaluations 0, and evaluate afterwards with `scg eval RUN`."
+        ) from error
+    return made
 
 
 def spec(env_id: str) -> EnvSpec:
@@ -261,7 +276,11 @@ def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
         remedy = 'pip install "gymnasium[mujoco]"' if mujoco else "Install what the message names."
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
     except Exception as error:
-        raise EnvironmentFault(f"environment {env_id!r} cannot start: {type(error).__name__}: {error}") from error
+        raise EnvironmentFault(f"environment {env_id!r} cannot start: {described(error)}") from error
+    learns = stateful_wrappers.learning(env)
+    if learns:
+        env.close()
+        raise EnvironmentFault(f"environment {env_id!r} {learns}")
     try:
         return flattened(env)
     except ValueError as error:

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+
+from scg.agents.environments.checked_vector import CheckedVector
 
 _WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker")
 
@@ -192,11 +193,8 @@ def family(env: gym.Env) -> type[Family] | None:
     return None if env.render_mode == "human" else _FAMILIES.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
-class MujocoVector(SyncVectorEnv):
+class MujocoVector(CheckedVector):
     """A vector environment in mode SAME_STEP. `infos` hold what the mode needs and nothing else."""
-
-    faults: dict[int, Exception] | None = None  # see `Environments.one_by_one`; the simulator raises none
-    active: np.ndarray | None = None
 
     def __init__(self, constructors: Sequence[Callable[[], gym.Env]], threads: int = 1, **kwargs: Any) -> None:
         import mujoco
@@ -242,7 +240,7 @@ class MujocoVector(SyncVectorEnv):
             for i in np.flatnonzero(ended).tolist():
                 info["final_obs"][i] = obs[i].copy()  # type: ignore[index]
                 if self.faults is None:
-                    obs[i], _ = self.envs[i].reset()  # type: ignore[index]
+                    obs[i] = self.reset_one(i)  # type: ignore[index]
         return obs, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), info
 
     def _gather(self) -> None:

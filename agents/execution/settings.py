@@ -7,6 +7,7 @@ update late.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 
 import torch
@@ -42,6 +43,25 @@ class Execution:
             raise OptionError(f"option device is {self.device!r}. Give one of torch's devices, cpu or cuda.") from error
         if self.cuda_graphs and not (self.compile and self.device.startswith("cuda")):
             raise OptionError("--cuda-graphs needs --compile and --device cuda.")
+
+    def check_machine(self) -> None:
+        """OptionError for a device or a number of threads that this machine does not have."""
+        most = max(64, 4 * (os.cpu_count() or 1))
+        if self.threads > most:
+            raise OptionError(
+                f"option threads is {self.threads}: this machine has {os.cpu_count()} cores. Give at most {most}."
+            )
+        if self.device == "cpu":
+            return
+        try:
+            torch.zeros(1, device=self.device).item()
+        except Exception as error:  # of many types, by device
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            raise OptionError(
+                f"option device is {self.device!r}, which torch cannot use here ({reason}). It finds {gpus} GPUs. "
+                "Give --device cpu, or install a torch that was built for the GPU."
+            ) from error
 
     def changed(self) -> list[str]:
         """The options that are not at their defaults."""

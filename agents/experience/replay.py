@@ -16,6 +16,7 @@ Lin (1992); Mnih et al. (2015). Truncation: Pardo et al. (2018).
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from scg.agents.execution import memory
+from scg.agents.execution.options import OptionError
 from scg.agents.experience import tensor_files
 from scg.agents.experience.rollout import Block, Rows
 from scg.agents.experience.tensor_files import CheckpointError
@@ -93,7 +96,23 @@ class Replay:
         self.count += steps
         return torch.from_numpy(slots)
 
+    def require(self, row: int) -> None:
+        """OptionError unless there is room for rows of so many bytes: in memory, or where the buffer is mapped."""
+        what = f"option replay: a buffer of {self.capacity:,} steps, {row:,} bytes each,"
+        if not self.mapped:
+            fits = int(min(memory.free() / 2 / row, self.capacity))
+            remedy = f"Give --replay {fits} or less, or --mapped DIRECTORY to keep it on a disk."
+            return memory.require(self.capacity * row, what, remedy)
+        try:
+            room = shutil.disk_usage(self.mapped).free
+        except OSError as error:
+            raise OptionError(f"option mapped: {self.mapped!r}: {error.strerror}. Give a directory that exists.") from error
+        if self.capacity * row > room:
+            needed, has = memory.shown(self.capacity * row), memory.shown(room)
+            raise OptionError(f"{what} needs {needed} in {self.mapped}, {has} are free. Give a smaller --replay.")
+
     def _allocate(self, fields: dict[str, Tensor]) -> None:
+        self.require(sum(fields[name][:1, :1].nbytes for name in FIELDS))
         self.envs = fields["reward"].shape[1]
         self.slots = -(-self.capacity // self.envs)
         for name in FIELDS:

@@ -15,6 +15,7 @@ nothing follows. Both end the sum (Pardo et al. 2018, "Time limits in reinforcem
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -27,8 +28,11 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
 from scg import scan
-from scg.agents.environments.envs import EnvironmentFault, Environments
+from scg.agents.environments.envs import Environments
+from scg.agents.environments.faults import EnvironmentFailed, first_line
+from scg.agents.execution import memory
 from scg.agents.experience.acting import Act, mode, sampler
+from scg.agents.networks.finite import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
 
 Rows = dict[str, Tensor]  # named tensors with one element a row: a minibatch, or a recording `[1, rows, …]`
@@ -167,9 +171,20 @@ class Rollout:
 
     def _step(self, record: _Record, t: int, act: Act) -> list[Episode]:
         record.obs[t], record.first[t] = self._obs, self._first
-        action = act(self._obs)
+        try:
+            action = act(self._obs)
+        except (NotFinite, ValueError) as error:  # ValueErrors are torch's, of distributions with such parameters
+            record.check(t)  # was it the environment, before?
+            if not isinstance(error, NotFinite) and "Expected" not in str(error):
+                raise
+            raise NotFinite(f"step {t} of the block: {first_line(error)}") from error
         record.action[t] = action  # before the environments, which may write into what they are given
-        step = self.envs.step(action)
+        try:
+            step = self.envs.step(action)
+        except EnvironmentFailed as fault:
+            if record.action.dtype.kind == "f" and not np.isfinite(action).all():
+                record.check(t + 1)
+            raise fault.at(f"step {t} of the block") from fault.__cause__
         record.reward[t] = step.reward
         record.terminated[t], record.truncated[t], record.next_obs[t] = step.terminated, step.truncated, step.next_obs
         self._obs = step.obs
@@ -221,6 +236,10 @@ class _Record:
 
     def __init__(self, steps: int, envs: Environments) -> None:
         shape = (steps, envs.batch)
+        needed = steps * envs.batch * row_bytes(envs)
+        memory.require(
+            needed, f"a block of {steps:,} steps of {envs.batch:,} environments", "Give a smaller --horizon or --envs."
+        )
         self.obs, self.next_obs = _empty(shape, envs.obs_space), _empty(shape, envs.obs_space)
         self.action = _empty(shape, envs.action_space)
         self.reward = np.empty(shape, float_type())
@@ -235,9 +254,24 @@ class _Record:
     def arrays(self) -> dict[str, np.ndarray]:
         return vars(self)
 
+    def check(self, steps: int) -> None:
+        """EnvironmentFailed or NotFinite by what was not finite first in so many steps: what the policy saw, did, or caused."""
+        found = []
+        for order, name in enumerate(("obs", "action", "reward", "next_obs")):
+            array = getattr(self, name)[:steps]
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                t, i, *_ = np.argwhere(~np.isfinite(array))[0].tolist()
+                found.append((t, order, name, i, array[~np.isfinite(array)][0]))
+        if not found:
+            return
+        t, _, name, i, value = min(found)
+        when = f"step {t} of the block"
+        if name == "action":
+            raise NotFinite(f"environment {i}, {when}: the policy's action has {value}, its observation is finite. {REMEDY}")
+        raise EnvironmentFailed(i, f"{name} has {value}. Look for a diverged simulation, or bound the actions.", when)
+
     def block(self, policy: nn.Module | None, episodes: list[Episode]) -> Block:
-        for name in ("obs", "next_obs", "reward"):
-            _check_finite(name, getattr(self, name))
+        self.check(len(self.reward))
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
         log_prob = None
         if policy is not None:  # in one pass, by the very function that the graph will differentiate
@@ -247,16 +281,16 @@ class _Record:
         return Block(**tensors, log_prob=log_prob, episodes=episodes)
 
 
+def row_bytes(envs: Environments) -> int:
+    """What one step of one environment takes."""
+    obs, action = (math.prod(space.shape or ()) * _kind(space).itemsize for space in (envs.obs_space, envs.action_space))
+    return 2 * obs + action + float_type().itemsize + 3
+
+
 def _empty(shape: tuple[int, int], space: gym.Space) -> np.ndarray:
+    return np.empty((*shape, *(space.shape or ())), _kind(space))
+
+
+def _kind(space: gym.Space) -> np.dtype:
     """Continuous values have the nets' type, whatever the space says."""
-    kind = float_type() if isinstance(space, spaces.Box) else np.int64
-    return np.empty((*shape, *(space.shape or ())), kind)
-
-
-def _check_finite(name: str, array: np.ndarray) -> None:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        t, i, *_ = np.argwhere(~np.isfinite(array))[0]
-        raise EnvironmentFault(
-            f"environment {i}, step {t} of the block: {name} has {array[~np.isfinite(array)][0]}. "
-            "Look for a diverged simulation, or bound the actions."
-        )
+    return float_type() if isinstance(space, spaces.Box) else np.dtype(np.int64)

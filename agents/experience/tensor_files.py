@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from scg.agents.experience.files import writing
 from scg.errors import visible
 from scg.files import whole_file
 
@@ -29,6 +30,11 @@ class CheckpointError(ValueError):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically."""
+    with writing(path):
+        _save(path, state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         hashing = _Hashing(file)

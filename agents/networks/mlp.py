@@ -19,9 +19,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
+from scg.agents.execution import memory
+from scg.agents.networks.finite import checked_output
 from scg.agents.networks.linear import linear, weights_and_biases
 
 SMALL = 0.01  # gain of a policy's last layer
+COPIES = 4  # of every weight in training: itself, its gradient, and Adam's two moments
+ROWS = 256  # of a minibatch, whose activations are kept for the gradient
 
 
 def float_type() -> np.dtype:
@@ -34,6 +38,12 @@ class _Network(nn.Module):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
+        weights = sum(n * m for n, m in pairwise(sizes))
+        memory.require(
+            (COPIES * weights + ROWS * sum(sizes)) * float_type().itemsize,
+            f"training a network of layers {' → '.join(f'{size:,}' for size in sizes)}",
+            "Give smaller --hidden.",
+        )
         # skip_init: Linear's own initialisation would draw from the global stream only to be overwritten.
         self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(sizes))
 
@@ -69,7 +79,7 @@ class _Network(nn.Module):
                 x = np.dot(x, weight)  # half of what `@` costs on rows this few
                 np.add(x, bias, out=x)
                 activate(x)
-            return np.dot(x, last) + last_bias
+            return checked_output(np.dot(x, last) + last_bias)
 
         return forward
 

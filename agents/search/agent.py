@@ -31,6 +31,8 @@ from scg.agents.search.policies import NetworkPolicy, SearchPolicy
 from scg.agents.search.population import Job, Returns, evaluate
 from scg.agents.updates.metrics import Metrics, NotFinite
 
+ENDLESS = 100_000  # steps; an episode that is longer, and longer than what is left of the run, has no end
+
 
 class SearchDistribution(Protocol):
     """A module whose call gives the distribution of theta."""
@@ -172,7 +174,8 @@ class Search:
         def collect(rollout: Rollout, steps_left: int) -> Generation:
             number, count = generations.done, size()
             crowd = policy.crowd(rollout.envs.batch)
-            returns = evaluate(rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count))
+            limit = max(ENDLESS, steps_left)
+            returns = evaluate(rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit)
             return Generation(number, returns, make, noise.rows)
 
         def update(generation: Generation, progress: float) -> Metrics:

@@ -19,8 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from scg.agents.environments.envs import Environments
+from scg.agents.environments.faults import EnvironmentFailed, StepTimeout, described
 from scg.agents.experience.rollout import Episode
 from scg.agents.search.policies import Crowd
+
+LIMITED = "A return needs whole episodes: register the environment with max_episode_steps."
 
 
 class Job(NamedTuple):
@@ -41,9 +44,9 @@ class Returns:
 
 
 def evaluate(
-    envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job]
+    envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job], limit: int = 0
 ) -> Returns:
-    """Run every job. `theta(member)` gives its parameters `[d]`."""
+    """Run every job. `theta(member)` gives its parameters `[d]`. EnvironmentFailed by an episode of more than `limit` steps (0: none)."""
     slots = envs.batch
     shape = envs.obs_space.shape or ()
     obs = np.zeros((slots, *shape), envs.obs_space.dtype)
@@ -70,8 +73,10 @@ def evaluate(
                 obs[slot] = envs.restart(slot, jobs[job].seed)
                 crowd.load(slot, theta(jobs[job].member))
                 running[slot], active[slot] = job, True
+            except StepTimeout:
+                raise
             except Exception as error:
-                fail(job, f"reset: {type(error).__name__}: {error}")
+                fail(job, f"reset: {described(error.__cause__ or error)}")
         total[slot], length[slot], first[slot], second[slot] = 0.0, 0, 0.0, 0.0
 
     with envs.one_by_one() as faults:
@@ -90,13 +95,16 @@ def evaluate(
             total += step.reward
             length += 1
             steps += int(np.count_nonzero(active))
+            if limit and (active & (length > limit)).any():
+                endless = int(np.flatnonzero(active & (length > limit))[0])
+                raise EnvironmentFailed(endless, f"an episode has not ended after {limit:,} steps. {LIMITED}")
             good &= np.isfinite(total) & np.isfinite(step.next_obs).reshape(slots, -1).all(-1)
             obs[:] = step.obs
             for slot in np.flatnonzero(active & (step.terminated | step.truncated | ~good)).tolist():
                 job = running[slot]
                 if slot in faults:
                     error = faults.pop(slot)
-                    fail(job, f"step {length[slot]}: {type(error).__name__}: {error}")
+                    fail(job, f"step {length[slot]}: {described(error.__cause__ or error)}")
                 elif not good[slot]:
                     fail(job, f"step {length[slot]}: an action, observation or reward is not finite")
                 else:

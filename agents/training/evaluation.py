@@ -8,6 +8,7 @@ import numpy as np
 from torch import Generator, nn
 
 from scg.agents.environments import envs
+from scg.agents.environments.faults import FewInstances
 from scg.agents.environments.goal_space import GoalSpace
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Block, Rollout
@@ -48,24 +49,49 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    policy: nn.Module, env_id: str, episodes: int, seed: int, at: int, actions: str, bins: int = 0, limit: int = 0
+    policy: nn.Module,
+    env_id: str,
+    episodes: int,
+    seed: int,
+    at: int,
+    actions: str,
+    bins: int = 0,
+    limit: int = 0,
+    step_timeout: float = 0.0,
 ) -> Evaluation:
     """One episode in each of `episodes` new environments, by the policy's "mode" or its "sample"d actions.
 
     `at` (the training step) chooses among families of seeds. An episode is stopped after `limit` steps (0: never).
     """
     generator = Generator().manual_seed(envs.seeds(seed, "evaluation-actions", 1, at)[0])
-    with one_blas_thread(), envs.make(env_id, episodes, bins=bins) as vector:
-        rollout = Rollout(vector, envs.seeds(seed, "evaluation", episodes, at), generator)
-        block = rollout.episodes(policy, deterministic=actions == "mode", log_prob=False, limit=limit)
-        space = vector.obs_space
-    success = None
+    seeds = envs.seeds(seed, "evaluation", episodes, at)
+
+    def over(seeds: list[int]) -> Evaluation:
+        with one_blas_thread(), envs.make(env_id, len(seeds), bins=bins, step_timeout=step_timeout) as vector:
+            return _evaluation(policy, Rollout(vector, seeds, generator), actions == "mode", limit)
+
+    try:
+        return over(seeds)
+    except FewInstances:
+        return _joined([over([one]) for one in seeds])
+
+
+def _evaluation(policy: nn.Module, rollout: Rollout, deterministic: bool, limit: int) -> Evaluation:
+    block = rollout.episodes(policy, deterministic=deterministic, log_prob=False, limit=limit)
+    space, success = rollout.envs.obs_space, None
     if isinstance(space, GoalSpace):
         last = block.next_obs[block.terminated | block.truncated].numpy()
         success = float(space.success(last[:, space.achieved], last[:, space.desired]).mean())
     returns, lengths = [episode.total for episode in block.episodes], [episode.length for episode in block.episodes]
     cut = _cut(block, limit) if limit else 0
     return Evaluation(returns, lengths, success, cut)
+
+
+def _joined(parts: list[Evaluation]) -> Evaluation:
+    """Evaluations of one episode each."""
+    reached = [part.success for part in parts if part.success is not None]
+    success = float(np.mean(reached)) if reached else None
+    return Evaluation([part.mean for part in parts], [part.lengths[0] for part in parts], success, sum(p.cut for p in parts))
 
 
 def _cut(block: Block, limit: int) -> int:

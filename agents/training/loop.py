@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,11 @@ import scg.draw
 from scg.agents.common.agent import Agent
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
+from scg.agents.environments.faults import described, first_line
 from scg.agents.experience.acting import one_blas_thread
+from scg.agents.experience.files import told
 from scg.agents.experience.rollout import Episode, Rollout
+from scg.agents.networks.finite import REMEDY
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
@@ -61,16 +66,25 @@ class Counters:
         vars(self).update({**state, "recent": deque(state["recent"], maxlen=RECENT)})
 
 
-def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation:
-    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation."""
+def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation | None:
+    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none."""
     torch.set_num_threads(run.execution.threads)
     with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
-        return _Training(run, environments, progress).run_to_end(resume)
+        training = _Training(run, environments, progress)
+        try:
+            return training.run_to_end(resume)
+        except OSError as error:
+            raise TrainingStopped(
+                f"after step {training.counters.step}: cannot write {told(error)}. Make room, then continue with: "
+                f"scg train --resume {run.path}\nLast good checkpoint: {training.last_good or 'none yet'}"
+            ) from error
 
 
 def _environments(run: RunDirectory) -> Environments:
     options = run.run
-    return envs.make(options.env, options.envs, threads=options.step_threads, bins=options.action_bins)
+    return envs.make(
+        options.env, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
+    )
 
 
 def build(run: RunDirectory, environments: Environments) -> Agent:
@@ -82,13 +96,14 @@ def build(run: RunDirectory, environments: Environments) -> Agent:
 class _Training:
     def __init__(self, run: RunDirectory, environments: Environments, progress: Progress) -> None:
         self.directory, self.options, self.progress = run, run.run, progress
+        self.counters = Counters()
+        self.last_good: Path | None = next(reversed(run.checkpoints.paths()), None)
         self.agent = build(run, environments)
         generator = Generator().manual_seed(envs.seeds(self.options.seed, "actions", 1)[0])
-        self.rollout = Rollout(environments, envs.seeds(self.options.seed, "environments", environments.batch), generator)
-        self.counters = Counters()
-        self.last_good: Path | None = None
+        with self._stopping(lambda: "before the first step"):
+            self.rollout = Rollout(environments, envs.seeds(self.options.seed, "environments", environments.batch), generator)
 
-    def run_to_end(self, resume: bool) -> Evaluation:
+    def run_to_end(self, resume: bool) -> Evaluation | None:
         from torch.utils.tensorboard import SummaryWriter
 
         if resume and not self.directory.has_begun():
@@ -116,17 +131,47 @@ class _Training:
                 if _due(before, counters.step, options.steps, options.checkpoints):
                     self._save()
         finally:
-            self.events.close()
+            with suppress(OSError):  # what could not be written has been told
+                self.events.close()
+        if not options.evaluations:
+            return None
         evaluation = evaluation or self._evaluation()  # a finished run, resumed
         curves.plot([self.directory.path], self.directory.path / "curve.png")
         return evaluation
+
+    @contextmanager
+    def _stopping(self, where: Callable[[], str]) -> Iterator[None]:
+        """Faults inside stop the run, and say where and what is left of it."""
+        try:
+            yield
+        except Exception as error:
+            blown = "" if isinstance(error, EnvironmentFault) else self.agent.exploded()
+            if not blown and not isinstance(error, NotFinite | EnvironmentFault | scg.GraphError):
+                raise
+            if not blown:
+                raise self._stopped(where(), str(error)) from error
+            if isinstance(error, NotFinite | scg.GraphError):
+                said = first_line(error)
+                remedy = "" if "learning rate" in said else f" {REMEDY}"
+                raise self._stopped(where(), f"{said} ({blown}.{remedy})") from error
+            # torch's errors, of a distribution's parameters say, are explained by it
+            raise self._stopped(where(), f"{blown}. {REMEDY} ({described(error)})") from error
+
+    def _stopped(self, where: str, why: str) -> TrainingStopped:
+        return TrainingStopped(f"{where}: {why}\nLast good checkpoint: {self.last_good or 'none yet'}")
 
     def _update(self) -> None:
         """Blocks and their updates until there is something to report: at least one block."""
         counters, total = self.counters, self.options.steps
         started = time.perf_counter()
         steps, updates, episodes, means = 0, 0, list[Episode](), Means()
-        try:
+
+        def where() -> str:
+            count = counters.updates
+            which = f"update {count + 1}" if updates == 1 else f"one of the updates {count + 1} to {count + updates}"
+            return f"{which}, after step {counters.step}"
+
+        with self._stopping(where):
             while updates == 0 or (steps < self.agent.report and counters.step + steps < total):
                 updates += 1
                 block = self.agent.collect(self.rollout, total - counters.step - steps)
@@ -137,11 +182,6 @@ class _Training:
                 if not np.isfinite(value):
                     raise NotFinite(f"metric {name!r} is {value}.")
             self.agent.check_finite()
-        except (NotFinite, EnvironmentFault, scg.GraphError) as error:
-            count = counters.updates
-            which = f"update {count + 1}" if updates == 1 else f"one of the updates {count + 1} to {count + updates}"
-            where = f"{which}, after step {counters.step}"
-            raise TrainingStopped(f"{where}: {error}\nLast good checkpoint: {self.last_good}") from error
         seconds = time.perf_counter() - started
         counters.step += steps
         counters.updates += updates
@@ -169,16 +209,18 @@ class _Training:
 
     def _evaluation(self) -> Evaluation:
         options = self.options
-        return evaluate(
-            self.agent.policy,
-            options.env,
-            options.eval_episodes,
-            options.seed,
-            self.counters.step,
-            options.eval_actions,
-            options.action_bins,
-            options.eval_steps,
-        )
+        with self._stopping(lambda: f"evaluation at step {self.counters.step}"):
+            return evaluate(
+                self.agent.policy,
+                options.env,
+                options.eval_episodes,
+                options.seed,
+                self.counters.step,
+                options.eval_actions,
+                options.action_bins,
+                options.eval_steps,
+                options.step_timeout,
+            )
 
     def _evaluate(self) -> Evaluation:
         counters = self.counters
@@ -216,7 +258,9 @@ class _Training:
         if self.directory.extended and steps < done:
             raise RunError(f"option steps is {steps}, but run {self.directory.path} has done {done}. Give at least as many.")
         self.agent.load_state_dict(state["agent"])
-        if not self.rollout.load_state_dict(state["rollout"]):
+        with self._stopping(lambda: f"resuming at step {self.counters.step}"):
+            whole = self.rollout.load_state_dict(state["rollout"])
+        if not whole:
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path
         self.directory.record()
@@ -234,5 +278,5 @@ def draw(agent: Agent, directory: Path) -> None:
 
 
 def _due(before: int, after: int, total: int, times: int) -> bool:
-    """Whether one of `times` evenly spaced marks lies in (before, after]; the last mark is `total`."""
-    return after >= total or before * times // total < after * times // total
+    """Whether one of `times` evenly spaced marks lies in (before, after]; the last mark is `total`. None does of 0."""
+    return times > 0 and (after >= total or before * times // total < after * times // total)

@@ -22,6 +22,7 @@ from scg.agents.execution.settings import Execution
 from scg.errors import nearest
 
 VERSION = 1
+MOST = 2**16  # environments side by side
 
 
 class RunError(ValueError):
@@ -43,13 +44,15 @@ class RunConfig:
     action_bins: int = 0
     """quantise continuous actions: this many evenly spaced values in every dimension; 0 does not"""
     evaluations: int = 10
-    """how often to evaluate, evenly spaced; the last one is at the end"""
+    """how often to evaluate, evenly spaced; the last one is at the end; 0 never does"""
     eval_episodes: int = 20
     """fresh episodes in each evaluation"""
     eval_actions: Literal["mode", "sample"] = "mode"
     """evaluate the most probable action, or sample as in training"""
     eval_steps: int = 10_000
     """an evaluation stops an episode after this many steps, and says so; 0 never does"""
+    step_timeout: float = 0.0
+    """seconds after which a call of an environment that has not returned stops the run; 0: it is waited for"""
     checkpoints: int = 10
     """how often to save after the start, evenly spaced; the last one is at the end"""
     keep_checkpoints: int = 2
@@ -58,10 +61,13 @@ class RunConfig:
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "envs", "evaluations", "eval_episodes", "checkpoints"):
+        for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
-        for name in ("step_threads", "action_bins", "keep_checkpoints", "eval_steps"):
+        for name in ("envs", "eval_episodes"):
+            if getattr(self, name) > MOST:
+                raise RunError(f"option {name} is {getattr(self, name)}: one process steps them all. Give at most {MOST}.")
+        for name in ("seed", "step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations", "step_timeout"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 

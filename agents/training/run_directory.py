@@ -19,7 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
+from scg.agents.experience import files
 from scg.agents.training.checkpoint import Checkpoints
 from scg.agents.training.run_config import RunConfig as RunConfig
 from scg.agents.training.run_config import RunError as RunError
@@ -56,15 +57,30 @@ class RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
         written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
         versions = envs.versions(run.env)
+        existed = out is not None and out.exists()
         path = _new(out, Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
         directory = cls(path, name, run, agent, execution)
-        with locked(path):
-            if not _is_free(path):
-                raise _exists(path)
-            remove_temporaries(path)
-            write_json(path / "versions.json", versions)
-            directory.record()  # last: with it the directory is a run
+        try:
+            with locked(path):
+                if not _is_free(path):
+                    raise _exists(path)
+                remove_temporaries(path)
+                write_json(path / "versions.json", versions)
+                directory.record()  # last: with it the directory is a run
+        except OSError as error:
+            directory._remove(existed)
+            raise RunError(
+                f"run {path}: cannot be written: {files.told(error)}. Choose another --out, or make room."
+            ) from error
         return directory
+
+    def _remove(self, keep_directory: bool) -> None:
+        """Take back what `create` has written."""
+        with suppress(OSError):
+            for name in ("versions.json", "config.json", LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            if not keep_directory:
+                self.path.rmdir()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -141,7 +157,10 @@ class Table:
         self.columns = self.columns or list(row)
         cells = [row.get(column, "") for column in self.columns]
         # A row is one write, so that a reader never sees half of it; never through a link.
-        with open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file:
+        with (
+            files.writing(self.path),
+            open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file,
+        ):
             file.write(_lines([self.columns, cells] if new else [cells]))
 
 
@@ -175,7 +194,7 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: Path, content: Any) -> None:
-    with whole_file(path) as file:
+    with files.writing(path), whole_file(path) as file:
         file.write(json_bytes(content))
 
 
@@ -190,16 +209,25 @@ def _new(out: Path | None, default: Path) -> Path:
             raise RunError(f"run {out}: this is a file, and a run is a folder. Choose another --out.")
         if not _is_free(out):
             raise _exists(out)
-        out.mkdir(parents=True, exist_ok=True)
+        _made(out)
         return out
     for number in itertools.count(1):
         path = default if number == 1 else default.with_name(f"{default.name}-{number}")
         try:
-            path.mkdir(parents=True)
+            _made(path, new=True)
         except FileExistsError:
             continue
         return path
     raise AssertionError
+
+
+def _made(path: Path, new: bool = False) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise RunError(f"run {path}: cannot be written: {files.told(error)}. Choose another --out, or make room.") from error
 
 
 def _is_free(path: Path) -> bool:

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from scg.agents.environments import envs
+from scg.agents.environments.faults import EnvironmentFailed, described
 from scg.agents.experience.acting import mode
 from scg.files import whole_file
 
@@ -69,33 +70,58 @@ class Camera:
 
 
 def record(
-    policy: nn.Module, env_id: str, camera: Camera, episodes: int = 1, seed: int = 0, steps: int = 1000, bins: int = 0
+    policy: nn.Module,
+    env_id: str,
+    camera: Camera,
+    episodes: int = 1,
+    seed: int = 0,
+    steps: int = 1000,
+    bins: int = 0,
+    step_timeout: float = 0.0,
 ) -> list[float]:
     """Film `episodes` episodes of the policy's most probable actions. Their returns, as far as they were filmed."""
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
     act, returns = mode(policy), []
-    with envs.make(env_id, 1, bins=bins, render_mode="rgb_array") as vector:
+    with envs.make(env_id, 1, bins=bins, step_timeout=step_timeout, render_mode="rgb_array") as vector, camera.open() as film:
         env = vector.vector.envs[0]  # type: ignore[attr-defined]
         rate = env.metadata.get("render_fps", camera.fps)
-        with camera.open() as film:
-            for episode_seed in envs.seeds(seed, "video", episodes):
-                obs, total, shown = vector.reset([episode_seed]), 0.0, 0
-                for t in range(steps):
-                    if t * camera.fps >= shown * rate:
-                        film.append_data(camera.frame(_picture(env, env_id)))
-                        shown += 1
-                    step = vector.step(act(obs))
-                    total += float(step.reward[0])
-                    if step.terminated[0] or step.truncated[0]:
-                        break
-                    obs = step.obs
-                returns.append(total)
+        for episode_seed in envs.seeds(seed, "video", episodes):
+            obs, total, shown = vector.reset([episode_seed]), 0.0, 0
+            for t in range(steps):
+                if t * camera.fps >= shown * rate:
+                    film.append_data(camera.frame(_picture(env, env_id, t)))
+                    shown += 1
+                step = _step(vector, act(obs), t)
+                total += float(step.reward[0])
+                if step.terminated[0] or step.truncated[0]:
+                    break
+                obs = step.obs
+            returns.append(total)
     return returns
 
 
-def _picture(env: Any, env_id: str) -> np.ndarray:
+def _step(vector: envs.Environments, action: np.ndarray, t: int) -> envs.Step:
+    when = f"step {t} of the episode"
     try:
-        return env.render()
+        step = vector.step(action)
+    except EnvironmentFailed as fault:
+        raise fault.at(when) from fault.__cause__
+    for name, value in (("reward", step.reward), ("next_obs", step.next_obs)):
+        if not np.isfinite(value).all():
+            raise EnvironmentFailed(0, f"{name} has {value[~np.isfinite(value)][0]}.", when)
+    return step
+
+
+def _picture(env: Any, env_id: str, t: int) -> np.ndarray:
+    try:
+        picture = env.render()
     except (DependencyNotInstalled, ImportError) as error:
         raise VideoError(f"{env_id} cannot draw itself: {error} Remedy: {EXTRA}.") from error
+    except Exception as error:
+        raise EnvironmentFailed(0, f"render raised {described(error)}", f"step {t} of the episode") from error
+    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8):
+        found = f"{picture.dtype} of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        wanted = "With render_mode='rgb_array' it must return a picture: uint8 [height, width, 3]."
+        raise EnvironmentFailed(0, f"render returned {found}. {wanted}", f"step {t} of the episode")
+    return picture

@@ -9,12 +9,9 @@ from torch import Tensor
 
 import scg
 from scg.agents.experience.rollout import Rows
+from scg.agents.networks.finite import NotFinite as NotFinite
 
 Metrics = dict[str, float]
-
-
-class NotFinite(ArithmeticError):
-    """A NaN or an infinity, named. It is raised before it can reach a parameter or a checkpoint."""
 
 
 class Means:

@@ -71,7 +71,7 @@ def test_a_run_is_resumed_with_more_steps(trained: list[Path], capsys: pytest.Ca
             "environment 'CartPol-v1' is not registered with gymnasium. Nearest: CartPole-v1",
         ),
         (["reinforce", "--gama", "0.9"], "--gamma"),
-        (["reinforce", "--evaluations", "0"], "option evaluations is 0. Give at least 1."),
+        (["reinforce", "--eval-episodes", "0"], "option eval_episodes is 0. Give at least 1."),
         (["--resume", "/nonexistent/run"], "no config.json there"),
     ],
 )

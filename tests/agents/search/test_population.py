@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 
 from scg.agents.environments import envs
+from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.search.perturbations import Perturbations
 from scg.agents.search.policies import NetworkPolicy
 from scg.agents.search.population import Job, Returns, evaluate
@@ -91,7 +92,7 @@ def test_the_rest_of_a_vector_still_raises() -> None:
     with envs.make("Fragile-v0", 2) as vector:
         vector.reset([0, 1])
         vector.step(np.full((2, 1), -1.0))
-        with pytest.raises(RuntimeError, match="motor"):
+        with pytest.raises(EnvironmentFailed, match="environment [01]: step raised RuntimeError: .*motor"):
             vector.step(np.full((2, 1), -1.0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from torch import Generator
 
+from scg.agents.commands import cli
 from scg.agents.environments import envs
 from scg.agents.experience.rollout import Rollout
 from scg.agents.networks.policies import make_policy
@@ -35,7 +37,36 @@ class Endless(gym.Env):
         return np.zeros(1, np.float32), 1.0, bool(self.ends and self.count == 3), False, {}
 
 
+class Single(gym.Env):
+    """One step, its reward what the seed gave. There can be one instance at a time."""
+
+    observation_space, action_space = gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2)
+    alive = 0
+
+    def __init__(self) -> None:
+        if Single.alive:
+            raise OSError("port 5005 is in use")
+        Single.alive = 1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1, np.float32), self.np_random.uniform(), True, False, {}
+
+    def close(self) -> None:
+        Single.alive = 0
+
+
+class Many(Single):
+    def __init__(self) -> None:
+        pass
+
+
 gym.register("Endless-v0", entry_point=Endless)
+gym.register("Single-v0", entry_point=Single)
+gym.register("Many-v0", entry_point=Many)
 
 
 @pytest.mark.parametrize("limit", [3, 7, 300])
@@ -60,3 +91,54 @@ def test_a_limit_needs_one_episode_of_each_environment() -> None:
     policy = make_policy(Endless.observation_space, Endless.action_space, [4])
     with envs.make("Endless-v0", 1) as vector, pytest.raises(ValueError, match="limit of 5 steps and 2 episodes"):
         Rollout(vector, [0], Generator()).episodes(policy, each=2, limit=5)
+
+
+@pytest.mark.parametrize("actions", ["mode", "sample"])
+def test_episodes_run_one_after_the_other_where_there_can_be_one_environment(actions: str) -> None:
+    policy = make_policy(Single.observation_space, Single.action_space, [4], Generator().manual_seed(0))
+    one, many = (evaluate(policy, env_id, 4, 0, 0, actions) for env_id in ("Single-v0", "Many-v0"))
+    assert one == many
+    assert len(set(one.returns)) == 4
+
+
+WORDS = "reinforce --hidden 4 --horizon 8 --steps 32 --eval-episodes 2"
+
+
+def test_an_environment_that_exists_once_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    for more in (["--envs", "1"], ["--evaluations", "0"]):
+        assert cli.train([*WORDS.split(), "--env", "Single-v0", *more, *out]) == 2
+        shown = capsys.readouterr().err
+        assert "'Single-v0' cannot be made: OSError: port 5005 is in use\nOnly 1 of 2 instances could be made" in shown
+        assert "--envs 1 --evaluations 0" in shown
+        assert not (tmp_path / "run").exists()
+    assert Single.alive == 0
+
+
+def test_a_run_without_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert cli.train([*WORDS.split(), "--env", "Single-v0", "--envs", "1", "--evaluations", "0", "--out", str(out)]) == 0
+    assert f"done, without an evaluation; graph and checkpoints in {out}" in capsys.readouterr().out
+    assert not (out / "evaluations.csv").exists()
+    assert cli.train(["--resume", str(out), "--steps", "64"]) == 0
+    assert cli.evaluate([str(out), "--episodes", "3"]) == 0
+    assert "3 fresh episodes of Single-v0" in capsys.readouterr().out
+
+
+def test_the_limit_is_on_by_default_and_said_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Endless.made = 0
+    assert cli.train([*WORDS.split(), "--env", "Endless-v0", "--evaluations", "1", "--out", str(tmp_path / "run")]) == 0
+    assert "done: evaluation return 5001.5, 1 of them stopped after 10000 steps;" in capsys.readouterr().out
+
+
+def test_whole_episodes_in_training_end_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("scg.agents.reinforce.ENDLESS", 50)
+    monkeypatch.setattr("scg.agents.search.agent.ENDLESS", 50)
+    out = ["--env", "Endless-v0", "--steps", "60", "--eval-steps", "9", "--eval-episodes", "2"]
+    assert cli.train(["reinforce", "--horizon", "0", "--envs", "2", *out, "--out", str(tmp_path / "a")]) == 0
+    assert cli.train(["es", "--population", "2", *out, "--out", str(tmp_path / "b")]) == 1
+    assert "an episode has not ended after 60 steps. A return needs whole episodes" in capsys.readouterr().err
