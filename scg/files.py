@@ -23,7 +23,11 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp(\.\w+)?")
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A new file with the suffix of `path` to write into, which takes its place at the end; an exception removes it."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
-    with open(temporary, "xb") as file:  # "x": never through a link, never into a file that is there
+    try:
+        opened = open(temporary, "xb")  # noqa: SIM115  "x": never through a link, never into a file that is there
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that was asked for
+    with opened as file:
         try:
             yield file
             file.flush()

@@ -279,7 +279,19 @@ class Examination:
 
     def _branches(self) -> None:
         """On branch 0 alone every function must give slice 0 of what it gave on all branches."""
-        recording = self._draw(self.given, branching=True, stepping=True)
+        try:
+            recording = self._draw(self.given, branching=True, stepping=True)
+        except GraphError:
+            raise
+        except Exception as error:
+            name = self.latest.at
+            self._error(
+                name,
+                "branch",
+                f"on one sample of each node it works, below branches it does not: {type(error).__name__}: {error}.\nBranch axes come "
+                "first, left of the batch, and a function must broadcast over them; where it reaches no cost, its batch is not known.",
+            )
+            return
         if not recording.axes.slot:
             return
         first = {n: self._first_branch(n, recording) for n in self.structure.stochastic if n not in self.given}

@@ -67,13 +67,14 @@ def lay_out(
             0,
             *flags,
             *costs.values(),
-            *(rank for k, rank in own.items() if not graph.structure.counts(k) and nodes[k].plate is None),
+            *(rank - (k in graph.structure.on_plate) for k, rank in own.items() if not graph.structure.counts(k)),
         ]
     )
     plan = Plan(batch, own, value_ranks, costs)
     if batch and graph.structure.has_sequence:
         plan.missing = {k: _missing(k, last[k], own, batch) for k in given if k in last and nodes[k].in_sequence}
     branched = Replicated(graph, plan, given, inputs, steps, branching=False, stepping=True)
+    branched.given = {k: branched.axes.shared(v, plan.missing.get(k)) for k, v in given.items()}  # as all steps at once see it
     branched.size = unlike([plain_steps, list(inputs.values()), list(given.values())])
     try:
         plan.below = learned(plain_steps, _values(branched.run()), branched.size, batch)

@@ -73,8 +73,10 @@ class Recording(Evaluation):
                 t.data.copy_(before)
 
     _parts = False
+    at = ""  # the node whose function was called last
 
     def _call(self, node: Node, arguments: Any) -> Any:
+        self.at = node.name
         if self.like is not None:
             torch.set_rng_state(self.like.calls[len(self.calls)].state)
         call = Call(node, arguments, torch.get_rng_state())

@@ -206,5 +206,5 @@ def learned(
                     continue
                 alone = one[i].ndim if i < len(one) and isinstance(one[i], Tensor) else x.ndim
                 branches = x.ndim > alone and x.shape[0] == size
-                known[i] = max(known[i], batch, x.ndim - 1 if branches else alone)
+                known[i] = max(known[i], batch, x.ndim - branches)
     return {name: tuple(known) for name, known in below.items()}

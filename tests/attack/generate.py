@@ -335,7 +335,11 @@ class Generator:
             program = program.but(mean=True)
         if not self.chance(0.4):
             return program
-        nodes = [n for n in program.nodes if n.kind == "stochastic" and not n.plate]
+        plated = {n.name for n in program.nodes if n.plate}  # and what is below them: a given value would need the axis
+        for n in program.nodes:
+            if any(e.source in plated for e in n.edges):
+                plated.add(n.name)
+        nodes = [n for n in program.nodes if n.kind == "stochastic" and n.name not in plated]
         given = [n.name for n in nodes if self.chance(0.7)]
         log_prob = [
             n.name for n in nodes

@@ -50,7 +50,8 @@ def estimate(branches: scg.Branches, f: Callable[[Tensor], Tensor]) -> Tensor:
     """Σᵢ wᵢ f(xᵢ) + k − sg k, for each batch element."""
     cost = f(branches.values)
     if branches.n is None:
-        total = cost if branches.score is None else branches.score.exp() * cost
+        weight = branches.weights if branches.score is None else branches.score.exp()
+        total = cost if weight is None else weight * cost
     elif branches.weights is not None:
         total = (branches.weights * cost).sum(0)
     else:
