@@ -339,8 +339,8 @@ class Generator:
         for n in program.nodes:
             if any(e.source in plated for e in n.edges):
                 plated.add(n.name)
-        nodes = [n for n in program.nodes if n.kind == "stochastic" and n.name not in plated]
-        given = [n.name for n in nodes if self.chance(0.7)]
+        nodes = [n for n in program.nodes if n.kind == "stochastic" and not n.plate]
+        given = [n.name for n in nodes if self.chance(0.7) and n.name not in plated]
         log_prob = [
             n.name for n in nodes
             if n.name in given and self.chance(0.4) and not n.real and not any(m.credit for m in program.nodes)

@@ -111,7 +111,7 @@ def test_an_environment_that_exists_once_is_refused_before_anything_is_written(
     for more in (["--envs", "1"], ["--evaluations", "0"]):
         assert cli.train([*WORDS.split(), "--env", "Single-v0", *more, *out]) == 2
         shown = capsys.readouterr().err
-        assert "'Single-v0' cannot be made: OSError: port 5005 is in use\nOnly 1 of 2 instances could be made" in shown
+        assert "'Single-v0' cannot start: OSError: port 5005 is in use\nOnly 1 of 2 instances could be made" in shown
         assert "--envs 1 --evaluations 0" in shown
         assert not (tmp_path / "run").exists()
     assert Single.alive == 0
