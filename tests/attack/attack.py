@@ -333,7 +333,7 @@ def proved(program: Program, graph: scg.Graph, conventions: list[list[Paths]], t
     try:
         theirs = expectation(draw, most)
     except TooMany:
-        return measured(draw, truths, trouble)
+        return measured(draw, truths, trouble) if most > 1 else Verdict("unproven", trouble)
     found = [compare(truth, theirs) for truth in truths]
     if None in found:
         return Verdict("right", "in the mean")

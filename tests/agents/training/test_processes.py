@@ -177,7 +177,7 @@ def test_a_directory_without_a_configuration_is_free(tmp_path: Path, killed_at: 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="this is a file, and a run is a folder"):
         RunDirectory.create("reinforce", SHORT, SMALL, tmp_path / "file")
 
 
@@ -232,6 +232,7 @@ def test_every_signal_that_asks_for_the_end_says_how_to_go_on(tmp_path: Path, nu
         stdout=subprocess.DEVNULL,
         text=True,
         cwd=Path(scg.__file__).parents[1],
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it would be ignored, and stay so
     )
     while process.poll() is None and not (out / "metrics.csv").exists():
         time.sleep(0.01)
