@@ -102,8 +102,7 @@ class AgentConfig:
         """OptionError for an execution that these updates or this machine cannot have, and for layers without units."""
         if any(width < 1 for width in getattr(self, "hidden", ())):
             raise OptionError(f"option hidden is {' '.join(map(str, getattr(self, 'hidden', ())))}. Give widths of at least 1.")
-        if torch.device(execution.device).type == "cuda" and not torch.cuda.is_available():
-            raise OptionError(f"option device is {execution.device!r}: torch finds no such device here. Use cpu.")
+        execution.check_machine()
         for name in execution.changed():
             if name not in self.executes:
                 flag, known = name.replace("_", "-"), ", ".join(f"--{other}" for other in self.executes)

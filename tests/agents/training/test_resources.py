@@ -50,7 +50,7 @@ SMALL = [
         ("ppo --hidden 100000000", "layers 4 → 100,000,000 → 2 needs"),
         ("sac --env Pendulum-v1 --hidden 1000000 1000000", "of memory, .* are free. Give smaller --hidden."),
         ("ppo --threads 100000", "option threads is 100000: this machine has"),
-        ("ppo --device potato", "option device is 'potato', which torch cannot use here"),
+        ("ppo --device potato", "option device is 'potato'. Give one of torch's devices"),
         ("sac --env Pendulum-v1 --mapped /nowhere", "option mapped: '/nowhere': No such file or directory"),
         (
             "sac --env Pendulum-v1 --replay 1000000000000",
@@ -156,7 +156,7 @@ def test_an_output_that_is_read_only_or_a_file(
 ) -> None:
     (tmp_path / "file").touch()
     assert cli.train([*SMALL, "--out", str(tmp_path / "file")]) == 2
-    assert "is a file. Choose another --out" in capsys.readouterr().err
+    assert "this is a file, and a run is a folder. Choose another --out" in capsys.readouterr().err
     assert cli.train([*SMALL, "--out", str(tmp_path / "file" / "run")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
