@@ -153,13 +153,12 @@ class Axes:
         leaves, spec = tree_flatten(value)
         return tree_unflatten([grown(x, lacks) for x, lacks in zip(leaves, missing, strict=True)], spec)
 
-    def over(self, mask: Tensor, name: str, leaf: int, x: Tensor) -> Tensor:
-        """A mask `[(time,) batch…]` with axes of size 1 for the event of a leaf."""
-        below = self.below.get(name)
-        if below is None or leaf >= len(below):  # nothing is known yet, and nothing branches
-            event = max(0, x.ndim - mask.ndim)
-        else:
-            event = max(0, below[leaf] - self.batch - self.plate)
+    def over(self, mask: Tensor, name: str, leaf: int, x: Tensor, event: int | None = None) -> Tensor:
+        """A mask `[(time,) batch…]` with axes of size 1 for the event of a leaf, of so many axes where that is known."""
+        if event is None:
+            below = self.below.get(name)
+            known = below is not None and leaf < len(below)  # else nothing branches yet
+            event = max(0, below[leaf] - self.batch - self.plate if known else x.ndim - mask.ndim)  # type: ignore[index]
         return mask.reshape((*mask.shape, *[1] * event))
 
 

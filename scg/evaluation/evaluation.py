@@ -269,8 +269,10 @@ class Evaluation:
             raise GraphError(
                 f"node {source!r}: its value has {len(leaves)} tensors, and its initial value {len(others)}; they are to be alike"
             )
+        drawn = self.distributions.get(source)
+        event = None if drawn is None else len(drawn.event_shape)
         chosen = [
-            torch.where(self.axes.over(mask, source, i, x), y, x) if isinstance(x, Tensor) else x
+            torch.where(self.axes.over(mask, source, i, x, event), y, x) if isinstance(x, Tensor) else x
             for i, (x, y) in enumerate(zip(leaves, others, strict=True))
         ]
         return tree_unflatten(chosen, spec)
