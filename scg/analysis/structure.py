@@ -257,6 +257,8 @@ class Structure:
             for n in (self.nodes[name] for name in self.order)
         )
         for target in self.named(self._cost_set):
+            if self.nodes[target].trains is not None:
+                continue  # what it trains may be made from other nodes' parameters alone, and then no weight counts
             t = self.index[target]
             for i in members(cut[t] & self._live.above[t] & weighing):
                 if not self._full.lagged or (lag := self._meeting(i, t, numbered)) is not None:

@@ -152,7 +152,7 @@ def twin(make):
     graph.stochastic(Pathwise(2), lambda theta: Independent(Normal(theta[0] * torch.ones(2, 3), 0.5), 1), name="x")
     graph.deterministic(make(pull), name="y", parents=["x", "a", "bias"])
     graph.stochastic(ScoreFunction(), lambda y: Independent(Normal(y, 1.0), 1), name="z")
-    graph.cost(lambda y, z, held=detach("y"): (y * z).sum(-1) + torch.cos(z[..., 0] * held[..., 1]), name="c")
+    graph.cost(lambda y, z, held=detach("x"): (y * z).sum(-1) + torch.cos(z[..., 0] * held[..., 1]), name="c")
     return graph
 
 

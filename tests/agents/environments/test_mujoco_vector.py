@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from scg.agents.environments import envs
-from scg.agents.environments.envs import _Serial
+from scg.agents.environments.checked_vector import SerialVector
 from scg.agents.environments.mujoco_vector import _FAMILIES, MujocoVector, family
 from scg.agents.experience.rollout import Rollout
 from scg.agents.networks.policies import make_policy
@@ -36,7 +36,10 @@ def vector(kind: type, env_id: str, batch: int, threads: dict[str, int] | None =
 def compare(env_id: str, steps: int, threads: int, scale: float = 1.0, **kwargs: Any) -> int:
     """Steps both side by side and demands equal bits. Returns how many episodes ended."""
     batch = 3
-    theirs, ours = vector(_Serial, env_id, batch, **kwargs), vector(MujocoVector, env_id, batch, {"threads": threads}, **kwargs)
+    theirs, ours = (
+        vector(SerialVector, env_id, batch, **kwargs),
+        vector(MujocoVector, env_id, batch, {"threads": threads}, **kwargs),
+    )
     rng, ended = np.random.default_rng(0), 0
     first, second = theirs.reset(seed=[1, 2, 3])[0], ours.reset(seed=[1, 2, 3])[0]
     assert np.array_equal(first, second)
@@ -102,8 +105,8 @@ def test_what_gymnasium_has_to_step_itself() -> None:
     assert family(gym.wrappers.ClipReward(gym.make("HalfCheetah-v5"), -1, 1)) is None  # a wrapper that changes numbers
     with envs.make("HalfCheetah-v5", 2) as two, envs.make("HalfCheetah-v5", 1) as one, envs.make("Reacher-v5", 2) as other:
         assert isinstance(two.vector, MujocoVector)
-        assert isinstance(one.vector, _Serial)
-        assert isinstance(other.vector, _Serial)
+        assert isinstance(one.vector, SerialVector)
+        assert isinstance(other.vector, SerialVector)
 
 
 def test_a_saved_vector_goes_on_bit_for_bit() -> None:

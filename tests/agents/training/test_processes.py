@@ -245,6 +245,9 @@ def test_every_signal_that_asks_for_the_end_says_how_to_go_on(tmp_path: Path, nu
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    others = {
+        n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGINT)
+    }  # in the background SIGINT is ignored
     try:
         with stopped_by_signals():
             os.kill(os.getpid(), signal.SIGHUP)
@@ -257,4 +260,5 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
         stop_if_asked()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in {**others, signal.SIGHUP: before}.items():
+            signal.signal(number, handler)
