@@ -12,7 +12,7 @@ so the primal sample of measure-valued derivatives and perturbations (weight 1, 
 `share` of the draws, which follow an alternative. A kept one is weighted with about 1/(1 − share), a share of the draws with
 0: along T steps choose a share of about 1/T, or these weights' products vary as much as the costs. Each element of the
 batch draws its own I. Unbiased to the inner estimator's order, also flat. Arya et al. (2022), "Automatic
-differentiation of programs with discrete randomness", section 2.4; Pflug (1989) for the single phantom.
+differentiation of programs with discrete randomness"; Pflug (1989) for the single phantom.
 """
 
 from __future__ import annotations

@@ -23,10 +23,8 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp(\.\w+)?")
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A new file with the suffix of `path` to write into, which takes its place at the end; an exception removes it."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
-    try:
+    with writing(path):  # the name that was asked for
         opened = open(temporary, "xb")  # noqa: SIM115  "x": never through a link, never into a file that is there
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that was asked for
     with opened as file:
         try:
             yield file
@@ -53,3 +51,31 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# -- what cannot be written: the system's errors of a full disk do not say of which file ------------------------
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """OSErrors inside name `path`, also where a library has put its own error around one."""
+    try:
+        yield
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is None or cause.errno is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def cause_of(error: BaseException | None) -> OSError | None:
+    """The OSError that it is, or that it was raised from."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def told(error: OSError) -> str:
+    """Which file, and what the system said."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {said}" if error.filename else said

@@ -14,11 +14,11 @@ from scg.agents.environments.envs import EnvironmentFault, make
 from scg.agents.environments.faults import EnvironmentFailed, first_line
 from scg.agents.execution.memory import is_shortage
 from scg.agents.experience import tensor_files
-from scg.agents.experience.files import told
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.networks.finite import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
+from scg.files import told
 
 FIGURES = (".png", ".pdf", ".svg")
 Command = Callable[[list[str]], int]

@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from scg.agents.experience.files import writing
 from scg.errors import visible
-from scg.files import whole_file
+from scg.files import whole_file, writing
 
 FORMAT = 1
 MARK = b"scg-sha256:"  # the end of a file: mark, then the digest of all before the mark
@@ -31,15 +30,11 @@ class CheckpointError(ValueError):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` atomically."""
     with writing(path):
-        _save(path, state)
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        hashing = _Hashing(file)
-        torch.save({"format": FORMAT, **state}, hashing)  # type: ignore[arg-type]
-        file.write(MARK + hashing.digest.digest())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            hashing = _Hashing(file)
+            torch.save({"format": FORMAT, **state}, hashing)  # type: ignore[arg-type]
+            file.write(MARK + hashing.digest.digest())
 
 
 class _Hashing:

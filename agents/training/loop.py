@@ -31,7 +31,6 @@ from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described, first_line
 from scg.agents.experience.acting import one_blas_thread
-from scg.agents.experience.files import told
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.networks.finite import REMEDY
 from scg.agents.training import curves
@@ -40,6 +39,7 @@ from scg.agents.training.progress import Progress
 from scg.agents.training.run_directory import RunDirectory, RunError, Table
 from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
+from scg.files import told
 
 RECENT = 20  # episodes in the running mean of the return
 

@@ -27,13 +27,12 @@ from typing import Any
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
-from scg.agents.experience import files
 from scg.agents.training.checkpoint import Checkpoints
 from scg.agents.training.run_config import RunConfig as RunConfig
 from scg.agents.training.run_config import RunError as RunError
 from scg.agents.training.run_config import Settings, read, written
 from scg.agents.training.run_lock import LOCK, locked
-from scg.files import TEMPORARY, remove_temporaries, whole_file
+from scg.files import TEMPORARY, remove_temporaries, told, whole_file, writing
 
 FORMER_TEMPORARIES = ("config.tmp", "versions.tmp", "metrics.tmp", "evaluations.tmp")  # of earlier versions
 
@@ -69,9 +68,7 @@ class RunDirectory:
                 directory.record()  # last: with it the directory is a run
         except OSError as error:
             directory._remove(existed)
-            raise RunError(
-                f"run {path}: cannot be written: {files.told(error)}. Choose another --out, or make room."
-            ) from error
+            raise RunError(f"run {path}: cannot be written: {told(error)}. Choose another --out, or make room.") from error
         return directory
 
     def _remove(self, keep_directory: bool) -> None:
@@ -158,7 +155,7 @@ class Table:
         cells = [row.get(column, "") for column in self.columns]
         # A row is one write, so that a reader never sees half of it; never through a link.
         with (
-            files.writing(self.path),
+            writing(self.path),
             open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file,
         ):
             file.write(_lines([self.columns, cells] if new else [cells]))
@@ -194,7 +191,7 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: Path, content: Any) -> None:
-    with files.writing(path), whole_file(path) as file:
+    with writing(path), whole_file(path) as file:
         file.write(json_bytes(content))
 
 
@@ -227,7 +224,7 @@ def _made(path: Path, new: bool = False) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise RunError(f"run {path}: cannot be written: {files.told(error)}. Choose another --out, or make room.") from error
+        raise RunError(f"run {path}: cannot be written: {told(error)}. Choose another --out, or make room.") from error
 
 
 def _is_free(path: Path) -> bool:

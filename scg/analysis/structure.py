@@ -75,7 +75,6 @@ class Structure:
         self._groups: dict[str, tuple[Group, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
-        self._split: Lags | None = None
         self._sort()
         self._lay_plate()
         self._check_baselines()
@@ -256,34 +255,34 @@ class Structure:
             n.kind == "stochastic" and n.estimator.weighs and n.credit is None
             for n in (self.nodes[name] for name in self.order)
         )
+        split: Lags | None = None
         for target in self.named(self._cost_set):
             if self.nodes[target].trains is not None:
                 continue  # what it trains may be made from other nodes' parameters alone, and then no weight counts
             t = self.index[target]
             for i in members(cut[t] & self._live.above[t] & weighing):
-                if not self._full.lagged or (lag := self._meeting(i, t, numbered)) is not None:
-                    when = f" at lag {lag}" if self._full.lagged and lag else ""
+                lag: int | None = 0
+                if self._full.lagged:
+                    split = split or self._split_by_detach(numbered)
+                    found, _ = split.classes(2 * t)
+                    lag = next((lag for lag, (bits, _) in enumerate(found) if bits >> 2 * i & 3 == 3), None)
+                if lag is not None:
+                    when = f" at lag {lag}" if lag else ""
                     raise GraphError(
                         f"node {self.order[i]!r}: the cost {target!r} depends on it with a gradient, and beside that through "
                         f"detach(…){when}. Its likelihood ratio multiplies the whole cost, and cannot leave out one path.\n"
                         "Use Pathwise() there, detach it on all paths or on none, split the cost, or pass the constant as an input."
                     )
 
-    def _meeting(self, source: int, target: int, numbered: list[tuple[int, int, Arrow]]) -> int | None:
-        """A lag at which a live path and a cut one arrive. Node i is 2i on paths without a detach yet, seen from the target, and
+    def _split_by_detach(self, numbered: list[tuple[int, int, Arrow]]) -> Lags:
+        """The lags of live and of cut paths side by side: node i is 2i on paths without a detach yet, seen from the target, and
         2i + 1 on those with one."""
-        if self._split is None:
-            pairs = [
-                (2 * s + after, 2 * t + before, a._replace(live=True))
-                for s, t, a in numbered
-                for before in (0, 1)
-                for after in [1 if before or not a.live else 0]
-            ]
-            reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
-            inside = union(j for i in members(self._lags.inside) for j in (2 * i, 2 * i + 1))
-            self._split = Lags(pairs, reach, reach, inside)
-        found, _ = self._split.classes(2 * target)
-        return next((lag for lag, (bits, _) in enumerate(found) if bits >> 2 * source & 3 == 3), None)
+        pairs = [
+            (2 * s + (before or not a.live), 2 * t + before, a._replace(live=True)) for s, t, a in numbered for before in (0, 1)
+        ]
+        reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
+        inside = union(j for i in members(self._lags.inside) for j in (2 * i, 2 * i + 1))
+        return Lags(pairs, reach, reach, inside)
 
     # -- influence -----------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """An examination leaves nothing behind: what it may change is put back when it ends.
 
-The random streams and other registered sources of random numbers, the gradient mode, modules' buffers (batch statistics, counters) and the plain attributes of their
-objects. Hooks on saved tensors (activation checkpointing, offloading) see none of its tensors, and inference mode ends
-for its duration.
+The random streams and other registered sources of random numbers, the gradient mode, modules' buffers (batch statistics,
+counters) and the plain attributes of their objects. Hooks on saved tensors (activation checkpointing, offloading) see none
+of its tensors, and inference mode ends for its duration.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Product:
                 log = part if log is None else log + part
             assert log is not None
             weight = log.exp() if weight is None else weight * log.exp()
-        if weight is not None and not torch.compiler.is_compiling() and not broadcastable(value.shape, weight.shape):
+        if weight is not None and not torch.compiler.is_compiling() and not _fits(value.shape, weight.shape):
             _refuse_broadcast(name, value.shape[max(0, value.ndim - self.axes.batch) :], weight, self.axes.batch)
         total = value if weight is None else value * weight
         if total.ndim == 0:
@@ -125,6 +125,10 @@ class Product:
             if dim >= 0:
                 value = value.mean(dim, keepdim=True) if branched.factor is None else value.sum(dim, keepdim=True)
         return value
+
+
+def _fits(a: torch.Size, b: torch.Size) -> bool:
+    return a == b or broadcastable(a, b)
 
 
 def _refuse_broadcast(name: str, batch: torch.Size, weight: Tensor, rank: int) -> NoReturn:

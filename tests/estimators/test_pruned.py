@@ -94,16 +94,16 @@ def test_and_so_are_other_distributions(inner, make):
     assert verdict(chain(Pruned(inner, share=0.3), make)) == "unbiased"
 
 
-class NotWeightedUp(Pruned):
-    """The wrong twin: a branch is kept, and its weight is what it was."""
+class TooLight(Pruned):
+    """The wrong twin: the branch that is kept weighs a tenth too little."""
 
     def _one(self, branches, distribution):
         found = super()._one(branches, distribution)
         return Branches(found.values, None, found.weights * 0.9)
 
 
-def test_a_branch_that_is_not_weighted_up_is_caught():
-    assert verdict(chain(NotWeightedUp(MeasureValued(), share=0.3), lambda logit: Bernoulli(logits=logit))) == "biased"
+def test_a_weight_that_is_a_tenth_too_small_is_caught():
+    assert verdict(chain(TooLight(MeasureValued(), share=0.3), lambda logit: Bernoulli(logits=logit))) == "biased"
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
