@@ -67,6 +67,8 @@ def log_mass(distribution: Distribution, x: Tensor) -> Tensor | None:
     formula = _formula(base)
     if formula is None:
         return None
+    if "log_prob" in vars(distribution) and not _from_probs(base):
+        return None  # it keeps its answers (`remember`), and torch's is right
     log_p = formula(base, x)
     return log_p if log_p is None or not bound else log_p.flatten(log_p.ndim - bound).sum(-1)
 
@@ -178,9 +180,32 @@ def _event(base: Any, x: Tensor) -> Tensor:
 
 def _event_log(base: Any, x: Tensor) -> Tensor | None:
     if not _from_probs(base):
-        return None
+        return _from_logits(base, x)
     exact = safe_log(_event(base, x))
     return torch.where(_clamped(base, x), exact, base.log_prob(x)) if "logits" in vars(_holder(base)) else exact
+
+
+def _from_logits(base: Any, x: Tensor) -> Tensor | None:
+    """torch's own formula, without the views that bring shapes together which are the same already: each is an operation
+    forwards and one backwards. None where they are not."""
+    shape, logits = x.shape, base.logits
+    if isinstance(base, D.OneHotCategorical) or shape[len(shape) - len(base._batch_shape) :] != base._batch_shape:
+        return None
+    if isinstance(base, D.Categorical):
+        rows = logits if shape == base._batch_shape else logits.expand((*shape, logits.shape[-1]))
+        if base._validate_args and (x.is_floating_point() or x.is_cuda):
+            base._validate_sample(x)
+        try:
+            return rows.gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+        except RuntimeError:  # on a processor `gather` looks at integers itself; torch's words are clearer
+            base._validate_sample(x)
+            raise
+    if base._validate_args:
+        base._validate_sample(x)
+    if x.dtype != logits.dtype:
+        return None
+    rows = logits if shape == logits.shape else logits.expand(shape)
+    return -torch.nn.functional.binary_cross_entropy_with_logits(rows, x, reduction="none")
 
 
 def _logs(base: Any) -> tuple[Tensor, Tensor]:
@@ -301,9 +326,19 @@ _EDGES: tuple[tuple[tuple[type[Distribution], ...], str, Callable[[Tensor], Tens
 
 def sample(distribution: Distribution, sample_shape: torch.Size = torch.Size()) -> Tensor:
     """`distribution.sample` without a derivative of either mode: `torch.no_grad`, inside, lets forward-mode tangents through."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        base, _ = _component(distribution)
+        if type(base) is D.Bernoulli and "sample" not in vars(distribution) and "sample" not in vars(base):
+            return _bits(base, sample_shape)
         return distribution.sample(sample_shape)
     return _forward(distribution, lambda: distribution.sample(sample_shape)).detach()
+
+
+def _bits(base: Any, sample_shape: torch.Size) -> Tensor:
+    """`Bernoulli.sample`, with the same random numbers, without a graph of probabilities that nobody differentiates."""
+    own = vars(base)
+    p = own["probs"].detach() if "probs" in own else own["logits"].detach().sigmoid()
+    return torch.bernoulli(p.expand(sample_shape + p.shape) if sample_shape else p)
 
 
 def _forward(distribution: Distribution, draw: Callable[[], Tensor]) -> Tensor:

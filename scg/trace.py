@@ -21,20 +21,7 @@ class Trace(Record):
     """
 
     def __init__(self, evaluation: Evaluation, record: Record) -> None:
-        super().__init__(
-            record.structure,
-            record.plan,
-            record.axes,
-            record.given,
-            record.inputs,
-            record.steps,
-            record.values,
-            record.history,
-            record.distributions,
-            record.weights,
-            record.scoped,
-            record.learning,
-        )
+        self.__dict__.update(record.__dict__)  # a record with a face, not a copy of it
         self.evaluation, self.graph = evaluation, evaluation.graph
 
     # -- surrogates ----------------------------------------------------------------------------------------

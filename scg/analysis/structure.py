@@ -72,6 +72,9 @@ class Structure:
         )
         self._cost_set = self.those(self.nodes[n].kind == "cost" for n in self.order)
         self._stochastic_set = self.those(self.nodes[n].kind == "stochastic" for n in self.order)
+        self.inside_set = self._lags.inside
+        self.credited = self.those(self.nodes[n].credit is not None for n in self.order)
+        self.shares_sums = self._stochastic_set.bit_count() > 8  # targets whose sums of scores are worth looking up
         self._groups: dict[str, tuple[Group, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
@@ -281,7 +284,7 @@ class Structure:
             (2 * s + (before or not a.live), 2 * t + before, a._replace(live=True)) for s, t, a in numbered for before in (0, 1)
         ]
         reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
-        inside = union(j for i in members(self._lags.inside) for j in (2 * i, 2 * i + 1))
+        inside = union(j for i in members(self.inside_set) for j in (2 * i, 2 * i + 1))
         return Lags(pairs, reach, reach, inside)
 
     # -- influence -----------------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ class Structure:
                     for part in influence.parts:
                         found[part] = found.get(part, 0) | 1 << self.index[influence.node]
             else:  # no time passes on any path
-                above, inside = self.above(target) & self._stochastic_set, self._lags.inside
+                above, inside = self.above(target) & self._stochastic_set, self.inside_set
                 for live, those in ((True, self.above(target, live=True)), (False, ~self.above(target, live=True))):
                     found[NOW, live], found[EVERY, live] = above & those & inside, above & those & ~inside
             self._groups[target] = tuple(Group(bits, *part) for part, bits in found.items() if bits)

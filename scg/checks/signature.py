@@ -168,7 +168,9 @@ class Plans:
     def _state(self) -> list[Any]:
         assert self.modules is not None
         state: list[Any] = [m.training for m in self.modules]
-        state += [(id(p), p.requires_grad) for own in self.parameters for p in own.values() if p is not None]
+        found = [p for own in self.parameters for p in own.values() if p is not None]
+        state += map(id, found)
+        state += [p.requires_grad for p in found]
         state += [t.requires_grad for t in self.loose]
         return state
 

@@ -73,6 +73,8 @@ class Axes:
         """
         if not self.time and not self.plate and x.ndim >= self.batch:
             return x
+        if self.at_once and x.ndim == self.rank and not reduced:
+            return x
         inner = self.plate * (not reduced) + self.batch
         timed = (
             self.at_once if self.at_once and x.ndim > inner else 0

@@ -7,8 +7,7 @@ place, with 1s for the axes that the node does not have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,9 +61,12 @@ def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) ->
     """The estimator's branches; what it learns itself is kept out of every surrogate, and let into its own variance."""
     note_parameter(distribution)
     estimator: Any = node.estimator
-    branch: Callable[[Distribution], Branches] = partial(estimator.branch_below, axes=axes) if axes else estimator.branch
-    with nullcontext() if learning or not isinstance(estimator, nn.Module) else swapped(estimator):
-        branches = _called(node, distribution, partial(branch, distribution))
+    draw = estimator.branch_below if axes else estimator.branch
+    if learning or not isinstance(estimator, nn.Module):
+        branches = _called(node, distribution, draw, axes)
+    else:
+        with swapped(estimator):
+            branches = _called(node, distribution, draw, axes)
     if not isinstance(branches, Branches):
         raise GraphError(
             f"node {node.name!r}: {estimator!r}.branch returned {type(branches).__name__}; an estimator returns scg.Branches(values, …)"
@@ -72,12 +74,15 @@ def _drawn(node: Node, distribution: Distribution, axes: int, learning: bool) ->
     return branches
 
 
-def _called(node: Node, distribution: Distribution, draw: Callable[[], Any]) -> Any:
-    """`draw()`; where torch cannot draw from the distribution, the error names the node and what the parameters are."""
+def _called(node: Node, distribution: Distribution, draw: Callable[..., Any], axes: int) -> Any:
+    """`draw(distribution)`, below `axes` branch axes of ancestors where there are some.
+
+    Where torch cannot draw from the distribution, the error names the node and what the parameters are.
+    """
     if torch.compiler.is_compiling():
-        return draw()
+        return draw(distribution, axes=axes) if axes else draw(distribution)
     try:
-        return draw()
+        return draw(distribution, axes=axes) if axes else draw(distribution)
     except GraphError:
         raise
     except Exception as error:
@@ -218,5 +223,5 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
 def plain(node: Node, distribution: Distribution) -> Branches:
     """One sample without an axis, differentiable where the estimator's path is; for examining the graph."""
     if node.estimator.moves and has_rsample(distribution):
-        return Branches(_called(node, distribution, distribution.rsample))
-    return Branches(_called(node, distribution, distribution.sample))
+        return Branches(_called(node, distribution, methodcaller("rsample"), 0))
+    return Branches(_called(node, distribution, methodcaller("sample"), 0))

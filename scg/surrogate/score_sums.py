@@ -19,8 +19,7 @@ class ScoreSums:
 
     def __init__(self, trace: Record, scope: int | None) -> None:
         self.trace, self.scope, self.structure = trace, scope, trace.structure
-        self.credited = trace.structure.those(trace.structure.nodes[n].credit is not None for n in trace.structure.order)
-        self.inside = trace.structure.those(trace.structure.nodes[n].in_sequence for n in trace.structure.order)
+        self.credited, self.inside = trace.structure.credited, trace.structure.inside_set
         self.seen = self.scored = self.others = 0
         self._sums: dict[tuple[int, bool], Tensor] = {}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from scg.laws import is_exactly, log_mass, mass, quantile, rsample, unseen
+from scg.laws import is_exactly, log_mass, mass, quantile, rsample, sample, unseen
 
 ONE = torch.ones(2)
 
@@ -188,3 +188,40 @@ def test_a_pathwise_sample_at_one_half_moves(inside):
     x = rsample(D.TransformedDistribution(distribution, [D.AffineTransform(1.0, 2.0)]) if inside else distribution)
     mean = slope(x, p).mean()
     assert abs(mean / (2 if inside else 1) - 1 / 3) < 0.006  # the slope of the mean at 1/2; s.e. 0.001
+
+
+def _made(kind, logits):
+    return kind(logits=logits.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("kind", [D.Bernoulli, D.Categorical])
+@pytest.mark.parametrize("independent", [0, 1])
+@pytest.mark.parametrize("samples", [(), (3,)])
+def test_what_is_drawn_and_weighed_without_torchs_detours_has_torchs_bits(kind, independent, samples):
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    ours, theirs = _made(kind, logits), _made(kind, logits)
+    if independent:
+        ours, theirs = D.Independent(ours, 1), D.Independent(theirs, 1)
+    torch.manual_seed(2)
+    x = sample(ours, torch.Size(samples))
+    torch.manual_seed(2)
+    assert torch.equal(x, theirs.sample(torch.Size(samples)))
+    log_p = log_mass(ours, x)
+    assert log_p is not None and torch.equal(log_p, theirs.log_prob(x))
+    inner, other = (d.base_dist if independent else d for d in (ours, theirs))
+    mine, right = torch.autograd.grad(log_p.sum(), inner.logits), torch.autograd.grad(theirs.log_prob(x).sum(), other.logits)
+    assert torch.equal(mine[0], right[0])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value"),
+    [
+        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([0, 3])),
+        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([-1, 0])),
+        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([0.5, 0.0])),
+        (D.Bernoulli(logits=torch.zeros(2)), torch.tensor([0.5, 0.0])),
+    ],
+)
+def test_a_value_outside_the_support_is_refused_in_torchs_words(distribution, value):
+    with pytest.raises(ValueError, match="within the support"):
+        log_mass(distribution, value)
