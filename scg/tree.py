@@ -96,6 +96,8 @@ def transforms(distribution: Distribution) -> Iterator[Transform]:
 
 def rebuilt(thing: Any, change: Callable[[Tensor], Tensor], name: str) -> Any:
     """A copy of an object with `change` applied to its tensors, all the way down; an error where that cannot be."""
+    if isinstance(thing, Tensor):
+        return change(thing)
     built: dict[int, Any] = {}
 
     def rebuild(thing: Any) -> Any:

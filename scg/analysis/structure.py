@@ -7,7 +7,7 @@ A window is kept for all paths, and one for the paths without a `detach` edge: o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -81,7 +81,8 @@ class Structure:
         self._sort()
         self._lay_plate()
         self._check_baselines()
-        self._check_detached(numbered)
+        # What a cost with trains= trains is known at the first sample only, and with it whose weights count.
+        self.check_detached(name for name in self.named(self._cost_set) if self.nodes[name].trains is None)
 
     # -- names ---------------------------------------------------------------------------------------------
 
@@ -245,8 +246,12 @@ class Structure:
                         "so subtracting it changes the gradient; condition the baseline on what comes before the sample"
                     )
 
-    def _check_detached(self, numbered: list[tuple[int, int, Arrow]]) -> None:
-        """A likelihood ratio multiplies a whole cost: it cannot count for one path to it and leave out another, detached one."""
+    def check_detached(self, costs: Iterable[str], ignored: Container[str] = ()) -> None:
+        """A likelihood ratio multiplies a whole cost: it cannot count for one path to it and leave out another, detached one.
+
+        ignored   nodes whose weights do not count for these costs
+        """
+        numbered = [(self.index[a.source], self.index[a.target], a) for a in self.arrows]
         own = [0] * len(self.order)
         for s, t, a in numbered:
             if not a.live:
@@ -255,13 +260,11 @@ class Structure:
             return
         cut = self._full.gathered(own)
         weighing = self.those(
-            n.kind == "stochastic" and n.estimator.weighs and n.credit is None
+            n.kind == "stochastic" and n.estimator.weighs and n.credit is None and n.name not in ignored
             for n in (self.nodes[name] for name in self.order)
         )
         split: Lags | None = None
-        for target in self.named(self._cost_set):
-            if self.nodes[target].trains is not None:
-                continue  # what it trains may be made from other nodes' parameters alone, and then no weight counts
+        for target in costs:
             t = self.index[target]
             for i in members(cut[t] & self._live.above[t] & weighing):
                 lag: int | None = 0

@@ -14,6 +14,7 @@ def sizes(trace: Record) -> Iterator[tuple[str, str, str]]:
     structure, plan, given = trace.structure, trace.plan, trace.given
     now = {**trace.values, **(trace.history[-1].values if trace.history else {})}
     costs = {name: _batch(now[name], plan.cost_ranks[name]) for name in structure.costs}
+    samples: dict[tuple[int, ...], int] = {}  # by batch, the set of nodes that have it
     for name in structure.stochastic:
         node = structure.nodes[name]
         if name in structure.on_plate or not (node.estimator.weighs or name in given):
@@ -21,20 +22,23 @@ def sizes(trace: Record) -> Iterator[tuple[str, str, str]]:
         distribution = trace.dist(name)
         event = (distribution[-1] if isinstance(distribution, list) else distribution).event_shape
         batch = tuple(now[name].shape[: now[name].ndim - len(event)])
-        for cost, shape in costs.items():
-            if structure.window(name, cost, live=True) is not None and not broadcastable(shape, batch):
-                yield (
-                    cost,
-                    "batch",
-                    f"its value has batch shape {shape}, and its ancestor {name!r} has {batch}; their elements do not belong "
-                    f"together.\nReturn one cost per batch element of {name!r}.",
-                )
+        samples[batch] = samples.get(batch, 0) | 1 << structure.index[name]
         for what, source in (("baseline", node.baseline), ("credit", node.credit)):
             if isinstance(source, str) and not broadcastable(shape := tuple(real(source, now[source]).shape), batch):
                 yield (
                     name,
                     what,
                     f"its {what} has shape {shape}, and its samples have batch {batch}. Return one value per batch element.",
+                )
+    for cost, shape in costs.items():
+        for batch, nodes in samples.items():
+            met = () if broadcastable(shape, batch) else structure.named(structure.above(cost, live=True) & nodes)
+            for name in met:
+                yield (
+                    cost,
+                    "batch",
+                    f"its value has batch shape {shape}, and its ancestor {name!r} has {batch}; their elements do not belong "
+                    f"together.\nReturn one cost per batch element of {name!r}.",
                 )
     first = structure.first
     if first is None or first not in given:

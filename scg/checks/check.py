@@ -171,6 +171,7 @@ def learn_scopes(
             reached[name] = found
     for scope in scopes:
         classify(scope, reached, inputs)
+        graph.structure.check_detached(scope.costs, scope.cut | (graph.nodes.keys() - reached.keys()))
         for name in scope.cut:
             for cost in scope.costs:
                 window = graph.structure.window(name, cost)

@@ -34,7 +34,9 @@ from scg.specification import Specification
 
 DRAWS = 16
 HALVINGS = 4  # of the batch: 16 elements are all told apart, of more at least 15 pairs in 16
-LARGE = 1000  # calls of node functions: where there are more, one halving
+# Calls of node functions, each as 1 and a tenth of its arguments: where there are more, one halving, one other draw where
+# nothing is left to see, and fewer points of smooth functions.
+LARGE = 1000
 
 
 class Examination:
@@ -57,7 +59,8 @@ class Examination:
             self.recording.put_back()
             self.recording = self._draw(given, tracking=True)
         self.distributions = self.recording.distributions
-        self.halvings = HALVINGS if before == 0 and len(self.recording.calls) <= LARGE else 1
+        self.large = sum(1 + len(call.arguments) / 10 for call in self.recording.calls) > LARGE
+        self.halvings = HALVINGS if before == 0 and not self.large else 1
         self.found: dict[tuple[str, str], Finding] = {}
         self.kinked: frozenset[str] = frozenset()
 
@@ -213,7 +216,7 @@ class Examination:
         if self._failed():
             return
         unchanged = {c.node.name for c in self.recording.calls if c.node.kind == "stochastic"} - set(self.given)
-        paths = PathCheck(self.structure, self.given)
+        paths = PathCheck(self.structure, self.given, self.large)
         for i in range(DRAWS):
             other = self._draw(self._exchanged())
             unchanged = {name for name in unchanged if self._same_samples(name, other)}
@@ -221,7 +224,7 @@ class Examination:
             for mine in reversed(self.recording.calls):
                 self._same_again(mine, first=i == 0)
             paths.compare(self.recording, other)
-            if self._failed() or (i and not unchanged and paths.settled):
+            if self._failed() or ((i or self.large) and not unchanged and paths.settled):
                 break
         for node, what, message in paths.errors():
             self._error(node, what, message)

@@ -24,7 +24,8 @@ def infinite_gradients(calls: Iterable[Call]) -> Iterator[tuple[str, str]]:
             leaves.append(x.detach().requires_grad_())
             return leaves[-1]
 
-        changed = {str(key): tree_map(leaf, value) for key, value in call.named.items()}
+        constant = {key for key, value in call.named.items() if isinstance(value, Tensor) and not value.requires_grad}
+        changed = {str(key): tree_map(leaf, value) for key, value in call.named.items() if key not in constant}
         torch.set_rng_state(call.state)
         outputs = [o for o in content(call.again(**changed)) if isinstance(o, Tensor) and o.requires_grad]
         if not outputs or not all(bool(torch.isfinite(o).all()) for o in outputs):

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scg.analysis.structure import Structure
 from scg.checks.recording import Call, Recording
-from scg.checks.slopes import Found, Segment, listening, look
+from scg.checks.slopes import COARSE, PANELS, Found, Segment, listening, look
 from scg.distributions import has_rsample, own_law
 from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Edge
@@ -46,8 +46,9 @@ SEVERAL, ENOUGH, FEW = 16, 2, 6  # outputs from which on two draws are enough, a
 class PathCheck:
     """Every edge along which a gradient has to flow to reach a cost; `compare` them at one draw after another."""
 
-    def __init__(self, structure: Structure, given: Mapping[str, Any]) -> None:
-        self.structure, self.given = structure, given
+    def __init__(self, structure: Structure, given: Mapping[str, Any], large: bool = False) -> None:
+        """`large`: where none of a function's operations can jump, its differences are taken at fewer points."""
+        self.structure, self.given, self.large = structure, given, large
         self.paths: list[_Path] | None = None
 
     @property
@@ -122,6 +123,7 @@ class PathCheck:
             for path in found:
                 path.own_slope, path.law = getattr(node.fn, "own_slope", False), node.kind == "stochastic"
                 path.smooth = not operations & (_STEPS | _CORNERS)
+                path.panels = COARSE if path.smooth and self.large else PANELS
                 yield path
             if held and operations & _STEPS:
                 yield _Held(node.name, held)
@@ -183,7 +185,7 @@ class _Path:
         self.biased, self.support = biased, support
         self.law = False  # a sampler and a log-density, whose gradients are nobody's choice
         self.own_slope = False  # a black box: only a slope of zero where the value moves is held against it
-        self.looked, self.enough, self.smooth = 0, FEW, False
+        self.looked, self.enough, self.smooth, self.panels = 0, FEW, False, PANELS
         self.flat, self.moved, self.kink = True, False, False
         self.jump: float | None = None
         self.missing: tuple[float, float] | None = None
@@ -262,7 +264,7 @@ class _Path:
 
         at = [x.detach().double() if double else x.detach() for x, _ in chosen]
         segment = Segment(f, at, [v.double() if double else v for _, v in chosen], seed=self.looked)
-        found = look(segment, lo, hi, single and not double)
+        found = look(segment, lo, hi, single and not double, self.panels)
         self.enough = ENOUGH if sum(u.numel() for u in segment.signs) >= SEVERAL else FEW
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class Call:
         self.written: str | None = None
         self.after = state
 
-    @property
+    @cached_property
     def named(self) -> dict[str, Any]:
         """Arguments by parameter; edges by the same key."""
         return dict(enumerate(self.arguments)) if self.node.positional else self.arguments  # type: ignore[arg-type]
@@ -36,8 +37,12 @@ class Call:
     def again(self, **changes: Any) -> Any:
         """Run the function on these arguments, some of them changed."""
         assert self.node.fn is not None
+        if not changes:
+            return self.node.fn(*self.arguments) if self.node.positional else self.node.fn(**self.arguments)
         if self.node.positional:
-            arguments = [changes.get(str(i), a) for i, a in enumerate(self.arguments)]
+            arguments = list(self.arguments)
+            for key, value in changes.items():
+                arguments[int(key)] = value
             return self.node.fn(*arguments)
         return self.node.fn(**{**self.arguments, **changes})
 
@@ -101,6 +106,10 @@ class Recording(Evaluation):
 
 def identities(thing: Any) -> list[int]:
     """What containers hold, by identity: an entry that is added, taken away or exchanged changes it."""
+    if isinstance(thing, Tensor):
+        return [id(thing)]
+    if isinstance(thing, list) and all(isinstance(value, Tensor) for value in thing):
+        return [*map(id, thing)]
     if isinstance(thing, Mapping):
         return [part for key, value in thing.items() for part in (hash(key), *identities(value))]
     if isinstance(thing, (list, tuple)):

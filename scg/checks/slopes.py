@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-PANELS = 6
+PANELS, COARSE = 6, 2
 LEVELS = 8  # values on each side of what may be a jump
 WATCHED = 256  # outputs, chosen at random where there are more
 
@@ -121,11 +121,11 @@ class Segment:
         return total
 
 
-def look(segment: Segment, lo: float, hi: float, single: bool) -> Found:
+def look(segment: Segment, lo: float, hi: float, single: bool, panels: int = PANELS) -> Found:
     """Examine `segment` for t in [lo, hi]. `single`: f computes in float32."""
-    grid = [lo + (hi - lo) * i / PANELS for i in range(PANELS + 1)]
+    grid = [lo + (hi - lo) * i / panels for i in range(panels + 1)]
     points = [(t, *segment.both(t)) for t in grid]
-    width = (hi - lo) / PANELS
+    width = (hi - lo) / panels
     reach = max(abs(p[1] - points[0][1]) for p in points)
     floor = (1e-5 if single else 1e-9) * segment.norm
     steep = max(*(abs(p[2]) for p in points), *(abs(b[1] - a[1]) / width for a, b in itertools.pairwise(points)))

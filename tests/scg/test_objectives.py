@@ -227,3 +227,25 @@ def test_what_trains_names_must_exist():
     graph.cost(lambda theta: theta**2, name="f", trains="thet")
     with pytest.raises(scg.GraphError, match="trains='thet' is no input of the graph. Did you mean 'theta'"):
         graph.surrogate(theta=torch.tensor(1.0, requires_grad=True))
+
+
+@pytest.mark.parametrize("trained", ["policy", "value"])
+def test_a_weight_cannot_leave_out_a_detached_path_of_an_objective_that_trains_its_node(trained):
+    """A learned baseline reads the sample on both ways and is right: no weight of its node counts for it."""
+    policy, value = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda x: Normal(policy(x).squeeze(-1), 1.0), name="a")
+    graph.cost(
+        lambda a, b: (value(a.unsqueeze(-1)).squeeze(-1) - b) ** 2,
+        name="c",
+        parents=["a", detach("a")],
+        trains={"policy": policy, "value": value}[trained],
+    )
+    if trained == "value":
+        graph.surrogate(x=torch.ones(4, 1)).backward()
+        assert policy.weight.grad is None and value.weight.grad is not None
+        return
+    with pytest.raises(
+        scg.GraphError, match="node 'a': the cost 'c' depends on it with a gradient, and beside that through detach"
+    ):
+        graph.surrogate(x=torch.ones(4, 1))
