@@ -7,8 +7,9 @@ each kind; `needs`, `evaluations` and `paper` are written here, and the tests ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.distributions import Distribution, Independent
 from scg import estimators
 from scg.estimator import Estimator
 from scg.testing.trial_distributions import KINDS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -248,9 +252,14 @@ def catalogue() -> list[Row]:
 
 def as_markdown() -> str:
     """The table for a README."""
-    titles = [field.name for field in fields(Row)]
+    return in_markdown(catalogue())
+
+
+def in_markdown(rows: Sequence[DataclassInstance]) -> str:
+    """Rows of one class as a table: a column for each of its fields, the first one as code."""
+    titles = [field.name for field in fields(rows[0])]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for row in catalogue():
+    for row in rows:
         cells = [getattr(row, title).replace("|", "\\|") for title in titles]
         lines.append("| " + " | ".join([f"`{cells[0]}`", *cells[1:]]) + " |")
     return "\n".join(lines)
