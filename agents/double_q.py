@@ -1,6 +1,6 @@
 """Double Q-learning's two remedies against overestimated values, carried over to actor-critics.
 
-    DDQN-AC    target = reward + discount · Q̄(next_obs, μ(next_obs))        the actor as it is chooses, the old critic judges
+    DDQN-AC    target = reward + discount · Q̄(next_obs, μ(next_obs))        the current actor chooses, the target critic evaluates
     DQ-AC      target₁ = reward + discount · Q̄₂(next_obs, μ₁(next_obs))     two actors, two critics: each actor's choice
                target₂ = reward + discount · Q̄₁(next_obs, μ₂(next_obs))     is judged by the other one's critic
 

@@ -1,4 +1,4 @@
-"""ARMS: n bits that repel each other, each pair's dependence divided out.
+"""ARMS: n negatively dependent samples of each bit, with a correction for the dependence of each pair.
 
     d ~ Dirichlet(1_n),  a_i = 1[d_i > 1 − r^{1/(n−1)}],   r = min(p, 1 − p)
 

@@ -4,19 +4,19 @@
 
     constant           graph.stochastic(…, baseline=0.7)
     moving average     graph.stochastic(…, baseline=average), average = MovingAverage();
-                       average.update(cost_to_go(trace, "x")) *after* the surrogate: a level that has seen x is biased
+                       average.update(cost_to_go(trace, "x")) *after* the surrogate: a level that includes x is biased
     variance-optimal   the same, average.update(costs, squared_norm(scores(trace, "x", theta)))
     learned            graph.stochastic(…, baseline="level"), then learned_baseline(graph, "x", critic, name="level", …)
     batch leave-one-out, and what needs the other elements of the batch: a credit, `credit.BatchLeaveOneOut`
 
 `baseline=` is right to second order and beyond, whatever the baseline depends on (Mao et al. 2019 for DiCE).
 
-The best constant is no mean cost: it minimises E‖(L − b) g‖² with g = ∇log p(x),
+The best constant is not the mean cost: it minimises E‖(L − b) g‖² with g = ∇log p(x),
 
     b*  = E[‖g‖² L] / E[‖g‖²]          one level for all parameters
     b*ᵢ = E[gᵢ² L] / E[gᵢ²]            one for each: no scalar surrogate has it, so `optimal_gradient` returns the gradient
 
-Estimated from the samples that it is subtracted from, it is biased; so each sample gets the level of the others.
+A level estimated from the samples that it is subtracted from is biased; so each sample gets the level of the others.
 Greensmith, Bartlett & Baxter (2004); Weaver & Tao (2001); Peters & Schaal (2008); Williams (1992).
 """
 

@@ -1,4 +1,4 @@
-"""Black boxes: a deterministic node whose function autograd cannot see into, and a derivative of another making.
+"""Black boxes: deterministic nodes whose function autograd cannot differentiate, with a derivative from another source.
 
     y = f(x₁, …, x_k),        ∂c/∂xᵢ = (∂y/∂xᵢ)ᵀ ∂c/∂y        with ∂y/∂xᵢ from one of
 
@@ -11,7 +11,7 @@
 argument and the value are one number per batch element. What lies left of the event is batch: branches, time, batch. All
 arguments are broadcast over it before f sees them. `batched=False` is for an f that takes one element at a time.
 
-First order: the second derivative of a difference is no estimate of anything, and is refused.
+First order: a second derivative is refused, because differentiating a difference again estimates nothing.
 Dennis & Schnabel (1996), section 5.4, for the step.
 """
 

@@ -1,4 +1,4 @@
-"""One call of a black box: its arguments broadcast over the batch, and its function on any points in their place.
+"""One call of a black box: it broadcasts the arguments over the batch and evaluates the function at perturbed points.
 
 arguments     [*batch, *event]                     batch: the broadcast of what lies left of each event
 points        [n, *batch, *event]                  n of them at once

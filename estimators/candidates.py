@@ -17,6 +17,6 @@ def candidates(distribution: Distribution) -> list[Estimator]:
         entry.estimator
         for entry in ENTRIES.values()
         if getattr(entry.estimator, "differentiates", True)
-        and "recorded" not in entry.needs
+        and not entry.recorded
         and entry.estimator.refuses(distribution) is None
     ]

@@ -7,17 +7,22 @@ each kind; `needs`, `evaluations` and `paper` are written here, and the tests ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch import distributions as D
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from scg import estimators
+from scg.distributions import inmost
 from scg.estimator import Estimator
 from scg.testing.trial_distributions import KINDS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Entry:
     """An exported estimator with some settings, and what is written about it.
 
     `count`: how many evaluations of what follows a joint sample of D components takes with these settings.
+    `recorded`: whether it differs from the score function only where values are replayed with their log-probabilities.
     """
 
     estimator: Estimator
@@ -45,9 +51,10 @@ class Entry:
     evaluations: str
     paper: str
     count: Callable[[Distribution, int], int] = lambda distribution, components: 1
+    recorded: bool = False
 
 
-class Level(nn.Module):
+class SquashedSum(nn.Module):
     """The smallest control variate: a learned multiple of a squashed sum of its features."""
 
     def __init__(self) -> None:
@@ -73,13 +80,12 @@ def _samples(n: int) -> Callable[[Distribution, int], int]:
 
 
 def _categories(distribution: Distribution) -> int:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
+    distribution = inmost(distribution)
     return distribution.probs.shape[-1] if isinstance(distribution, (D.Categorical, D.OneHotCategorical)) else 0
 
 
 def _measures(distribution: Distribution, components: int) -> int:
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    base = inmost(distribution)
     if isinstance(base, D.Categorical):
         return 1 + 2 * components * _categories(base)
     if isinstance(base, D.Normal):
@@ -88,7 +94,7 @@ def _measures(distribution: Distribution, components: int) -> int:
 
 
 def _support(distribution: Distribution, components: int) -> int:
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    base = inmost(distribution)
     return base.enumerate_support(expand=False).shape[0] ** components
 
 
@@ -195,8 +201,8 @@ _TABLE: tuple[Entry, ...] = (
     ),
     Entry(estimators.REBAR(), "f defined, and smooth, on relaxed values", "3", "Tucker et al. (2017)", _samples(3)),
     Entry(estimators.LearnedREBAR(), "the same; learns η and τ by `trace.variance`", "3", "Tucker et al. (2017)", _samples(3)),
-    Entry(estimators.RELAX(Level()), "a control variate to learn by `trace.variance`", "1", "Grathwohl et al. (2018)"),
-    Entry(estimators.LAX(Level()), "the same, `rsample`", "1", "Grathwohl et al. (2018)"),
+    Entry(estimators.RELAX(SquashedSum()), "a control variate to learn by `trace.variance`", "1", "Grathwohl et al. (2018)"),
+    Entry(estimators.LAX(SquashedSum()), "the same, `rsample`", "1", "Grathwohl et al. (2018)"),
     Entry(estimators.Implicit(), "a cdf that is differentiable", "n", "Figurnov et al. (2018)"),
     Entry(estimators.GeneralisedReparameterisation(), "f differentiable", "n", "Ruiz et al. (2016)"),
     Entry(estimators.RejectionReparameterisation(), "f differentiable", "n", "Naesseth et al. (2017)"),
@@ -205,9 +211,9 @@ _TABLE: tuple[Entry, ...] = (
     Entry(estimators.StraightThroughGumbel(allow_bias=True), "f with a derivative", "n", "Jang et al. (2017)"),
     Entry(estimators.RaoGumbel(allow_bias=True), "f with a derivative", "n", "Paulus et al. (2021)"),
     Entry(estimators.ReinMax(allow_bias=True), "f with a derivative", "n", "Liu et al. (2023)"),
-    Entry(estimators.TruncatedRatio(allow_bias=True), "recorded log-probabilities", "n", "Ionides (2008)"),
-    Entry(estimators.SelfNormalised(allow_bias=True), "recorded log-probabilities, a batch", "n", "Owen (2013)"),
-    Entry(estimators.Clipped(), "a credit and recorded log-probabilities", "1", "Schulman et al. (2017)"),
+    Entry(estimators.TruncatedRatio(allow_bias=True), "recorded log-probabilities", "n", "Ionides (2008)", recorded=True),
+    Entry(estimators.SelfNormalised(allow_bias=True), "recorded log-probabilities, a batch", "n", "Owen (2013)", recorded=True),
+    Entry(estimators.Clipped(), "a credit and recorded log-probabilities", "1", "Schulman et al. (2017)", recorded=True),
     Entry(estimators.NoGradient(), "costs reached only through `detach`", "1", "—"),
 )  # fmt: skip
 
@@ -248,9 +254,14 @@ def catalogue() -> list[Row]:
 
 def as_markdown() -> str:
     """The table for a README."""
-    titles = [field.name for field in fields(Row)]
+    return in_markdown(catalogue())
+
+
+def in_markdown(rows: Sequence[DataclassInstance]) -> str:
+    """Rows of one class as a table: a column for each of its fields, the first one as code."""
+    titles = [field.name for field in fields(rows[0])]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for row in catalogue():
+    for row in rows:
         cells = [getattr(row, title).replace("|", "\\|") for title in titles]
         lines.append("| " + " | ".join([f"`{cells[0]}`", *cells[1:]]) + " |")
     return "\n".join(lines)

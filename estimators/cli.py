@@ -3,6 +3,7 @@
     scg estimators                 the table, and that of black boxes
     scg estimators --markdown      the same for a README
     scg estimators Bernoulli       only those that take a Bernoulli
+    scg estimators --credits       the table of credits; with --markdown too
 
 Exit code 0, or 2 for arguments that make no sense.
 """
@@ -11,13 +12,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from scg.errors import nearest
 from scg.estimators.catalogue import BOXES, ENTRIES, KINDS, BoxRow, Row, accepted, as_markdown, catalogue
+from scg.estimators.credit import catalogue as credits
+from scg.estimators.credit.catalogue import CreditRow
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WIDE = 140  # columns that the whole table needs to be read
 
@@ -27,6 +35,7 @@ def estimators(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scg estimators", description="Every estimator: what it takes, promises and costs.")
     parser.add_argument("distribution", nargs="?", help=f"only those that take it: {', '.join(KINDS)}")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    parser.add_argument("--credits", action="store_true", help="the table of credits instead")
     try:
         wish = parser.parse_args(argv)
     except SystemExit as leave:
@@ -37,8 +46,14 @@ def estimators(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    if wish.credits and wish.distribution is not None:
+        print("error: --credits takes no distribution: a credit does not ask what a sample was drawn from", file=sys.stderr)
+        return 2
     if wish.markdown:
-        print(as_markdown())
+        print(credits.as_markdown() if wish.credits else as_markdown())
+        return 0
+    if wish.credits:
+        Console().print(_all("Credits: what replaces the costs downstream of a node", CreditRow, credits.catalogue()))
         return 0
     rows = [
         r for r in catalogue() if wish.distribution is None or wish.distribution in accepted(ENTRIES[r.estimator].estimator)
@@ -46,16 +61,17 @@ def estimators(argv: list[str]) -> int:
     console = Console()
     console.print(_wide(rows) if console.width >= WIDE else _narrow(rows))
     if wish.distribution is None:
-        console.print(_boxes())
+        console.print(_all("Deterministic nodes that autograd cannot see into", BoxRow, BOXES))
     return 0
 
 
-def _boxes() -> Table:
-    table = Table(title="Deterministic nodes that autograd cannot see into", show_lines=True)
-    for field in fields(BoxRow):
-        table.add_column(field.name, no_wrap=field.name == "node")
-    for row in BOXES:
-        table.add_row(*vars(row).values())
+def _all(title: str, row: type[DataclassInstance], rows: Sequence[DataclassInstance]) -> Table:
+    """A column for each field."""
+    table = Table(title=title, show_lines=True)
+    for i, field in enumerate(fields(row)):
+        table.add_column(field.name, no_wrap=i == 0)
+    for each in rows:
+        table.add_row(*vars(each).values())
     return table
 
 

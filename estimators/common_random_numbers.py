@@ -2,15 +2,16 @@
 
     Σᵢ wᵢ f(xᵢ, y(ε; xᵢ)),      y(ε; x) = F⁻¹(ε; x) ~ p(·|x),      one ε ~ U(0, 1)^D for all branches i of its ancestors
 
-Given ε, f(x, y(ε; x)) is a function of x, and the ancestors' weights are unbiased for any: so ε may be shared whatever
-they are, to the order of both. What branches compare (signed measures, a pair, the others of leave-one-out) then differs
-by x alone, and not by the luck of y: less variance where f(x, y(ε; x)) moves together across x, as it does where both are
-monotone. With independent branches that are only averaged it is more, for they share their luck.
+Given ε, f(x, y(ε; x)) is a function of x, and the ancestors' weights are unbiased for any function of x. So sharing ε leaves
+the estimate unbiased, to the lower of the two orders. Branches that are subtracted from each other (signed measures,
+antithetic pairs, leave-one-out) then differ by x alone. The variance is lower where f(x, y(ε; x)) is positively correlated
+across x, for instance where both are monotone. It is higher for independent branches that are averaged, since their errors
+become correlated.
 
     graph.stochastic(MeasureValued(), …, name="x")
     graph.stochastic(CommonRandomNumbers(ScoreFunction()), lambda x: …, name="y")
 
-Every sample of the node's own, and every element of the batch, keeps noise of its own. Needs an inverse cdf.
+The node's own samples and the elements of the batch have independent noise. Needs an inverse cdf.
 Kahn & Marshall (1953); Glasserman & Yao (1992); for measure-valued derivatives Heidergott & Vázquez-Abad (2000).
 """
 

@@ -1,9 +1,9 @@
-"""Enumeration: the expectation over a finite support, as the sum it is.
+"""Enumeration: the expectation over a finite support as an exact sum.
 
     E[f(x)] = Σ_{v ∈ support} p(v; θ) f(v)
 
-No sampling noise, exact to any order; the cost is one evaluation of what follows for each value. Probabilities of 0 and 1
-have their gradient. Memory: one value and one probability for each of at most `budget` branches, linear in their number
+No sampling noise, exact to any order; it takes one evaluation of the downstream nodes for each value. The gradient is right
+at probabilities of 0 and 1 too. Memory: one value and one probability for each of at most `budget` branches, linear in their number
 (a one-hot value is K numbers, so K² for K of those).
 """
 

@@ -1,7 +1,7 @@
-"""What estimators share that treat the components of a joint sample one by one.
+"""Shared by the estimators that treat the components of a joint sample separately.
 
-A weight is one number for a branch, and may depend on the parameters of every component: with coefficients γ_d that
-are known once the sample is drawn,
+A branch has one weight, which depends on the parameters of every component. With coefficients γ_d that are known once the
+sample is drawn,
 
     z = Σ_d γ_d (θ_d − sg θ_d)          is zero, and  ∇z = Σ_d γ_d ∇θ_d
 

@@ -1,9 +1,9 @@
-"""Generalised reparameterisation (G-REP): a sample is standardised, and what that leaves of θ is scored.
+"""Generalised reparameterisation (G-REP): a standardised sample, with a score term for the noise that still depends on θ.
 
     x = T(ε; θ),   ε ~ q_ε(·; θ),   log q_ε(ε; θ) = log p(T(ε; θ); θ) + log |∂_ε T(ε; θ)|
 
     ∇E[f(x)] = E[ ∂_x f(x) ∂_θ T(ε; θ) ]  +  E[ f(x) ∇_θ log q_ε(ε; θ) ]
-               the values' gradient           the correction: the score weight's, of what T does not take out of θ
+               the values' gradient           the correction: the score of the noise, which still depends on θ
 
     distribution       T(ε; θ)                       m                    s²
     Gamma(α, β)        exp(m + s ε)                  ψ(α) − log β         ψ′(α)                 ψ = digamma
@@ -12,7 +12,7 @@
 
 m and s are the mean and standard deviation of log x (of its logit), so that ε has mean 0 and variance 1 whatever θ: only
 its shape still depends on α and β. Also inside Independent. Needs f differentiable. Unbiased, and to any order. Torch's own
-gradients of Gamma and Beta samples (Pathwise) are of first order, and as a rule quieter.
+gradients of Gamma and Beta samples (Pathwise) are of first order, and usually have less variance.
 Ruiz, Titsias & Blei (2016), "The generalized reparameterization gradient".
 """
 

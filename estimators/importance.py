@@ -1,23 +1,23 @@
-"""Importance weights: what a recording of another policy μ is weighed with, and how much bias buys less variance.
+"""Importance weights for recordings of another policy μ, and biased variants with less variance.
 
     ρ = π(x; θ) / μ(x),      E_μ[ρ f(x)] = E_π[f(x)]              a replay with `given["x.log_prob"]` = log μ(x)
 
     weight of a cost          estimator                            bias
-    Π over its ancestors      any with a weight (ScoreFunction)    none: per decision, a cost is weighed with what came before it
+    Π over its ancestors      any with a weight (ScoreFunction)    none: per decision, each cost has the ratios of its ancestors
     Π over all steps          the same; the costs of an episode    none: full trajectory, more variance
                               summed into one after the sequence
-    min(ρ, c) for each        TruncatedRatio(limit=c)              towards μ; falls as c grows, gone beyond max ρ
+    min(ρ, c) for each        TruncatedRatio(limit=c)              towards μ; decreases in c, 0 for c ≥ max ρ
     ρ / mean of the batch's   SelfNormalised()                     O(1/N)
 
-Ratios stay live, so that value and derivatives are those of the same mean. The documented means:
+Ratios are differentiated, so the derivatives are those of the estimated mean. The documented means:
 
     TruncatedRatio    Σ_x min(π, c μ) f;   its derivative with gradient="objective": nothing from where ρ > c;
-                      with gradient="score" Σ_x min(π, c μ) f ∇log π, the truncation taken for a constant
+                      with gradient="score" Σ_x min(π, c μ) f ∇log π, the truncated ratio held constant
     SelfNormalised    E[Σᵢ ρᵢ fᵢ / Σᵢ ρᵢ] over batches of N;   value less truth: −E_μ[ρ² (f − E_π f)]/N + O(1/N²)
 
-A self-normalised mean lies between its costs, adds what is added to them, and needs μ up to a constant factor only. In a
-sequence both act on the ratio of each step, and the product over steps is of what they leave; `credit.SelfNormalisedRatios`
-normalises the product.
+A self-normalised mean lies between the smallest and the largest cost, shifts with a constant that is added to the costs, and
+needs μ up to a constant factor only. In a sequence both act on the ratio of each step before the product over steps;
+`credit.SelfNormalisedRatios` normalises the product itself.
 Precup, Sutton & Singh (2000); Ionides (2008); Owen (2013), chapter 9.
 """
 

@@ -1,4 +1,4 @@
-"""Multi-sample bounds: costs that are not linear in their K samples, which live on a plate.
+"""Multi-sample bounds: costs that are not linear in the K samples of a plate.
 
     w_k = p(x, z_k) / q(z_k|x)
     L_K = log 1/K Σ_k w_k                             E[L_K] ≤ E[L_{K+1}] ≤ log p(x)            Burda et al. (2016)
@@ -10,8 +10,8 @@
     graph.deterministic(log_weight, parents=["z", dist("z"), "x"])                           # [K, batch…]
     graph.cost(lambda log_weight: negative_bound(log_weight), name="bound")                  # [batch…]
 
-`dim` is the plate's axis: left of the batch, −2 for a batch of one axis. What differentiates them: z discrete, the score
-function with `credit.VIMCO`; z pathwise, as it is (for the model's parameters) and `dreg` (for those of q).
+`dim` is the plate's axis: left of the batch, −2 for a batch of one axis. For a discrete z use the score
+function with `credit.VIMCO`; for a pathwise z the plain gradient for the model's parameters, and `dreg` for those of q.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""MuProp: a first-order Taylor expansion at the mean as control variate, its own gradient added back.
+"""MuProp: a first-order Taylor expansion at the mean as control variate, whose own gradient is added back.
 
     x̄ = sg μ(θ),  μ = E[x]
 
     ∇E[f(x)] = E[ (f(x) − f(x̄) − f'(x̄)ᵀ(x − x̄)) ∇log p(x) ] + f'(x̄)ᵀ ∇μ
 
 As branches:   values  x,  x̄ + δ,  x̄      weights  w,  1,  −w      with w = exp(log p(x) − sg log p(x)) and the
-zero-valued δ whose gradient is ∇μ − (x − x̄) ∇w: f'(x̄) is never formed, it is what flows through x̄ + δ.
+zero-valued δ whose gradient is ∇μ − (x − x̄) ∇w: f'(x̄) is never computed explicitly; autograd applies it to δ.
 
 n ≥ 2 samples have leave-one-out's weights, so that the residuals f(x) − f'(x̄)ᵀ(x − x̄) are each other's baseline (the
 paper's is learned; with one sample nothing centres the gap that the curvature of f leaves). They share the two evaluations
 at the mean, which lies between the values of x: Bernoulli, OneHotCategorical, Binomial, Geometric and Poisson (also inside
-Independent). Unbiased whatever f makes of the mean, as long as it is finite; a linear f leaves no variance. First order.
-What is stochastic downstream is drawn for each branch anew.
+Independent). Unbiased for every f that is finite at the mean; the variance is 0 for a linear f. First order.
+Stochastic nodes downstream are sampled for each branch.
 Gu, Levine, Sutskever & Mnih (2016), "MuProp: unbiased backpropagation for stochastic neural networks".
 """
 

@@ -1,4 +1,4 @@
-"""No gradient: a sample that nothing is to be trained through.
+"""No gradient: a sample through which no parameter is trained.
 
 For samples that reach costs only through `detach(…)`: the next action in a Bellman target, a recorded behaviour.
 A graph in which a cost depends on such a sample with a gradient is refused.

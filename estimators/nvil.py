@@ -2,18 +2,18 @@
 
     ∇E[L] = E[ (L − C(y) − c) ∇log p(x | y) ]               C(y) learned from what x does not influence,  c a running mean
 
-As parts of a graph: L is a credit and C a baseline with its own regression; NVIL is how the two meet the weight.
+In a graph L is a credit and C a baseline with its own regression; NVIL combines the two with the weight.
 
     graph.stochastic(signal, …, name="x", credit=MonteCarlo(), baseline="level")        signal = NVIL()
     …                                                                                   the costs
     learned_baseline(graph, "x", critic, name="level", parents=["y"])
 
-    trace.surrogate().backward();  signal.update(trace, "x")        *after* it: a mean that has seen x is biased
+    trace.surrogate().backward();  signal.update(trace, "x")        *after* it: a mean that includes x is biased
 
 c is the exponentially averaged mean of L − C over the updates so far, 0 before the first. `normalise=True` divides the
-signal by max(1, σ), σ² the averaged variance of it within a batch. That is a step size for what p is made of and for
-nothing else: the mean of its gradient is the true one divided by max(1, σ), so it has to be opted into as biased.
-First order, as every credit is; without one the whole cost-to-go weighs x, and `update` says so.
+signal by max(1, σ), σ² the averaged variance of it within a batch. This scales the gradient of p's
+parameters alone: its mean is the true gradient divided by max(1, σ), so it has to be opted into as biased.
+First order, like every credit; without a credit the whole cost-to-go weighs x, and `update` says so.
 Mnih & Gregor (2014), "Neural variational inference and learning in belief networks".
 """
 

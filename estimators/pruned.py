@@ -1,16 +1,16 @@
-"""Pruning: of all branches of an estimator one is drawn and weighted up, so that none is left to multiply.
+"""Pruning: one branch of an estimator is drawn and reweighted, so that branches do not multiply along a sequence.
 
     I ~ q,      w_I / q_I · f(x_I)      has the mean  Σᵢ q_i · wᵢ/q_i · f(xᵢ) = Σᵢ wᵢ f(xᵢ),  and so have its derivatives
 
-Where a node reaches a `prev`, the branches of each step would multiply those of the steps before: nᵀ of them. Pruned, an
-estimator takes one evaluation a node whatever n is, and O(T) along T steps: simulators with discrete events keep one
-alternative history at a time. The price is variance.
+Where a node reaches a `prev`, T steps with n branches each would need nᵀ evaluations. A pruned estimator needs one
+evaluation per node for any n, O(T) along T steps, so a simulator with discrete events follows one history. It costs
+variance.
 
     q_i = (1 − share) |wᵢ| / Σⱼ |wⱼ|  +  share / n
 
-so the primal sample of measure-valued derivatives and perturbations (weight 1, the others 0 in value) is kept but for
-`share` of the draws, which follow an alternative. A kept one is weighted with about 1/(1 − share), a share of the draws with
-0: along T steps choose a share of about 1/T, or these weights' products vary as much as the costs. Each element of the
+so the primal sample of measure-valued derivatives and perturbations (weight 1, the others 0 in value) is kept in a
+fraction 1 − `share` of the draws, with weight about 1/(1 − share); the others follow an alternative with weight 0. Along T
+steps choose a share of about 1/T, or the products of these weights vary as much as the costs. Each element of the
 batch draws its own I. Unbiased to the inner estimator's order, also flat. Arya et al. (2022), "Automatic
 differentiation of programs with discrete randomness"; Pflug (1989) for the single phantom.
 """

@@ -1,12 +1,12 @@
-"""Randomised quasi-Monte Carlo: n samples that fill the unit cube more evenly than chance.
+"""Randomised quasi-Monte Carlo: n samples that cover the unit cube more evenly than independent ones.
 
     x_i = F⁻¹(u_i; θ),      u_1 … u_n a scrambled Sobol net, each u_i ~ U(0, 1)^D
 
 Every u_i alone is uniform, so each branch is a sample of its own, and the n-sample score function and pathwise
 gradients stay unbiased, for any f and to any order. Their variance falls faster than 1/n where f is smooth in u; n a
 power of two keeps the net balanced. The batch shares one scrambled net under an independent digital shift for each
-element (u ⊕ Δ), which makes its elements independent of each other. The samples of a net are dependent: their costs
-must not be each other's baseline. Owen (1997); Buchholz, Wenzel & Mandt (2018). torch's scramble is the linear one of
+element (u ⊕ Δ), which makes its elements independent of each other. The samples of a net are dependent, so
+leave-one-out baselines among them would be biased. Owen (1997); Buchholz, Wenzel & Mandt (2018). torch's scramble is the linear one of
 Matoušek (1998).
 """
 

@@ -1,4 +1,4 @@
-"""REBAR: the score function with its own relaxation as control variate, whose bias the pathwise gradient takes back.
+"""REBAR: the score function with a relaxation as control variate, corrected by the relaxation's pathwise gradient.
 
     z the noisy logits,  b = H(z),  z̃ = z given b,  σ_τ(·) the relaxation
 
@@ -8,8 +8,8 @@ As branches:   values  b,  σ_τ(z),  σ_τ(z̃)      weights  w,  η,  −η·w
 
 The last two have the same mean, with all derivatives, because z̃ | b under b's own probability is z again; so η and τ are
 free. The concrete relaxation is σ(z/τ); with `mean_field` it is the paper's σ(z/τ + θ τ/(1 + τ)), which becomes the mean of b
-as τ grows (softmax and log p for categories): a control variate like MuProp's, and where costs bend little, far the
-better one. Both relaxations are differentiated, the conditional one through its condition too. z̃ shares the noise of z
+as τ grows (softmax and log p for categories): a control variate like MuProp's, and much better where costs have little
+curvature. Both relaxations are differentiated, the conditional one through its condition too. z̃ shares the noise of z
 (Tucker et al., appendix), so that their values cancel. Unbiased, to any order where f is smooth; f must accept values
 between the hard ones. Bernoulli and OneHotCategorical (also inside Independent), three evaluations for a sample.
 Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein (2017), "REBAR: low-variance, unbiased gradient estimates for discrete

@@ -9,10 +9,10 @@ f is evaluated once, at hard samples, and need not be differentiable. With w = e
 
 whose mean does not depend on θ, whatever φ is: so the gradient is unbiased for every φ, to any order, and
 
-    trace.variance(wrt=θ).backward();  optimiser.step()        moves φ, and nothing else
+    trace.variance(wrt=θ).backward();  optimiser.step()        changes φ only
 
-The path of LAX is differentiated once, for θ; what φ learns from is the derivative of that for φ. So samplers that torch
-differentiates once are enough (Gamma, Beta, Dirichlet, StudentT), and LAX is of first order there.
+The path of LAX is differentiated once in θ, and the result in φ. So samplers that torch differentiates once are enough
+(Gamma, Beta, Dirichlet, StudentT); LAX is of first order there.
 
 `control` is a module that maps features `[…, F]` to `[…]` or `[…, 1]`: the sample's own numbers, F of them (one for a single
 variable, K for K categories, and as many times that as Independent binds). For RELAX these are the noisy logits z.

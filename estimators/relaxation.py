@@ -3,18 +3,18 @@
     bits          z = θ + logit u                 b = 1[z > 0]           σ(z/τ)
     categories    z = log p + Gumbel noise        b = onehot(argmax z)   softmax(z/τ)
 
-As τ grows these forget θ. With `mean_field`, z/τ + θ τ/(1 + τ) is relaxed in place of z/τ, which tends to the mean.
+As τ → ∞ these no longer depend on θ. With `mean_field`, z/τ + θ τ/(1 + τ) is relaxed in place of z/τ, which tends to the mean.
 
 Given b, z has a law that is reparameterised again, by noise ν that is independent of b:
 
     bits          z̃ = s·softplus(ν + softplus(s·θ))                      s = 2b − 1,  ν logistic
     categories    T̃_b = ν_b,   T̃_i = ν_b + ν_i/p_i,   z̃ = −log T̃        ν exponential
 
-for e^(−z_i) = T_i is an exponential race with rates p_i, whose winner says nothing of when it arrives. The noise may be
-drawn anew, or be the one that z itself has: then z̃ = z in value, and the two differ in how they move with θ.
+because e^(−z_i) = T_i is an exponential race with rates p_i, in which the winner is independent of the winning time. The
+noise is either drawn again or recovered from z; in the second case z̃ = z in value, with another derivative in θ.
 
-The noise is made in float64, z, z̃ and relaxed values are float32 at least: in bfloat16, z would be within 0.4 % of its size, and
-rare bits would not happen. Estimators return values in the parameters' dtype.
+The noise is made in float64, z, z̃ and relaxed values are float32 at least: in bfloat16 the relative error of z
+is 0.4 %, and rare bits would never be drawn. Estimators return values in the parameters' dtype.
 
 Maddison, Mnih & Teh (2017) and Jang, Gu & Poole (2017), the relaxations; Tucker et al. (2017), z given b.
 """

@@ -4,7 +4,7 @@
 
     E[ĝⱼ] = ∂ⱼf + h²/6 (∂ⱼ³f + 3 Σ_{k ≠ j} ∂ⱼ∂ₖ²f) + O(h⁴)       for one h; the mean is exact where f is quadratic
 
-Biased by O(h²), so it asks for `allow_bias=True`; f noise-free, h can be small, and the bias with it. Its variance grows
+Biased by O(h²), so it asks for `allow_bias=True`; where f is free of noise, a small h makes the bias small. Its variance grows
 with the dimension: Var ĝⱼ ≈ 1/n Σ_{k ≠ j} (∂ₖf)². Every call, so every step of a sequence, draws its own signs.
 Spall (1992), "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation".
 """

@@ -1,4 +1,4 @@
-"""Straight-through: a hard sample that the gradient passes as if it were something smooth.
+"""Straight-through: a hard sample with the gradient of a smooth surrogate value y.
 
     x = b + y − sg y              value b, gradient that of y
 

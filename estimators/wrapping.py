@@ -1,8 +1,8 @@
-"""An estimator around another one: all that the graph asks of it, it asks of the one inside.
+"""A base class for estimators that wrap another one and delegate everything that they do not override.
 
-What the inner estimator promises (`unbiased`, `allow_bias`, `order`), needs (`refuses`, `moves`, `weighs`), does with recorded
-values and credits, and its parameters, are the wrapping estimator's too, unless that overrides them: a check that asks
-whether a path moves, and `trace.variance`, which trains what an estimator learns, see through it.
+The inner estimator's properties (`unbiased`, `allow_bias`, `order`), requirements (`refuses`, `moves`, `weighs`), treatment of
+recorded values and credits, and parameters are those of the wrapper, unless it overrides them. So checks that ask whether a
+path moves, and `trace.variance`, which trains what an estimator learns, work on wrapped estimators.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ Look = Callable[[RunDirectory], Any]
 
 
 def kept() -> Any:
-    """`--runs` among a paper's Settings. Where the runs are kept is no part of the results."""
+    """`--runs` among a paper's Settings. The folder of the runs is not written into the results."""
     told = "folder that keeps the training runs: finished ones are read, unfinished ones resumed; empty keeps none"
     return field(default="", metadata={"help": told, "told": False})
 

@@ -114,7 +114,7 @@ class Credit:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(downstream)")
 
 
-def check_level(node: str, what: str, given: Any) -> None:
+def check_credit_or_baseline(node: str, what: str, given: Any) -> None:
     """Refuse what is no `credit=` or `baseline=`."""
     if given is None or isinstance(given, str) or (isinstance(given, Credit) and what == "credit"):
         return

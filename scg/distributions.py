@@ -53,11 +53,16 @@ def last_slope(value: Any, name: str) -> Any:
     return rebuilt(value, lambda x: FirstOrder.apply(x, name, KINK) if x.requires_grad else x, name)
 
 
-def kind(distribution: Distribution) -> str:
-    """The name of a distribution, looking through Independent."""
+def inmost(distribution: Distribution) -> Distribution:
+    """The distribution inside every Independent."""
     while isinstance(distribution, D.Independent):
         distribution = distribution.base_dist
-    return type(distribution).__name__
+    return distribution
+
+
+def kind(distribution: Distribution) -> str:
+    """The name of a distribution, looking through Independent."""
+    return type(inmost(distribution)).__name__
 
 
 def parameters(distribution: Distribution) -> list[Tensor]:
@@ -247,9 +252,7 @@ def reparameterise(distribution: Any, value: Tensor) -> Tensor:
 
 def moving_support(distribution: Distribution) -> str | None:
     """A likelihood ratio misses the boundary term when the support moves with θ (∇∫ ≠ ∫∇), or begins to have a new value."""
-    base = distribution
-    while isinstance(base, D.Independent):
-        base = base.base_dist
+    base = inmost(distribution)
     if not _moving(distribution, _bounds(base)):
         return unseen(distribution)
     moving = [k for k, v in _limits(_support(base)) if isinstance(v, Tensor) and v.requires_grad]

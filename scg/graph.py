@@ -15,7 +15,7 @@ from scg.auto import chosen
 from scg.checks.check import findings
 from scg.checks.finding import Finding
 from scg.checks.signature import Plans
-from scg.credit import Credit, check_level
+from scg.credit import Credit, check_credit_or_baseline
 from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
 from scg.evaluation.call_arguments import check_steps
@@ -27,7 +27,7 @@ from scg.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parents = Sequence[str | Edge] | None
-Level = Callable[..., Tensor] | str | float | None
+CreditLike = Callable[..., Tensor] | str | float | None
 
 
 class Branching(Protocol):
@@ -85,8 +85,8 @@ class Graph(Specification):
         fn: F,
         /,
         *,
-        credit: Credit | Level = None,
-        baseline: Level = None,
+        credit: Credit | CreditLike = None,
+        baseline: CreditLike = None,
         plate: int | None = None,
         name: str | None = None,
         parents: Parents = None,
@@ -97,8 +97,8 @@ class Graph(Specification):
         estimator: Branching | str,
         /,
         *,
-        credit: Credit | Level = None,
-        baseline: Level = None,
+        credit: Credit | CreditLike = None,
+        baseline: CreditLike = None,
         plate: int | None = None,
         name: str | None = None,
         parents: Parents = None,
@@ -110,8 +110,8 @@ class Graph(Specification):
         /,
         *,
         estimator: Branching | str,
-        credit: Credit | Level = None,
-        baseline: Level = None,
+        credit: Credit | CreditLike = None,
+        baseline: CreditLike = None,
         plate: int | None = None,
         name: str | None = None,
         parents: Parents = None,
@@ -121,8 +121,8 @@ class Graph(Specification):
         self,
         *,
         estimator: Branching | str,
-        credit: Credit | Level = None,
-        baseline: Level = None,
+        credit: Credit | CreditLike = None,
+        baseline: CreditLike = None,
         plate: int | None = None,
         name: str | None = None,
         parents: Parents = None,
@@ -131,8 +131,8 @@ class Graph(Specification):
         self,
         *args: Any,
         estimator: Any = None,
-        credit: Credit | Level = None,
-        baseline: Level = None,
+        credit: Credit | CreditLike = None,
+        baseline: CreditLike = None,
         plate: int | None = None,
         name: str | None = None,
         parents: Parents = None,
@@ -256,7 +256,7 @@ class Graph(Specification):
         hidden = {}
         for what in ("credit", "baseline"):
             given = settings.get(what)
-            check_level(title, what, given)
+            check_credit_or_baseline(title, what, given)
             if callable(given) and not isinstance(given, Credit):
                 hidden[f"{title}.{what}"] = edges_of(f"{title}.{what}", given, None), given
                 settings[what] = f"{title}.{what}"

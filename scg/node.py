@@ -19,7 +19,7 @@ from torch import nn
 
 from scg.errors import GraphError
 
-Kind = Literal["stochastic", "deterministic", "cost", "observed"]
+NodeKind = Literal["stochastic", "deterministic", "cost", "observed"]
 RESERVED = frozenset({"steps", "generator", "costs", "given", "self"})
 
 
@@ -79,7 +79,7 @@ class Node:
     """One declared node. `parents` are its edges in the order of its function's parameters."""
 
     name: str
-    kind: Kind
+    kind: NodeKind
     fn: Callable[..., Any] | None
     parents: tuple[Edge, ...]
     in_sequence: bool = False

@@ -64,3 +64,11 @@ def test_the_table_of_estimators_is_the_catalogue():
     shown = re.search(r"<!-- estimators -->\n(.*?)\n<!-- /estimators -->", text("docs/estimators.md"), flags=re.S)
     assert shown is not None
     assert shown[1].strip() == as_markdown().strip()
+
+
+def test_the_table_of_credits_is_their_catalogue():
+    from scg.estimators.credit.catalogue import as_markdown
+
+    shown = re.search(r"<!-- credits -->\n(.*?)\n<!-- /credits -->", text("docs/estimators.md"), flags=re.S)
+    assert shown is not None
+    assert shown[1].strip() == as_markdown().strip()

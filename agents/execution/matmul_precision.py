@@ -1,13 +1,13 @@
-"""Matrix products of an update: float32 ones from oneDNN, or of factors rounded to bfloat16.
+"""Precision of matrix products in an update: float32 by oneDNN, or factors rounded to bfloat16.
 
-    with products(bf16=False):      x @ y as ever, by the faster of torch's two libraries
+    with products(bf16=False):      x @ y in float32, by the faster of torch's two libraries
     with products(bf16=True):       product(x, y) = round(round(x) @ round(y)), sums in float32
 
-Torch gives float32 products to oneDNN only in the setting that lets it round factors to bfloat16, which it makes use of where
-the processor has units for that (AMX). Elsewhere it then computes in float32 as ever, and on AMD's processors at twice the
-rate of the library that torch would have taken: `rounds_to_bfloat16` tries it out.
+Torch calls oneDNN for float32 products only in the setting that also permits rounding factors to bfloat16. oneDNN rounds
+where the processor has units for bfloat16 (AMX). On other processors it computes in float32, and on AMD's processors twice as
+fast as the library that torch calls by default; `rounds_to_bfloat16` measures which case holds.
 
-Products of bfloat16 numbers are faster where a processor has instructions for them (AVX512-BF16, AMX), and slower elsewhere.
+Products of bfloat16 numbers are faster on processors with instructions for them (AVX512-BF16, AMX), and slower on others.
 """
 
 from __future__ import annotations

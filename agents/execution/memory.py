@@ -1,4 +1,4 @@
-"""Memory: what is free, asked before something large is made. Linux grants more than there is, and kills who then uses it."""
+"""Free memory, checked before a large allocation: Linux grants more than there is, and kills the process that uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that make no sense are refused by name, before anything is built."""
+"""Checks of options: an invalid one is refused by name, before anything is built."""
 
 from __future__ import annotations
 

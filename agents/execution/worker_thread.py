@@ -1,11 +1,11 @@
-"""A worker thread: one other thread, which does what it is given in that order.
+"""A worker thread: one other thread, which runs the tasks that it is given in their order.
 
     main     ──┬─ gradient of the first objective ───────────────────┬─► step of all ─►
     worker     └─ gradients of the others ─► the next block's steps ─┴──────────────────────►
 
-Why: compiled calls and the simulator release Python's lock, so both threads compute. Two threads with different work wait for
-each other once a step; torch's own threads, which share every matrix product, wait for each other at each of them and move
-its data between their caches.
+Why: compiled calls and the simulator release Python's lock, so both threads compute. Two threads with different
+work synchronise once per step. Torch's own threads share every matrix product: they synchronise at each one, and its data
+move between their caches.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     policy(obs [*batch, obs…]) → Distribution        critic(obs [*batch, obs…]) → cost-to-go [*batch]
 
 A policy is a module returning a torch `Distribution`, as in zuko, so a stochastic node is `lambda obs: policy(obs)`.
-A critic predicts **cost**-to-go, minus the return: it enters a graph as it is, with no sign to remember.
+A critic predicts **cost**-to-go, minus the return: it enters a graph without a change of sign.
 
 Weights are orthogonal (Saxe et al. 2014): gain √2 inside, small in a policy's last layer (nearly uniform at first) and
 1 in a critic's (Engstrom et al. 2020, Andrychowicz et al. 2021, on why this matters in policy gradients).

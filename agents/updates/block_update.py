@@ -1,4 +1,4 @@
-"""Block update: everything that one block changes as one function of its recording, run eagerly or compiled in one piece."""
+"""Block update: all updates from one block as one function of its recording, run eagerly or compiled as a whole."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Batch leave-one-out: the other elements of the batch are the baseline.
+"""Batch leave-one-out: the mean cost-to-go of the other elements of the batch is the baseline.
 
     K_b = G_b − 1/(B − 1) Σ_{j ≠ b} G_j              G the cost-to-go, step by step of a sequence
 
-The others are independent of x_b, so subtracting their mean changes no mean; an element's own cost in it would shrink
-the gradient by (B − 1)/B. It must be a credit: a baseline is a node, and a node's function does not mix the batch.
+The other elements are independent of x_b, so subtracting their mean leaves the mean gradient unchanged; including the
+element's own cost would scale the gradient by (B − 1)/B. This is a credit and not a baseline, because a baseline is a node,
+and a node's function must not mix batch elements.
 
-Needs elements that are samples of one problem (the same prompt, the same start), or it compares what is not alike; and
-a node with a sample *for each element*: one that the whole batch shares is influenced by all the costs.
+The elements must be samples of one problem (the same prompt, the same start), and the node must have a sample *for each
+element*: a sample that the batch shares influences all the costs.
 Mnih & Rezende (2016); Kool, van Hoof & Welling (2019); Ahmadian et al. (2024). For fresh samples at one node there is
 the estimator `LeaveOneOut(samples)`, which is right to any order; this one is first order.
 """

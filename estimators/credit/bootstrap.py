@@ -1,18 +1,18 @@
-"""A critic stands in for the costs that come later.
+"""Credits that bootstrap: a critic estimates the costs of later steps.
 
     δ_t = c_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)              the temporal-difference error
 
-    terminated_t    the process ended at step t: nothing follows it, so V(s_{t+1}) counts 0
-    truncated       only the record ended (a time limit, the end of a block): V of the final observation counts
+    terminated_t    the process ended at step t: no cost follows, so V(s_{t+1}) is replaced by 0
+    truncated       only the record ended (a time limit, the end of a block): V of the final observation is used
 
-Nothing is carried over either end: `first` marks the step after it, whichever it was. V(s_{t+1}) is a node of its own,
-at the observation that followed step t, because after an end the next row of the block shows another episode.
-Outside a sequence a sample is an episode of one step.
+Returns are not accumulated across episodes: `first` marks the step after a termination or a truncation. V(s_{t+1}) is a
+node of its own, evaluated at the observation that followed step t, because the next row of the block may belong to another
+episode. Outside a sequence each sample is an episode of one step.
 
-A critic estimates the cost that is downstream of the credited node: in cost units, and without what the node does not
-influence. A return carries every later step's cost, so where a node's influence is short (a bandit) MonteCarlo, which
-knows how long it lasts, is the quieter credit. Where a cost arrives only at the next step, c_{t+1} of a cut step is in
-no record: let it be a function of (s_t, a_t, s_{t+1}) at step t instead.
+A critic estimates the cost downstream of the credited node, in cost units; costs that the node does not influence are left
+out. A return includes the cost of every later step. Where a node influences few steps (a bandit), MonteCarlo has less
+variance, because it uses the number of steps that the node influences. Where a cost arrives one step later, the cost of a
+truncated step is not recorded: declare it as a function of (s_t, a_t, s_{t+1}) at step t instead.
 
 Sutton (1988); Pardo et al. (2018), "Time limits in reinforcement learning".
 """
@@ -63,12 +63,14 @@ class Bootstrapped(Credit):
         return read(downstream, self.critic, self)
 
     def following(self, downstream: Downstream) -> Tensor:
-        """`(1 − terminated_t) V(s_{t+1})`, which is not yet discounted."""
+        """`(1 − terminated_t) V(s_{t+1})`, without the discount."""
         following = read(downstream, self.next_critic, self)
         if self.terminated is None:
             return following
         terminated = read(downstream, self.terminated, self).bool()
-        return following.masked_fill(terminated, 0.0)  # not a product: what a critic says of an end may be anything, NaN too
+        return following.masked_fill(
+            terminated, 0.0
+        )  # not a product: 0 · NaN is NaN, and a critic may return NaN behind a termination
 
     def carried(self, downstream: Downstream) -> Tensor:
         """1 where step t + 1 belongs to the episode of step t, 0 where it ended or was cut."""
@@ -83,7 +85,7 @@ class Bootstrapped(Credit):
 
 
 def read(downstream: Downstream, name: str, reader: object) -> Tensor:
-    """The value of a node as a credit needs it: with the costs' axes, so that it meets them element by element."""
+    """The value of a node, expanded to the shape of the costs."""
     try:
         value = downstream.value(name)
     except KeyError:

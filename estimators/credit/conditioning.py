@@ -1,4 +1,4 @@
-"""What a baseline or a critic of a node may be a function of.
+"""The sets of nodes that a baseline or a critic of a node may be a function of.
 
 With L the sum of the costs downstream of x, and pa(x) what its distribution is made from:
 
@@ -8,9 +8,9 @@ With L the sum of the costs downstream of x, and pa(x) what its distribution is 
                in the credit of an earlier node, as a bootstrap does
 
 Independence is d-separation in the graph lifted over time: a node of the sequence once a step, a node outside once, with
-an arrow to each step that it reaches. Functions count as random variables, so a listed set is valid, and a set
-that is valid only for what the functions happen to compute is not listed. Only minimal sets are; what is added to one
-may open another way (a common effect of two causes), except that x and pa(x) together may take in anything.
+an arrow to each step that it reaches. Functions count as random variables, so every listed set is valid, and a set that is
+valid only for particular functions is not listed. Only minimal sets are listed: adding a node to one may open another path
+(a common effect of two causes), except that any node may be added to x and pa(x) together.
 
 Weber et al. (2019), definitions 3 to 6 (baseline, critic and Markov sets); Pearl (1988), d-separation.
 """

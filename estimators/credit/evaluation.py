@@ -1,4 +1,4 @@
-"""A credit on a trace, whatever credit the node was declared with: targets for critics, comparisons of credits."""
+"""Any credit evaluated on a trace, whichever credit its node was declared with: critics' targets, comparisons of credits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scg.trace import Trace
 
 
 def evaluate(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
-    """`credit` of `node`, detached, `[(time,) batch…]`; no baseline is subtracted. Without `costs`, over all that train
-    the node's distribution."""
+    """`credit` of `node`, detached, `[(time,) batch…]`; no baseline is subtracted. Without `costs`, of all costs that
+    train the node's distribution."""
     if node not in trace.structure.stochastic:
         raise GraphError(f"{node!r} is no stochastic node of this trace.{nearest(node, trace.structure.stochastic)}")
     view = CreditView(trace, node, costs or [c for c in trace.structure.costs if _trains(trace, c, node)])

@@ -1,4 +1,4 @@
-"""λ-returns: between one step and a critic (λ = 0), and all the steps that were seen (λ = 1).
+"""λ-returns: mixtures of the one-step return with a critic (λ = 0) and the return of all recorded steps (λ = 1).
 
     δ_t = c_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
     A_t = δ_t + γλ A_{t+1}       within the episode               GAE(γ, λ)
@@ -6,8 +6,8 @@
 
     G_t = (1 − λ) Σ_{n ≥ 1} λ^{n−1} G_t^{(n)}                     the same: a mixture of all n-step returns
 
-in cost units. With an exact critic every λ has the mean Q(s_t, a_t) (less V(s_t) for GAE); with any critic, λ = 1 has
-it up to where an episode is cut. Schulman et al. (2016); Sutton & Barto (2018), chapter 12.
+in cost units. With an exact critic the mean is Q(s_t, a_t) for every λ (minus V(s_t) for GAE). With any critic the mean is
+right for λ = 1, except where an episode is truncated. Schulman et al. (2016); Sutton & Barto (2018), chapter 12.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scg.scan import affine
 
 @dataclass(frozen=True)
 class LambdaReturn(Bootstrapped):
-    """`G_t`. The last step of a block bootstraps, as any cut does."""
+    """`G_t`. The last step of a block bootstraps, as every truncated step does."""
 
     lam: float = 0.95
 
@@ -35,7 +35,7 @@ class LambdaReturn(Bootstrapped):
         return self.advantage(downstream) + self.value(downstream)
 
     def advantage(self, downstream: Downstream) -> Tensor:
-        """`A_t`: how much dearer this step turned out than its critic expected."""
+        """`A_t`: the return minus the critic's value."""
         return affine(self.discount * self.lam * self.carried(downstream), self.error(downstream))
 
 

@@ -1,9 +1,9 @@
-"""The factor that is usually dropped: γ^t in front of the credit of the t-th step of an episode.
+"""The factor γ^t of the discounted objective, which most implementations drop: it multiplies the credit of step t.
 
     ∇ E[Σ_t γ^t c_t]  =  E[ Σ_t γ^t · Q_γ(s_t, a_t) ∇log π(a_t|s_t) ]
 
-Without it, as every credit here has it by default, late steps count as much as early ones: no objective's gradient, but
-what is meant where the start of an episode matters no more than its course. Thomas (2014), "Bias in natural
+The other credits leave it out, so late steps have the same weight as early ones. The result is the gradient of no objective
+(Nota & Thomas 2020), and it is preferred where late steps matter as much as early ones. Thomas (2014), "Bias in natural
 actor-critic algorithms"; Nota & Thomas (2020), "Is the policy gradient a gradient?".
 """
 

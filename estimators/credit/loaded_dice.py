@@ -2,9 +2,9 @@
 
     Σ_t ( Π_{k ≤ t} w_k − Π_{k < t} w_k ) sg A_t
 
-First order: E[A_t ∇log p_t], as any credit. Second order: the score of earlier steps times that of this one, times the
-advantage of this one; with the exact value as critic it is the Hessian of the objective, for every λ and n, where the
-first-order credit leaves the earlier steps out. Farquhar, Whiteson & Foerster (2019); Mao et al. (2019) for baselines.
+Its gradient is E[A_t ∇log p_t], as for any credit. Its second derivative also has the products of the scores of earlier
+steps with the score of step t, times the advantage of step t. With exact values as critic it is the Hessian of the
+objective, for every λ and n; a first-order credit leaves out the products with earlier steps. Farquhar, Whiteson & Foerster (2019); Mao et al. (2019) for baselines.
 """
 
 from __future__ import annotations

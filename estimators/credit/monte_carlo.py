@@ -1,9 +1,9 @@
-"""Monte Carlo credit: the discounted cost that was seen after the sample.
+"""Monte Carlo credit: the discounted sum of the recorded costs that the sample influences.
 
     G_t = Σ_{l ≥ 0} γ^l c_{t+l}        within the episode
 
-With γ = 1 it is the graph's own cost-to-go. With γ < 1 the leading factor γ^t of the discounted objective is dropped,
-as is usual, so what is followed is not quite its gradient (Thomas 2014, "Bias in natural actor-critic algorithms").
+With γ = 1 it is the graph's own cost-to-go. With γ < 1 the leading factor γ^t of the discounted objective is left out, as is
+usual, so the result is not the gradient of the discounted objective (Thomas 2014, "Bias in natural actor-critic algorithms").
 Williams (1992); Sutton et al. (2000).
 """
 

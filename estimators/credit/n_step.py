@@ -1,7 +1,7 @@
-"""n-step returns: n costs that were seen, and a critic for the rest.
+"""n-step returns: n recorded costs, and a critic for the rest.
 
     G_t^{(1)} = c_t + γ (1 − terminated_t) V(s_{t+1})
-    G_t^{(n)} = c_t + γ G_{t+1}^{(n−1)}                   where the episode goes on, G_t^{(1)} where it ends or is cut
+    G_t^{(n)} = c_t + γ G_{t+1}^{(n−1)}                   where the episode continues, G_t^{(1)} where it ends or is truncated
 
 in cost units. n = 1 is TD(0)'s target; n beyond the block is the λ-return with λ = 1, which is what A2C calls n-step:
 each step bootstraps at the block's end. With an exact critic every n has the mean Q(s_t, a_t).

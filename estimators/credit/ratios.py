@@ -1,15 +1,15 @@
-"""Ratios of a recording: how much likelier the policy makes what another one did.
+"""Importance ratios of a recording: the probability of an action under the policy over that under the recording policy.
 
     ρ_t = π(a_t|s_t) / μ(a_t|s_t)
 
-A replay with `given["action.log_prob"]` = log μ weighs the node with ρ_t itself, and without it nothing was recorded
-under another policy: ρ_t = 1. What becomes of the *later* steps' ratios, and of the product of the *earlier* ones, is
-up to the credit:
+A replay with `given["action.log_prob"]` = log μ multiplies the node's weight by ρ_t; without it the recording is on-policy
+and ρ_t = 1. The credit chooses how to use the ratios of *later* steps and the product of those of *earlier* steps:
 
     EarlierRatios(credit):   Π_{k < t} ρ_k · credit_t        within the episode
 
-With the node's own ρ_t that is per-decision importance sampling of the score: with credits of mean Q the gradient is
-that of π's objective, not only at the states that μ visits (Degris et al. 2012). Its variance grows with time.
+With the node's own ρ_t this is per-decision importance sampling of the score. With a credit whose mean is Q the result is
+the gradient of π's objective; without `EarlierRatios` states are weighted as μ visits them (Degris et al. 2012). The
+variance grows with the number of steps.
 Precup, Sutton & Singh (2000).
 """
 
@@ -35,7 +35,7 @@ def ratio(downstream: Downstream) -> Tensor:
 
 @dataclass(frozen=True)
 class EarlierRatios(Wrapped):
-    """`credit`, weighed with the ratios of the episode's earlier steps. A block is to begin with its episodes."""
+    """`credit` times the ratios of the episode's earlier steps. A block must begin with the start of its episodes."""
 
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)

@@ -9,9 +9,9 @@
     TreeBackup(λ)    λ π(a_t|s_t)            for any μ; μ may be unknown    no
     QLambda(λ)       λ                       only for μ near π              yes
 
-in cost units. π stands nowhere but in k and in the expectation, so with an exact critic each Q̂_t has the mean
-Q(s_t, a_t) for every λ, k and μ. With any other critic they are biased: Retrace's bias vanishes for λ = 1, c̄ = ∞ (per
-decision importance sampling) up to where an episode is cut. Munos et al. (2016); Precup, Sutton & Singh (2000);
+in cost units. π enters only through k and through the expectation, so with an exact critic the mean of Q̂_t is Q(s_t, a_t)
+for every λ, k and μ. With any other critic they are biased off-policy; Retrace's bias vanishes for λ = 1, c̄ = ∞
+(per-decision importance sampling), except where an episode is truncated. Munos et al. (2016); Precup, Sutton & Singh (2000);
 Harutyunyan et al. (2016).
 """
 

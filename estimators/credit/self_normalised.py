@@ -1,13 +1,13 @@
-"""Self-normalised per-decision importance sampling: a credit, weighed with what a recording's batch has gone through.
+"""Self-normalised per-decision importance sampling: products of ratios over their mean in the batch.
 
     W_t = Π_{k ≤ t} ρ_k          within the episode, ρ = π/μ
 
     the score of step t is multiplied by   W_t / mean_b W_t · credit_t          mean over the batch, at each step
 
-The node's own ρ_t comes with its weight, the rest from here. As W_t alone (`EarlierRatios`) it makes a recording's states
-and actions those of π, with less variance: the weights of a step have mean 1 whatever happens, so a large one cannot scale
-a whole update, and a factor that μ is known up to drops out. Biased by O(1/N) in a batch of N. A block is to begin with its
-episodes. Precup, Sutton & Singh (2000), "weighted" importance sampling; Thomas (2015).
+The node's weight contributes its own ρ_t; this credit contributes the other factors. Like W_t alone (`EarlierRatios`) it
+corrects the distribution of states and actions, with less variance: the weights of each step have mean 1, so a single large
+ratio cannot scale the whole update, and an unknown normalising constant of μ cancels. Biased by O(1/N) in a batch of N. A
+block must begin with the start of its episodes. Precup, Sutton & Singh (2000), "weighted" importance sampling; Thomas (2015).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scg.scan import INFINITE, starts, window_product
 
 @dataclass(frozen=True)
 class SelfNormalisedRatios(Wrapped):
-    """`credit`, weighed with the ratios so far over their mean along the batch's axis `dim`."""
+    """`credit` times the product of the ratios up to this step over its mean along the batch's axis `dim`."""
 
     dim: int = -1
 

@@ -1,4 +1,4 @@
-"""V-trace: λ-returns of a recording, its ratios truncated.
+"""V-trace: λ-returns of a recording with truncated importance ratios.
 
     ρ_t = min(ρ̄, π/μ),   k_t = λ min(c̄, π/μ)                                       (the paper's cₜ; c is a cost here)
     δ_t = ρ_t (c_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t))
@@ -8,8 +8,8 @@
 in cost units; at an end or a cut v_{t+1} is (1 − terminated_t) V(s_{t+1}). The gradient is ρ_t A_t ∇log π(a_t|s_t).
 
 The mean of v_t is V of the policy ∝ min(ρ̄ μ, π), so with ρ̄ < max π/μ the credit is biased towards μ, even with an
-exact critic of π; c̄ changes only variance and speed. With ρ̄, c̄ beyond all ratios and λ = 1 its mean is right for any
-critic, up to where an episode is cut. On-policy with λ = 1, and ρ̄, c̄ ≥ 1, v_t is the λ-return. Espeholt et al. (2018).
+exact critic of π; c̄ changes only the variance and the speed of convergence. With ρ̄ and c̄ above all ratios and λ = 1 the
+mean is right for any critic, except where an episode is truncated. On-policy with λ = 1, and ρ̄, c̄ ≥ 1, v_t is the λ-return. Espeholt et al. (2018).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from scg.scan import affine
 
 @dataclass(frozen=True)
 class VTrace(Bootstrapped):
-    """`A_t`. The replayed node's weight brings π/μ whole; `rho_bar_gradient` truncates it there, None at ρ̄; inf leaves it
-    as it is, for an estimator that clips the weight itself."""
+    """`A_t`. The replayed node's weight is π/μ; `rho_bar_gradient` truncates it (None: at ρ̄), and inf leaves it as it is,
+    for an estimator that clips the weight itself."""
 
     lam: float = 1.0
     rho_bar: float = 1.0
@@ -51,7 +51,7 @@ class VTrace(Bootstrapped):
         return advantage * (bar / ratio(downstream)).clamp(max=1.0)
 
     def targets(self, downstream: Downstream) -> Tensor:
-        """`v_t`, what the critic is to be regressed on."""
+        """`v_t`, the target of the critic's regression."""
         rho = ratio(downstream)
         delta = rho.clamp(max=self.rho_bar) * self.error(downstream)
         trace = self.lam * rho.clamp(max=self.c_bar)
@@ -60,7 +60,7 @@ class VTrace(Bootstrapped):
 
 @dataclass(frozen=True)
 class VTraceTarget(VTrace):
-    """`v_t`, what the critic is to be regressed on."""
+    """`v_t`, the target of the critic's regression."""
 
     def estimate(self, downstream: Downstream) -> Tensor:
         return self.targets(downstream)

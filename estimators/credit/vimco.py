@@ -1,4 +1,4 @@
-"""VIMCO: each sample of a plate is credited with what it adds to a multi-sample bound.
+"""VIMCO: the credit of each sample of a plate is what it adds to a multi-sample bound.
 
     ∇E[L] = E[ Σ_k (L − L_{−k}) ∇log q(z_k) + ∇L ],        L = log 1/K Σ_j w_j
 
@@ -6,8 +6,8 @@
     geometric     ŵ_k = exp( 1/(K−1) Σ_{j≠k} log w_j )
     arithmetic    ŵ_k = 1/(K−1) Σ_{j≠k} w_j                L_{−k} is then the bound of the others alone
 
-Needs K ≥ 2 samples on a plate, independent of each other, and w_k a function of z_k alone. Unbiased for any costs below the
-node, for it is they that are credited and −L_{−k} is only subtracted; quiet where they are −L. First order.
+Needs K ≥ 2 independent samples on a plate, and w_k must be a function of z_k alone. Unbiased for any costs downstream of the
+node, because L_{−k} acts as a baseline; it lowers the variance where the cost is −L. First order.
 Mnih & Rezende (2016), "Variational inference for Monte Carlo objectives".
 """
 

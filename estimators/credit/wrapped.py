@@ -1,4 +1,4 @@
-"""A credit around another one, leaning on the critics that the other leans on."""
+"""A credit that wraps another one and has the same critics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lillicrap et al. (2016): DDPG's gradients, its target networks, and what its critic says of the returns.
+"""Lillicrap et al. (2016): DDPG's gradients, its target networks, and its critic's predictions against the returns.
 
 The gradients are compared exactly on linear-quadratic regulators, the agents learn on three environments with few steps.
 """

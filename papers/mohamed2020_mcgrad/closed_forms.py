@@ -79,7 +79,7 @@ def expect(p: Polynomial, terms: Terms) -> Array:
 
 @dataclass(frozen=True)
 class Family(ABC):
-    """A cost under N(μ, σ²): E[f], f², f'² in ε, and the three integrals that are no moments."""
+    """A cost under N(μ, σ²): E[f], f², f'² in ε, and the three integrals that are not moments."""
 
     mu: Array
     sigma: Array

@@ -104,7 +104,7 @@ def variants(lab: Lab, case: Case) -> dict[str, Estimate]:
 
 
 def checks(lab: Lab, case: Case) -> tuple[bool, dict[str, str]]:
-    """What the library's own test says of every estimator, with an exact gradient of its own."""
+    """The verdict of `check_unbiased` on every estimator, against an exact gradient."""
     theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
     inputs = {"theta": theta, **{name: torch.tensor(value, dtype=torch.float64) for name, value in case.inputs.items()}}
     right = True

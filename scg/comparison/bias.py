@@ -22,6 +22,7 @@ from torch import Tensor
 from scg.comparison.measurement import Measurement
 from scg.comparison.reference import Reference
 from scg.comparison.statistics import quantile
+from scg.testing.sequential import corrected
 
 DOMINANT = 1 / 3  # of the sum of squares: one draw's share that makes an interval incredible
 
@@ -53,12 +54,10 @@ def bias(meter: Measurement, reference: Reference, tail: float, confidence: floa
     still = se <= meter.rounding
     t = torch.where(still, 0.0, beyond / se.clamp_min(1e-300)).clamp(-1e6, 1e6)
     skewness = moments.skewness * (moments.se / se.clamp_min(1e-300)) ** 3
-    corrected = t + skewness * (t.square() / 3 + 1 / 6) / n**0.5 + skewness.square() * t**3 / (27 * n)
+    hall = corrected(t, skewness / n**0.5)
     dominated = moments.peak > DOMINANT * moments.squares
     # Both must exceed: the correction guards against skewness, and is not to find what the plain mean does not.
-    rejected = torch.where(
-        still, beyond.abs() > critical * se, ~dominated & (torch.minimum(corrected.abs(), t.abs()) > critical)
-    )
+    rejected = torch.where(still, beyond.abs() > critical * se, ~dominated & (torch.minimum(hall.abs(), t.abs()) > critical))
     if bool(rejected.any()) and reference.unseen is not None and room is None:
         missed = reference.unseen(min(1.0, -math.log(tail) / n))
         rejected = rejected & bias(meter, reference, tail, confidence, missed).rejected

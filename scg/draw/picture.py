@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # as `draw` itself
     from scg.graph import Graph
 
 PLATE = "t = 1…T"
-Kind = Literal["input", "deterministic", "stochastic", "cost", "observed", "aside"]
+ShapeKind = Literal["input", "deterministic", "stochastic", "cost", "observed", "aside"]
 Reading = Literal["value", "dist", "prev", "aside"]
 
 
@@ -35,7 +35,7 @@ class Mark:
 
     name: str
     title: str
-    kind: Kind
+    kind: ShapeKind
     notes: tuple[str, ...] = ()
     on_plate: bool = False
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scg.errors import nearest
 from scg.evaluation.objectives import trained_by
 from scg.node import Node
+from scg.testing.selection import Selection
+from scg.testing.selection import Wrt as Wrt
 
-Wrt = str | Tensor | nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
 Values = Mapping[Any, Tensor] | Tensor
 
 
@@ -34,65 +34,22 @@ class Block:
         return " · ".join(self.names)
 
 
-class Parameters:
-    """The tensors that derivatives are taken with respect to, and the inputs of which some are part."""
+class Parameters(Selection):
+    """The same with derivatives as flat vectors."""
 
     def __init__(self, inputs: Mapping[str, Any], wrt: Wrt = None) -> None:
-        self.inputs = dict(inputs)
-        self.tensors: dict[str, Tensor] = {}
+        super().__init__(inputs)
         self._saved: dict[str, Tensor] | None = None
         if wrt is None:
-            wrt = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point() and v.requires_grad]
+            wrt = self.with_gradients()
             if not wrt:
                 raise ValueError(
                     f"wrt=None stands for the inputs that require a gradient, and none of {', '.join(inputs) or '(no inputs)'} does.\n"
                     "Say wrt='theta' (an input), wrt=module or wrt=tensor."
                 )
-        self._add(wrt, "")
+        self.add(wrt)
         if not self.tensors:
             raise ValueError("wrt is empty: name an input, a tensor or a module")
-
-    def _add(self, item: Any, prefix: str) -> None:
-        if isinstance(item, str):
-            value = self.inputs.get(item)
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                found = "is no input" if value is None else f"is {type(value).__name__}, no floating-point tensor"
-                raise ValueError(f"wrt={item!r}: {item!r} {found}.{nearest(item, self.inputs)}")
-            if not value.is_leaf or not value.requires_grad:  # a leaf of ours, so that a caller's tensor is left as it is
-                self.inputs[item] = value = value.detach().clone().requires_grad_()
-            self.tensors[item] = value
-        elif isinstance(item, nn.Module):
-            for name, parameter in item.named_parameters():
-                if parameter.requires_grad:
-                    self._put(f"{prefix or type(item).__name__.lower()}.{name}", parameter)
-        elif isinstance(item, Tensor):
-            name = next((k for k, v in self.inputs.items() if v is item), prefix or f"parameter{len(self.tensors)}")
-            if not item.is_leaf or not item.requires_grad:
-                raise ValueError(f"wrt: {name!r} is no leaf tensor that requires a gradient; pass inputs by name")
-            self._put(name, item)
-        elif isinstance(item, Mapping):
-            for name, part in item.items():
-                self._add(part, name)
-        elif isinstance(item, Iterable):
-            for part in item:
-                self._add(part, prefix)
-        else:
-            raise TypeError(f"wrt takes names of inputs, tensors and modules, got {type(item).__name__}")
-
-    def _put(self, name: str, tensor: Tensor) -> None:
-        if any(t is tensor for t in self.tensors.values()):
-            return
-        while name in self.tensors:
-            name += "'"
-        self.tensors[name] = tensor
-
-    @property
-    def size(self) -> int:
-        return sum(t.numel() for t in self.tensors.values())
-
-    @property
-    def epsilon(self) -> float:
-        return max(torch.finfo(t.dtype).eps for t in self.tensors.values())
 
     # -- derivatives ---------------------------------------------------------------------------------------
 

@@ -27,9 +27,9 @@ from scg.graph import Graph
 from scg.node import detach, prev
 from scg.testing.reference import Enumerated
 
-Kind = Literal["bernoulli", "categorical", "normal", "exponential", "deterministic"]
-FINITE: tuple[Kind, ...] = ("bernoulli", "categorical")
-REAL: tuple[Kind, ...] = ("normal", "exponential")
+TrialKind = Literal["bernoulli", "categorical", "normal", "exponential", "deterministic"]
+FINITE: tuple[TrialKind, ...] = ("bernoulli", "categorical")
+REAL: tuple[TrialKind, ...] = ("normal", "exponential")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Case:
 class Formula:
     """Σ aᵢ fᵢ(xᵢ) + a₀, with a product of the first and the last term for curvature; then what the node makes of it."""
 
-    kind: Kind | Literal["cost"]
+    kind: TrialKind | Literal["cost"]
     terms: tuple[tuple[float, str], ...]
     constant: float
 
@@ -164,7 +164,7 @@ class _Builder:
 
     def node(self, i: int, earlier: list[str], roots: list[str], steps: int | None, loop: list[str]) -> str:
         draw, name, times = self.draw, f"x{i}", steps or 1
-        kinds: list[Kind] = [k for k in FINITE if self.outcomes * (2 if k == "bernoulli" else 3) ** times <= 256]
+        kinds: list[TrialKind] = [k for k in FINITE if self.outcomes * (2 if k == "bernoulli" else 3) ** times <= 256]
         if self.real and self.axes + times <= 2:
             kinds += list(REAL)
         if i or not kinds:
@@ -201,7 +201,7 @@ class _Builder:
         )
         return name
 
-    def single(self, kind: Kind) -> list[Estimator]:
+    def single(self, kind: TrialKind) -> list[Estimator]:
         """Estimators of one branch."""
         given = self.finite if kind in FINITE else self.real
         one = [e for e in given if getattr(e, "samples", None) == 1]

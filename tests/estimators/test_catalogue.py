@@ -35,21 +35,33 @@ def test_every_exported_estimator_is_in_it_and_nothing_else():
     exported = [getattr(estimators, name) for name in estimators.__all__]
     assert set(ENTRIES) == {c.__name__ for c in exported if isinstance(c, type) and issubclass(c, scg.Estimator)}
     assert [row.estimator for row in catalogue()] == list(ENTRIES)
-    assert all(all(vars(row).values()) for row in catalogue())
+    assert all(all(vars(row).values()) for row in catalogue()), "an empty cell"
 
 
-def test_what_it_says_is_what_the_classes_say():
-    for row in catalogue():
-        estimator = ENTRIES[row.estimator].estimator
-        if row.unbiased != "no gradient":
-            assert (row.unbiased == "yes") == (estimator.unbiased and not estimator.allow_bias)
-        first = [
-            kind for kind in accepted(estimator) if estimator.order(KINDS[kind](torch.tensor(THETA, requires_grad=True))) == 1
-        ]
-        if row.order == "∞":
-            assert not first
-        if row.order == "1":
-            assert first == list(accepted(estimator))
+def test_it_says_which_estimators_are_biased():
+    """The papers' own words, not the classes'; that they are biased, and the others not, the battery finds."""
+    biased = {
+        "GumbelSoftmax", "StraightThrough", "StraightThroughGumbel", "RaoGumbel", "ReinMax",
+        "TruncatedRatio", "SelfNormalised", "Clipped",
+    }  # fmt: skip
+    assert {row.estimator for row in catalogue() if row.unbiased == "no"} == biased
+    assert {row.estimator for row in catalogue() if row.unbiased == "no gradient"} == {"NoGradient"}
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("Enumeration", "∞"),
+        ("ScoreFunction", "∞ (1: Laplace)"),  # torch's log-density of a Laplace has no second derivative at its centre
+        ("Pathwise", "∞ (1: StudentT, Gamma, Beta, Dirichlet)"),  # torch's implicit samplers are differentiable once
+        ("ARM", "1"),
+        ("MeasureValued", "1 (∞: Bernoulli, Categorical)"),
+        ("NoGradient", "—"),
+    ],
+)
+def test_it_says_how_often_an_estimate_may_be_differentiated(name, order):
+    (row,) = [row for row in catalogue() if row.estimator == name]
+    assert row.order == order
 
 
 def test_what_it_leaves_out_is_refused_with_what_would_work_instead():

@@ -322,7 +322,11 @@ def test_v_trace_truncates_the_weight_of_its_own_step():
     assert (rho > 1.1).any() and (rho < 1.1).any()
     assert torch.allclose(rho * evaluate(cut, trace, "action"), rho.clamp(max=1.1) * evaluate(whole, trace, "action"))
     clipped = agent(whole, tables(v), world, estimator=Clipped(0.2)).replay(given, theta=theta)
-    assert torch.isfinite(torch.autograd.grad(clipped.surrogate(), theta)[0]).all()
+    live = theta.log_softmax(-1)[torch.arange(n), given["obs"], given["action"]]
+    r, credit = (live - given["action.log_prob"]).exp(), evaluate(whole, trace, "action")
+    pessimistic = torch.maximum(r * credit, r.clamp(0.8, 1.2) * credit).sum(0).mean()
+    ours, expected = (torch.autograd.grad(loss, theta)[0] for loss in (clipped.surrogate(), pessimistic))
+    assert torch.allclose(ours, expected)
 
 
 class Episodes(World):

@@ -91,13 +91,13 @@ def check_estimator(
         _known_law(law)
     share = false_alarm / (SAMPLED * len(kinds))
     results: list[Result] = []
-    with _surroundings(seed):
+    with surroundings(seed):
         for name, make in kinds.items():
             subject = Subject(estimator, name, make, share, detectable, max_draws, seed, thetas, mean)
             try:
                 accepted = subject.estimator.refuses(subject.distribution) is None
             except Exception as error:
-                results.append(Result("refusal", name, "failed", f"refuses() raised {_words(error)}"))
+                results.append(Result("refusal", name, "failed", f"refuses() raised {words(error)}"))
                 continue
             for law in chosen:
                 if law in waived:
@@ -110,7 +110,7 @@ def check_estimator(
         )
     order = list(LAWS)
     results.sort(key=lambda r: order.index(r.law))
-    return EstimatorReport(brief(Estimator.of(estimator)), tuple(results), false_alarm, detectable)
+    return EstimatorReport(tuple(results), brief(Estimator.of(estimator)), false_alarm, detectable)
 
 
 def assert_estimator(estimator: Any, *args: Any, **kwargs: Any) -> EstimatorReport:
@@ -133,18 +133,18 @@ def _result(law: str, subject: Subject) -> Result:
     except Undecided as undecided:
         return Result(law, subject.kind, "undecided", str(undecided))
     except Exception as error:  # an estimator that raises breaks the law that ran it
-        return Result(law, subject.kind, "failed", f"it raised {_words(error)}")
+        return Result(law, subject.kind, "failed", f"it raised {words(error)}")
     how, _, more = evidence.partition(": ")
     return Result(law, subject.kind, "passed", more, how)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An error in one line of the table."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
 
 
 @contextmanager
-def _surroundings(seed: int) -> Iterator[None]:
+def surroundings(seed: int) -> Iterator[None]:
     """Double precision, a stream of its own, gradients on; everything as it was afterwards."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():

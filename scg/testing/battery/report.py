@@ -37,18 +37,10 @@ class Result:
 
 
 @dataclass(frozen=True)
-class EstimatorReport:
-    """Every law on every distribution, `results`. `print(report)` is a table; its truth value is `ok`.
+class LawReport:
+    """What became of every law, `results`; its truth value is `ok`."""
 
-    false_alarm    the probability that a right estimator fails, over the whole battery
-    detectable     the bias that would not be missed by a sampled law, relative to the largest entry of the gradient,
-                   or to half of one draw's root mean square where that is greater
-    """
-
-    estimator: str
     results: tuple[Result, ...]
-    false_alarm: float
-    detectable: float
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -70,6 +62,20 @@ class EstimatorReport:
     def __getitem__(self, law: str) -> tuple[Result, ...]:
         """The results of one law."""
         return tuple(r for r in self.results if r.law == law)
+
+
+@dataclass(frozen=True)
+class EstimatorReport(LawReport):
+    """Every law on every distribution, `results`. `print(report)` is a table; its truth value is `ok`.
+
+    false_alarm    the probability that a right estimator fails, over the whole battery
+    detectable     the bias that would not be missed by a sampled law, relative to the largest entry of the gradient,
+                   or to half of one draw's root mean square where that is greater
+    """
+
+    estimator: str
+    false_alarm: float
+    detectable: float
 
     def __str__(self) -> str:
         laws = list(dict.fromkeys(r.law for r in self.results))

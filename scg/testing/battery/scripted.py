@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from scg.distributions import reparameterise
+from scg.distributions import inmost, reparameterise
 from scg.testing.battery.subject import Subject, estimate
 from scg.testing.expectation import SIZES
 from scg.testing.oracle import Oracle
@@ -61,7 +61,7 @@ def _draws(subject: Subject, theta: Tensor) -> int:
         asked.append(shape.numel())
         with torch.random.fork_rng(devices=[]):
             plain = subject.make(theta.expand(1, 3))
-            return _inmost(plain).sample(shape)
+            return inmost(plain).sample(shape)
 
     _run(subject, theta.expand(1, 3).clone().requires_grad_(), answer, subject.f)
     return sum(asked)
@@ -88,7 +88,7 @@ def _mean(subject: Subject, theta: Tensor, draws: int, size: int, order: int, f:
         if not moves:
             return drawn
         try:
-            return reparameterise(_inmost(subject.make(live)), drawn)
+            return reparameterise(inmost(subject.make(live)), drawn)
         except ValueError as error:
             raise NoScript(str(error)) from error
 
@@ -139,9 +139,3 @@ def _scripted(distribution: Distribution, answer: Answer) -> Distribution:
     if distribution.has_rsample:
         twin.rsample = lambda sample_shape=(): answer(torch.Size(sample_shape), True)
     return twin
-
-
-def _inmost(distribution: Distribution) -> Distribution:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution

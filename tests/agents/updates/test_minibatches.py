@@ -12,7 +12,7 @@ from scg.agents.updates.minibatches import MinibatchUpdate
 from scg.agents.updates.optimiser import Optimiser
 
 
-class Descent(Optimiser):
+class GradientDescent(Optimiser):
     """θ ← θ − rate · g."""
 
     def change(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -30,7 +30,7 @@ def linear(w: Tensor) -> scg.Graph:
 
 def test_a_step_is_on_the_chosen_rows_and_shortened_and_norms_are_averaged(double: None) -> None:
     w, x = torch.ones(3, requires_grad=True), torch.arange(12.0).view(1, 4, 3)
-    optimiser = Descent([w], max_norm=2.0)
+    optimiser = GradientDescent([w], max_norm=2.0)
     optimiser.rate.fill_(1.0)
     step = MinibatchUpdate(linear(w), optimiser, ["product"])
     expected, norms = torch.ones(3), []
@@ -50,7 +50,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_with_its_objective(double: No
     with graph.sequence():
         graph.observed("x")
         graph.cost(lambda x: (x @ w).sqrt(), name="root", parents=["x"])
-    step = MinibatchUpdate(graph, Descent([w]), ["root"])
+    step = MinibatchUpdate(graph, GradientDescent([w]), ["root"])
     for x in (torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.zeros(1, 2, 3)):  # the graph's own checks look at the first two
         step({"x": x}, torch.arange(2))
     with pytest.raises(NotFinite, match="objective 'root': gradient norm nan"):

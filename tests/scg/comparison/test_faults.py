@@ -80,14 +80,15 @@ def test_choices_that_make_no_sense_are_refused(choices, message):
         ({"confidence": 95}, "confidence=95: a probability"),
         ({"false_alarm": 0}, "false_alarm=0: a probability"),
         ({"learn": -1}, "learn=-1: a number of steps"),
-        ({"wrt": "logit"}, "wrt='logit' is no floating-point input. Did you mean 'logits'"),
-        ({"wrt": 3}, "wrt takes names"),
-        ({"wrt": INPUTS["logits"] * 2}, "is a leaf that requires a gradient"),
+        ({"wrt": "logit"}, "'logit' is no input. Did you mean 'logits'"),
+        ({"wrt": INPUTS["logits"] * 2}, "is no leaf tensor that requires a gradient"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(scg.GraphError, match=message):
         scg.compare(bits(ScoreFunction()), INPUTS, {"b": [ARM()]}, **settings)
+    with pytest.raises(TypeError, match="wrt takes names of inputs, tensors and modules, got int"):
+        scg.compare(bits(ScoreFunction()), INPUTS, {"b": [ARM()]}, wrt=3)
 
 
 def test_pairs_need_lists_of_one_length_and_a_gradient_needs_something_to_differentiate():

@@ -8,7 +8,7 @@ import scg
 from scg.auto import Auto
 from scg.comparison.tuning import _nodes
 from scg.estimators import ARM, RELAX, Enumeration, GumbelSoftmax, LeaveOneOut, Pathwise, ScoreFunction, StraightThrough
-from scg.estimators.catalogue import Level
+from scg.estimators.catalogue import SquashedSum
 from scg.testing import exact_gradient
 from tests.scg.comparison.toys import Counter, Exaggerated, Refusing, bits, closed_form, gaussian, logits
 
@@ -100,7 +100,7 @@ def test_other_measures_than_work():
 
 
 def test_what_learned_before_is_in_the_tuned_graph():
-    control = Level()
+    control = SquashedSum()
     tuned = scg.tune(bits("auto"), {"logits": logits(0.7)}, {"b": [RELAX(control)]}, draws=16, learn=50)
     learned = tuned.graph.nodes["b"].estimator
     assert learned.control is not control and not torch.equal(learned.control.slope, control.slope)
