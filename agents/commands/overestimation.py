@@ -37,7 +37,7 @@ class Overestimation:
     out: Path = Path("overestimation.png")
     """PNG, PDF or SVG by its ending"""
     trust: bool = False
-    """import the module that the runs' environments name, without a question"""
+    """import the code that the runs name, of their environments or agents, without a question"""
 
 
 @reported
