@@ -4,6 +4,8 @@ check_unbiased, assert_unbiased     a sequential test with a stated false-alarm 
 check_estimator, assert_estimator   every law that an estimator must keep, on every distribution that it supports
 exact_gradient                      the true gradient or Hessian, by enumeration and quadrature
 finite_difference                   the same without any autograd, with its errors
+tabular, lqr                        processes whose returns, gradients and Hessians are exact, and their recordings: an agent's
+                                    graph is proved on them (`scg.testing.tabular` and `.lqr`)
 strategies                          random graphs for Hypothesis (imported by name: it needs hypothesis)
 """
 
