@@ -103,7 +103,7 @@ def target_of(name: str) -> str:
     """What stands for agent `name` in a run's configuration: itself where every process knows it, else its target."""
     if name in _registered:
         kind = _registered[name]
-        return kind if isinstance(kind, str) else _place(kind)
+        return targets.absolute(kind, "agent") if isinstance(kind, str) else _place(kind)
     return targets.absolute(name, "agent") if is_target(name) else name
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import field, make_dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 import gymnasium as gym
 from torch import Generator
@@ -28,7 +28,6 @@ GIVEN = ("obs_space", "action_space", "generator", "updates")
 
 def agent(function: Callable[..., Agent]) -> Any:
     """The config class of the agent that `function` makes."""
-    hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     asked = [p.name for p in parameters if p.default is p.empty]
     for name in asked:
@@ -51,7 +50,7 @@ def agent(function: Callable[..., Agent]) -> Any:
 
     config = make_dataclass(
         function.__name__,
-        [(name, hints.get(name, type(default)), field(default=default)) for name, default in options.items()],
+        [(name, _kind(function, name, default), field(default=default)) for name, default in options.items()],
         bases=(AgentConfig,),
         namespace={
             "__doc__": function.__doc__ or "Hyperparameters.",
@@ -62,3 +61,14 @@ def agent(function: Callable[..., Agent]) -> Any:
     )
     config.__module__, config.__qualname__ = function.__module__, function.__qualname__
     return config
+
+
+def _kind(function: Callable[..., Any], name: str, default: Any) -> Any:
+    """The type of an option: as it is annotated, where that can be read at run time, else its default's."""
+    said = function.__annotations__.get(name, type(default))
+    if not isinstance(said, str):
+        return said
+    try:
+        return eval(said, function.__globals__)  # what typing.get_type_hints does, for one argument
+    except NameError:  # imported for type checkers alone
+        return type(default)

@@ -43,6 +43,7 @@ from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 from scg.files import told
 
+COLUMNS = ("step", "return", "episodes", "updates", "seconds", "steps_per_second")  # of metrics.csv, before an update's own
 RECENT = 20  # episodes in the running mean of the return
 
 
@@ -247,7 +248,7 @@ class _Training:
     def _evaluate(self) -> Evaluation:
         counters = self.counters
         evaluation = self._evaluation()
-        row = {**evaluation.row(), **self._called("after_evaluation", {}, evaluation)}
+        row = self._called("after_evaluation", evaluation.row(), evaluation)
         self.evaluations.write(counters.step, row)
         for name, value in row.items():
             self.events.add_scalar(f"evaluation/{name}", value, counters.step)
@@ -261,10 +262,13 @@ class _Training:
         return evaluation
 
     def _called(self, moment: str, metrics: Metrics, *about: Any) -> Metrics:
-        """`metrics`, and those that the callbacks return; the loop's own columns stay the loop's."""
+        """`metrics`, and those that the callbacks return under names of their own."""
         for callback in self.callbacks:
-            more = getattr(callback, moment)(self.now, *(about or (metrics,)))
-            metrics = {**metrics, **{name: float(value) for name, value in (more or {}).items()}}
+            more = getattr(callback, moment)(self.now, *(about or (metrics,))) or {}
+            for name in more:
+                if name in metrics or name in COLUMNS:
+                    raise RunError(f"callback {type(callback).__name__}.{moment}: {name!r} is a column already. Rename it.")
+            metrics = {**metrics, **{name: float(value) for name, value in more.items()}}
         return metrics
 
     def _state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 import scg
 from scg import ScoreFunction, detach, prev
 from scg.agents import Adam, Agent, Callback, agent, make_policy, on_policy, value_critic
+from scg.agents.ddpg import DDPG
 from scg.agents.ppo import PPO, ppo
 from scg.estimators.credit import GAE
 
@@ -77,6 +78,14 @@ def smooth(obs_space, action_space, generator, updates, weight: float = 0.1) -> 
         graph, policy=policy, value=value, objectives={"gain": both, "regression": both}, horizon=16, epochs=2, minibatch=32,
         scale_reward=True, generator=generator, updates=updates,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Narrow(DDPG):
+    """DDPG with small networks."""
+
+    hidden: tuple[int, ...] = HIDDEN
+    """widths of the hidden layers"""
 
 
 number = 3

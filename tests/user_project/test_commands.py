@@ -17,6 +17,7 @@ import torch
 import scg
 from scg import agents, targets
 from scg.agents.commands import cli, overestimation
+from scg.agents.training import loop
 from scg.agents.training.run_directory import RunDirectory, RunError, read_table
 from scg.commands.cli import main
 from scg.targets import TargetError
@@ -80,6 +81,14 @@ def test_every_command_works_on_such_a_run(run: Path, tmp_path: Path, capsys: py
     assert "evenness" in Path("smooth.dot").read_text()
 
 
+def test_the_critics_of_an_agent_of_ones_own_are_measured(tmp_path: Path) -> None:
+    """A subclass of an off-policy agent, whose family's presets it has."""
+    words = ["--env", "Pendulum-v1", *SHORT[2:], "--warmup", "32", "--report", "64", "--out", "run"]
+    assert cli.train([mine("Narrow"), *words]) == 0
+    assert json.loads(Path("run/config.json").read_text())["config"]["lr"] == 1e-3
+    assert overestimation.overestimation(["run", "--trust", "--envs", "1", "--states", "start"]) == 0
+
+
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     for name in ("simple", "smooth"):
         whole, parts = tmp_path / f"{name}-whole", tmp_path / f"{name}-parts"
@@ -106,6 +115,30 @@ def test_numbers_of_ones_own_are_columns(run: Path) -> None:
         assert row["half_gain"] == row["gain"] / 2
     for row in read_table(run / "evaluations.csv"):
         assert row["half_return"] == row["return"] / 2
+
+
+class Rude(agents.Callback):
+    def after_update(self, now, metrics):  # type: ignore[no-untyped-def]
+        return {"episodes": 1.0}
+
+
+class Late(agents.Callback):
+    """A number that comes later than the first row."""
+
+    def after_update(self, now, metrics):  # type: ignore[no-untyped-def]
+        return {"late": 7.0} if now.updates > 1 else None
+
+
+def test_a_column_that_comes_late_is_empty_above_and_one_that_is_taken_is_refused(run: Path) -> None:
+    opened = RunDirectory.open(run, trusted=True)
+    opened.extend(192)
+    loop.train(opened, resume=True, quiet=True, callbacks=[Late()])
+    rows = read_table(run / "metrics.csv")
+    assert [row["step"] for row in rows] == [64, 128, 192]
+    assert [row["late"] for row in rows] == pytest.approx([float("nan"), float("nan"), 7.0], nan_ok=True)
+    opened.extend(256)
+    with pytest.raises(RunError, match="callback Rude.after_update: 'episodes' is a column already"):
+        loop.train(opened, resume=True, quiet=True, callbacks=[Rude()])
 
 
 def test_training_stops_at_a_return_and_goes_on_from_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +264,7 @@ def test_an_agent_that_is_not_there_any_more_is_one_message(
     ("target", "says"),
     [
         ("nowhere.py:simple", "there is no file nowhere.py"),
-        (mine("simpel"), "has no 'simpel'. Did you mean 'simple'? Agents there: PPO, simple, Smooth, smooth"),
+        (mine("simpel"), "has no 'simpel'. Did you mean 'simple'? Agents there: DDPG, PPO, simple, Smooth, smooth, Narrow"),
         (mine("number"), "is 3, and no agent. An agent is a dataclass derived from scg.agents.AgentConfig"),
         (mine("plain"), "is a function without @scg.agents.agent, and no agent"),
         (mine("OnPolicy"), "has no 'OnPolicy'"),
