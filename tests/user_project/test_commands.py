@@ -86,7 +86,7 @@ def test_the_critics_of_an_agent_of_ones_own_are_measured(tmp_path: Path) -> Non
     words = ["--env", "Pendulum-v1", *SHORT[2:], "--warmup", "32", "--report", "64", "--out", "run"]
     assert cli.train([mine("Narrow"), *words]) == 0
     assert json.loads(Path("run/config.json").read_text())["config"]["lr"] == 1e-3
-    assert overestimation.overestimation(["run", "--trust", "--envs", "1", "--states", "start"]) == 0
+    assert overestimation.overestimation(["run", "--trust", "--envs", "2", "--states", "start"]) == 0
 
 
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
