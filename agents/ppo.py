@@ -100,11 +100,15 @@ class PPO(OnPolicy):
         """The weight of the KL penalty, and how it follows the KL."""
         return Beta(self.kl_penalty, self.kl_target)
 
+    def graph(self, nets: ActorCritic, penalty: tuple[nn.Module, Tensor] | None = None) -> scg.Graph:
+        """What is trained. A page of one's own adds its costs here: every one that the graph has is in the update."""
+        return ppo(nets.policy, nets.value, self.credit(), self.clip, self.entropy_bonus, penalty, self.value_weight)
+
     def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         policy, value = nets.policy, nets.value
         beta, before = nets.updates.place(self.multiplier()), copy.deepcopy(policy).requires_grad_(False)
         penalty = (before, beta.value) if self.kl_penalty else None
-        graph = ppo(policy, value, self.credit(), self.clip, self.entropy_bonus, penalty, self.value_weight)
+        graph = self.graph(nets, penalty)
         adam, shuffle = Adam(nets.parameters, self.max_grad_norm), Shuffle(generator)
         step = nets.updates.minibatch(graph, adam, size=self.minibatch)
 

@@ -23,13 +23,13 @@ import scg
 from scg import estimators
 from scg.auto import Auto
 from scg.checks.check import failure
-from scg.commands.check import _attribute, _inputs, _split
-from scg.commands.draw import TargetError, graph_of, module
+from scg.commands.check import graph_and_inputs
 from scg.comparison.export import IMAGES
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.estimators.catalogue import ENTRIES
 from scg.graph import Graph
+from scg.targets import TargetError
 
 
 def compare(argv: list[str]) -> int:
@@ -45,10 +45,7 @@ def compare(argv: list[str]) -> int:
             if path is not None and (path.is_dir() or not path.parent.is_dir()):
                 found = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
                 raise TargetError(f"{flag} {path}: it {found}; name a file in a folder that is there")
-        place, attribute = _split(wish.target)
-        home = module(place)
-        graph = graph_of(_attribute(home, place, attribute), wish.target)
-        inputs = _inputs(home, place, graph, wish.set)
+        graph, inputs = graph_and_inputs(wish.target, wish.set)
         named = None if wish.estimators is None else parsed(wish.estimators)
         choices = dict.fromkeys(wish.node or _nodes(graph), named)
         for node in choices:

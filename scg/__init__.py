@@ -22,15 +22,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`scg.testing`, `scg.__version__`, and what measures estimators: loaded when it is asked for."""
+    """`scg.testing`, `scg.__version__`, what measures estimators, and a run's policy: imported when it is asked for."""
     if name == "__version__":
         return version("torch-scg")
     if name in ("agents", "estimators", "papers", "testing"):
         return import_module(f"scg.{name}")
+    if name == "load":
+        return import_module("scg.agents.commands.load").load
     if name in ("attribute", "compare", "tune"):
         return getattr(import_module("scg.comparison"), name)
     raise AttributeError(f"module 'scg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__", "agents", "attribute", "compare", "estimators", "papers", "testing", "tune"])
+    return sorted(
+        [*__all__, "__version__", "agents", "attribute", "compare", "estimators", "load", "papers", "testing", "tune"]
+    )

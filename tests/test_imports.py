@@ -188,6 +188,7 @@ CORE = [
     *(
         "errors",
         "files",
+        "targets",
         "scan",
         "shapes",
         "randomness",

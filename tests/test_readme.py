@@ -9,7 +9,15 @@ import pytest
 import torch
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", "docs/graphs.md", "docs/estimators.md", "docs/training.md", "docs/speed.md", "docs/papers.md"]
+PAGES = [
+    "README.md",
+    "docs/graphs.md",
+    "docs/estimators.md",
+    "docs/training.md",
+    "docs/guides/your-agent.md",
+    "docs/speed.md",
+    "docs/papers.md",
+]
 
 
 @pytest.fixture(autouse=True)

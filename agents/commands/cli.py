@@ -1,6 +1,7 @@
 """`scg train`, `scg eval`, `scg plot`, `scg video`: the dataclasses become the options.
 
     scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
+    scg train path/to/file.py:Agent --env CartPole-v1
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
     scg video RUN --out policy.mp4
 
@@ -21,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from scg.agents import AGENTS, config_type
+from scg.agents import config_type, is_target, names, title
 from scg.agents.commands.shared import check_figure, reported, trained
 from scg.agents.commands.trust import keep_out, opened
 from scg.agents.environments.envs import make
@@ -39,24 +40,29 @@ class Resume:
     """the run directory to continue from its last checkpoint"""
     steps: int | None = None
     """a new total, to train longer than first asked"""
+    stop_at_return: float | None = None
+    """stop once an evaluation's mean return is at least this"""
     trust: bool = False
-    """import the module that the run's environment names, without a question"""
+    """import the code that the run names, of its environment or agent, without a question"""
 
 
 @reported
 def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
-    if argv and argv[0] not in AGENTS and any(word.split("=")[0] == "--resume" for word in argv):
+    known = bool(argv) and (argv[0] in names() or (is_target(argv[0]) and not argv[0].startswith("-")))
+    if argv and not known and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
         run = opened(wish.resume, wish.trust)
         if wish.steps is not None:
             run.extend(wish.steps)
-        return _train(run, resume=True)
-    if not argv or argv[0] not in AGENTS:
-        known = ", ".join(sorted(AGENTS))
+        return _train(run, True, wish.stop_at_return)
+    if not known:
         asked = bool(argv) and argv[0] in ("-h", "--help")
-        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], AGENTS)}\n" if argv else ""
-        text = f"{found}usage: scg train AGENT [options] | scg train --resume RUN\nAGENT is one of: {known}"
+        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], names())}\n" if argv else ""
+        text = (
+            f"{found}usage: scg train AGENT [options] | scg train --resume RUN\n"
+            f"AGENT is path/to/file.py:Name, or one of: {', '.join(names())}"
+        )
         print(text, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
@@ -69,13 +75,13 @@ def train(argv: list[str]) -> int:
         out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
         run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out, options.execution)
         paths.append(run.path)
-        code = _train(run, resume=False)
+        code = _train(run, False, options.stop_at_return)
         if code:
             return code
     if len(paths) > 1 and options.run.evaluations:
         from scg.agents.training import curves
 
-        curve = (options.out or paths[0].parent) / f"{argv[0]}-{options.run.env.replace('/', '-')}.png"
+        curve = (options.out or paths[0].parent) / f"{title(argv[0])}-{options.run.env.replace('/', '-')}.png"
         curves.plot(paths, curve)
         print(f"curve over {len(paths)} seeds: {curve}")
     return 0
@@ -107,6 +113,7 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
     config = config_type(name)
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
     seeds = Annotated[int, tyro.conf.arg(help="how many runs, with the seeds from --seed on")]
+    level = Annotated[float | None, tyro.conf.arg(help="stop once an evaluation's mean return is at least this")]
     early = _Early(add_help=False, allow_abbrev=False)
     early.add_argument("--env", default=RunConfig.env)
     early.add_argument("--steps", type=int, default=RunConfig.steps)
@@ -121,6 +128,7 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
         ("execution", OmitArgPrefixes[Execution], Execution(**defaults.execution)),
         ("out", out, None),
         ("seeds", seeds, 1),
+        ("stop_at_return", level, None),
     ]
     return make_dataclass("Options", fields, frozen=True)
 
@@ -138,7 +146,7 @@ class Evaluate:
     actions: Literal["mode", "sample"] | None = None
     """the most probable action, or a sample; default: as in the run's own evaluations"""
     trust: bool = False
-    """import the module that the run's environment names, without a question"""
+    """import the code that the run names, of its environment or agent, without a question"""
 
     def __post_init__(self) -> None:
         check_options(self, "episodes", "" if self.seed is None else "seed")
@@ -191,7 +199,7 @@ class Video:
     steps: int = 1000
     """at most so many steps of each episode"""
     trust: bool = False
-    """import the module that the run's environment names, without a question"""
+    """import the code that the run names, of its environment or agent, without a question"""
 
     def __post_init__(self) -> None:
         check_options(self, "episodes steps", "" if self.seed is None else "seed")
@@ -236,12 +244,15 @@ def plot(argv: list[str]) -> int:
     return 0
 
 
-def _train(run: RunDirectory, resume: bool) -> int:
+def _train(run: RunDirectory, resume: bool, stop_at: float | None) -> int:
+    from scg.agents.common.callbacks import StopAtReturn
     from scg.agents.training.loop import train as train_run
+
+    callbacks = [] if stop_at is None else [StopAtReturn(stop_at)]
 
     try:
         with stopped_by_signals():
-            evaluation = train_run(run, resume)
+            evaluation = train_run(run, resume, callbacks=callbacks)
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
             print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)

@@ -34,7 +34,7 @@ class Picture:
     best: bool = False
     """the best checkpoint in place of the last one"""
     trust: bool = False
-    """import the module that the run's environment names, without a question"""
+    """import the code that the run names, of its environment or agent, without a question"""
 
 
 @reported

@@ -19,6 +19,7 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from scg.agents import title
 from scg.agents.commands.shared import check_figure, reported
 from scg.agents.commands.trust import opened
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
@@ -37,7 +38,7 @@ class Overestimation:
     out: Path = Path("overestimation.png")
     """PNG, PDF or SVG by its ending"""
     trust: bool = False
-    """import the module that the runs' environments name, without a question"""
+    """import the code that the runs name, of their environments or agents, without a question"""
 
 
 @reported
@@ -76,7 +77,7 @@ def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
             for i, (name, curves) in enumerate(sorted(agents.items())):
                 for column, line in (("estimate", "-"), ("truth", "--")):
                     steps, values = on_common_steps([_column(curve, column) for curve in curves])
-                    label = f"{name}, {column}"
+                    label = f"{title(name)}, {column}"
                     axis.plot(steps, values.mean(0), line, color=f"C{i}", marker=".", label=label)
                     if len(values) > 1:
                         lower, upper = bootstrap_interval(values)

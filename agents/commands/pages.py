@@ -19,13 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import numpy as np
-from gymnasium import spaces
-from torch import Generator
-
 import scg
-from scg.agents import AGENTS, config_type
-from scg.agents.environments.envs import EnvironmentFault
+from scg.agents import AGENTS, config_type, names
+from scg.agents.common.agent import examples
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig
@@ -42,23 +38,13 @@ def graph(name: str) -> scg.Graph:
 
 
 def built(name: str) -> dict[str, scg.Graph]:
-    """The graph by the kinds of actions that the agent takes, continuous ones first."""
-    observed = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    actions = {"continuous": spaces.Box(-1.0, 1.0, (1,), np.float32), "discrete": spaces.Discrete(2)}
-    found: dict[str, scg.Graph] = {}
-    for kind, space in actions.items():
-        try:
-            found[kind] = config_type(name)().build(observed, space, Generator().manual_seed(0)).graph
-        except EnvironmentFault:  # not this kind
-            continue
-    if not found:
-        raise EnvironmentFault(f"agent {name!r} takes neither continuous nor discrete actions of a flat space.")
-    return found
+    """The graph by the kinds of actions that the agent takes."""
+    return examples(config_type(name))
 
 
 def graphs() -> Mapping[str, Callable[[], scg.Graph]]:
     """Every agent's graph by its name (entry point group `scg.graphs`)."""
-    return {name: partial(graph, name) for name in AGENTS}
+    return {name: partial(graph, name) for name in names()}
 
 
 def page(name: str) -> str:

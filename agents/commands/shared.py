@@ -19,6 +19,7 @@ from scg.agents.networks.finite import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
 from scg.files import told
+from scg.targets import TargetError
 
 FIGURES = (".png", ".pdf", ".svg")
 Command = Callable[[list[str]], int]
@@ -37,7 +38,7 @@ def reported(command: Command) -> Command:
         except (TrainingStopped, EnvironmentFailed, NotFinite) as error:
             print(f"stopped: {_harmless(error)}", file=sys.stderr)
             return 1
-        except (CheckpointError, EnvironmentFault, OptionError, RunError, VideoError) as error:
+        except (CheckpointError, EnvironmentFault, OptionError, RunError, TargetError, VideoError) as error:
             print(f"error: {_harmless(error)}", file=sys.stderr)
             return 2
         except OSError as error:

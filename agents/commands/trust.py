@@ -1,9 +1,10 @@
 """Runs of strangers: a run folder is data, and no code runs because it says so.
 
-    env "module:Id" in config.json → found outside the run folder? → --trust, or yes on a terminal → imported
+    env "module:Id", agent "module:Name" or "/path/to/file.py:Name" in config.json
+        → found outside the run folder? → --trust, or yes on a terminal → imported
 
 `module` may be any that Python finds, and importing is running it. What lies in the run folder itself came with it and is
-never imported: the folder is taken off `sys.path`, and a module that is found there by another way is refused.
+never imported: the folder is taken off `sys.path`, and a module or file that is found there by another way is refused.
 """
 
 from __future__ import annotations
@@ -14,17 +15,28 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
+from scg import targets
+from scg.agents import is_target
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
 def opened(path: Path, trust: bool) -> RunDirectory:
-    """The run at `path`, whose environment may be made. RunError where that imports a module that nobody trusts."""
+    """The run at `path`, whose environment and agent may be made. RunError where that imports code that nobody trusts."""
     keep_out(path)
     run = RunDirectory.open(path)
     module, colon, _ = run.run.env.rpartition(":")
     if colon:
-        _vet(run, module, trust)
-    return run
+        _vet(run, f"environment {run.run.env!r}", module, trust)
+    if not is_target(run.name):
+        return run
+    place, _, _ = run.name.rpartition(":")
+    if targets.is_file(place):
+        _vet_file(run, Path(place), trust)
+    else:
+        with targets.importable(""):  # as the loader looks for it; a folder of the run stays out
+            keep_out(path)
+            _vet(run, f"agent {run.name!r}", place, trust)
+    return RunDirectory.open(path, trusted=True)
 
 
 def keep_out(folder: Path) -> None:
@@ -37,37 +49,59 @@ def keep_out(folder: Path) -> None:
     ]
 
 
-def _vet(run: RunDirectory, module: str, trust: bool) -> None:
-    env, parts = run.run.env, module.split(".")
+def _vet(run: RunDirectory, what: str, module: str, trust: bool) -> None:
+    """Whether `module`, which `what` names, may be imported."""
+    parts = module.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise RunError(f"run {run.path}: environment {env!r}: {module!r} is no module's name. It has the form module:Id.")
-    place = _place(run, parts[0])  # finding a module at the top imports nothing
-    if not trust:
-        what = f"run {run.path}: its environment {env!r} imports the Python module {module!r} ({place}), whose code then runs."
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise RunError(f"{what} Say --trust if you trust that module.")
-        print(f"{what} Import it? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise RunError(f"run {run.path}: module {module!r} was not imported.")
+        form = "Id" if what.startswith("environment") else "Name"
+        raise RunError(f"run {run.path}: {what}: {module!r} is no module's name. It has the form module:{form}.")
+    place = _place(run, what, parts[0])  # finding a module at the top imports nothing
+    _ask(run, f"its {what} imports the Python module {module!r} ({place})", f"module {module!r}", trust)
     for depth in range(2, len(parts) + 1):  # finding one further down imports those above it
-        _place(run, ".".join(parts[:depth]))
+        _place(run, what, ".".join(parts[:depth]))
 
 
-def _place(run: RunDirectory, module: str) -> str:
+def _vet_file(run: RunDirectory, file: Path, trust: bool) -> None:
+    """Whether the file that the agent is in may be run."""
+    what = f"agent {run.name!r}"
+    if not file.is_absolute():
+        raise RunError(f"run {run.path}: {what}: the path of its file must be absolute. Correct it in config.json.")
+    if _inside(str(file), run.path):
+        raise RunError(
+            f"run {run.path}: {what}: {file} lies in the run folder, and nothing is imported from there. If it is yours, move it "
+            "out, and write its new path into config.json."
+        )
+    if not file.is_file():
+        raise RunError(f"run {run.path}: {what}: there is no file {file}. Put it back, or write its new path into config.json.")
+    _ask(run, f"its {what} runs the Python file {file}", f"file {file}", trust)
+
+
+def _ask(run: RunDirectory, what: str, code: str, trust: bool) -> None:
+    """RunError unless the user trusts it: by the flag, or by an answer on a terminal."""
+    if trust:
+        return
+    said = f"run {run.path}: {what}, whose code then runs."
+    kind, _, _ = code.partition(" ")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RunError(f"{said} Say --trust if you trust that {kind}.")
+    print(f"{said} Import it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RunError(f"run {run.path}: {code} was not imported.")
+
+
+def _place(run: RunDirectory, what: str, module: str) -> str:
     """Where a module is. RunError if that is nowhere, or in the run folder."""
     try:
         spec = find_spec(module)
     except (ImportError, ValueError) as error:
-        raise RunError(f"run {run.path}: environment {run.run.env!r}: module {module!r} cannot be found: {error}") from error
+        raise RunError(f"run {run.path}: {what}: module {module!r} cannot be found: {error}") from error
     if spec is None:
-        raise RunError(
-            f"run {run.path}: environment {run.run.env!r}: there is no module {module!r} outside of the run folder. Install it."
-        )
+        raise RunError(f"run {run.path}: {what}: there is no module {module!r} outside of the run folder. Install it.")
     places = _places(spec)
     for place in places:
         if _inside(place, run.path):
             raise RunError(
-                f"run {run.path}: environment {run.run.env!r}: module {module!r} lies in the run folder ({place}), and nothing is "
+                f"run {run.path}: {what}: module {module!r} lies in the run folder ({place}), and nothing is "
                 "imported from there. If it is yours, move it to where Python finds it."
             )
     return ", ".join(places) or f"{spec.origin}"

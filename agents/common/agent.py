@@ -8,16 +8,20 @@ must survive a restart is in `state` (modules, optimisers, normalisers, generato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 import scg
+from scg.agents.common.callbacks import Callback
+from scg.agents.environments.faults import EnvironmentFault
 from scg.agents.execution.options import OptionError as OptionError
 from scg.agents.execution.options import check_options as check_options
 from scg.agents.execution.settings import EAGER, Execution
@@ -45,6 +49,7 @@ class Agent:
     state: Mapping[str, Stateful]
     memory: Replay | None = None  # saved piece by piece beside the checkpoints
     report: int = 1  # environment steps of blocks that make one row of metrics; at least one block
+    callbacks: Sequence[Callback] = ()
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.state.items()}
@@ -98,6 +103,11 @@ class AgentConfig:
         """The page's part: a graph, and an update made of `updates`."""
         raise NotImplementedError
 
+    @classmethod
+    def __graph__(cls) -> scg.Graph:
+        """What `scg draw` shows: the graph with the default options, for three observed numbers and one action."""
+        return next(iter(examples(cls).values()))
+
     def check(self, execution: Execution) -> None:
         """OptionError for an execution that these updates or this machine cannot have, and for layers without units."""
         if any(width < 1 for width in getattr(self, "hidden", ())):
@@ -111,6 +121,22 @@ class AgentConfig:
                     "(--overlap and --together are for agents with a replay buffer.)"
                 )
         execution.check_machine()
+
+
+def examples(config: type[Any]) -> dict[str, scg.Graph]:
+    """The graph of an agent's defaults by the kinds of actions that it takes, continuous ones first."""
+    observed = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    actions = {"continuous": spaces.Box(-1.0, 1.0, (1,), np.float32), "discrete": spaces.Discrete(2)}
+    found: dict[str, scg.Graph] = {}
+    refused = ""
+    for kind, space in actions.items():
+        try:
+            found[kind] = config().build(observed, space, Generator().manual_seed(0)).graph
+        except EnvironmentFault as error:  # not this kind
+            refused = str(error)
+    if not found:
+        raise EnvironmentFault(f"{config.__name__} takes neither continuous nor discrete actions of a flat space: {refused}")
+    return found
 
 
 def set_rate(optimiser: Optimizer, rate: float) -> None:

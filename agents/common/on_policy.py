@@ -22,9 +22,9 @@ from scg import detach, prev
 from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Block, Rollout, Rows
-from scg.agents.networks.critics import value_critic
+from scg.agents.networks.critics import ValueCritic, value_critic
 from scg.agents.networks.encoder import obs_normaliser
-from scg.agents.networks.normalisers import RewardScale
+from scg.agents.networks.normalisers import ObsNormaliser, RewardScale
 from scg.agents.networks.policies import PolicyKind, make_policy
 from scg.agents.updates.factory import Updates
 from scg.estimators.credit import GAE
@@ -102,40 +102,36 @@ class OnPolicy(AgentConfig):
         raise NotImplementedError
 
 
-class ActorCritic:
-    """Policy, critic, normalisers, and the way from a block of experience to what a graph replays."""
+class Recorder:
+    """Collects blocks of experience with a policy, and makes of them what a graph replays: on the updates' device, normalised.
+
+    `value` is the critic, where there is one. The normalisers are those inside the two.
+    """
 
     def __init__(
         self,
-        config: OnPolicy,
-        obs_space: gym.Space,
-        action_space: gym.Space,
-        generator: Generator,
-        execution: Execution = EAGER,
+        policy: nn.Module,
+        value: nn.Module | None,
+        horizon: int,
+        updates: Updates,
+        reward_scale: RewardScale | None = None,
     ) -> None:
-        self.config, self.updates = config, Updates(execution)
-        self.normaliser = obs_normaliser(obs_space) if config.normalise_obs else None
-        self.policy = make_policy(
-            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
-        )
-        self.value = value_critic(obs_space, config.hidden, generator, normaliser=self.normaliser)
-        self.reward_scale = RewardScale(config.gamma) if config.scale_reward else None
-        for part in (self.policy, self.value, self.reward_scale):
+        self.policy, self.critic, self.horizon = policy, value, horizon
+        self.updates, self.reward_scale = updates, reward_scale
+        for part in (policy, value, reward_scale):
             if part is not None:
-                part.to(execution.device)
+                updates.place(part)
+        modules = [module for part in (policy, value) if part is not None for module in part.modules()]
+        self.normalisers = list(dict.fromkeys(module for module in modules if isinstance(module, ObsNormaliser)))
         self.fresh = True  # until the first block: it is normalised by itself
 
     @property
-    def parameters(self) -> list[Tensor]:
-        return [*self.policy.parameters(), *self.value.parameters()]
-
-    @property
     def state(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {"policy": self.policy, "value": self.value}
-        return parts if self.reward_scale is None else {**parts, "reward_scale": self.reward_scale}
+        parts = {"policy": self.policy, "value": self.critic, "reward_scale": self.reward_scale}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def collect(self, rollout: Rollout, steps_left: int, log_prob: bool = True) -> Block:
-        return rollout.collect(self.policy, min(self.config.horizon, -(-steps_left // rollout.envs.batch)), log_prob)
+        return rollout.collect(self.policy, min(self.horizon, -(-steps_left // rollout.envs.batch)), log_prob)
 
     def recording(self, block: Block) -> Recording:
         """What the graphs replay, `[time, batch, …]`: observations, actions, scaled rewards, log-probabilities."""
@@ -147,17 +143,18 @@ class ActorCritic:
         given = {name: value.to(self.updates.device) for name, value in given.items()}
         if block.log_prob is not None:
             given["action.log_prob"] = block.log_prob.to(self.updates.device)
-        if self.normaliser is not None and not self.normaliser.count:
+        if self.normalisers and not self.normalisers[0].count:
             # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
             # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
-            self.normaliser.absorb(given["obs"])
+            for normaliser in self.normalisers:
+                normaliser.absorb(given["obs"])
             if block.log_prob is not None:
                 with torch.no_grad():
                     given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
         else:
             self.fresh = False
         # The last block of a run may be shorter, and after the first one the normaliser does not move.
-        self.updates.usual = len(block.reward) == self.config.horizon and not self.fresh
+        self.updates.usual = len(block.reward) == self.horizon and not self.fresh
         return given
 
     def scaled(self, given: Recording) -> Recording:
@@ -166,7 +163,8 @@ class ActorCritic:
         if self.reward_scale is None:
             return given
         reward = self.reward_scale(given["reward"], given["first"], given["terminated"])
-        self.value.centre.copy_(-self.reward_scale.centre)  # the critic predicts costs
+        if isinstance(self.critic, ValueCritic):
+            self.critic.centre.copy_(-self.reward_scale.centre)  # it predicts costs
         return {**given, "reward": reward}
 
     @staticmethod
@@ -176,8 +174,33 @@ class ActorCritic:
 
     def absorb(self, given: Recording) -> None:
         """Once a block is learned from, the normaliser may move."""
-        if self.normaliser is not None and not self.fresh:
-            self.normaliser.absorb(given["obs"])
+        for normaliser in self.normalisers if not self.fresh else ():
+            normaliser.absorb(given["obs"])
+
+
+class ActorCritic(Recorder):
+    """Policy and critic as an `OnPolicy` config says, their normalisers, and the way from experience to what a graph replays."""
+
+    def __init__(
+        self,
+        config: OnPolicy,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        generator: Generator,
+        execution: Execution = EAGER,
+    ) -> None:
+        self.config = config
+        self.normaliser = obs_normaliser(obs_space) if config.normalise_obs else None
+        policy = make_policy(
+            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
+        )
+        self.value = value_critic(obs_space, config.hidden, generator, normaliser=self.normaliser)
+        scale = RewardScale(config.gamma) if config.scale_reward else None
+        super().__init__(policy, self.value, config.horizon, Updates(execution), scale)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.policy.parameters(), *self.value.parameters()]
 
 
 def standardised(advantage: Tensor) -> Tensor:

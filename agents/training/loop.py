@@ -8,14 +8,15 @@ Nothing is shared between training and evaluation: environments, seeds and gener
 is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
 pieces beside it) and the environments' states (`scg.agents.environments.environment_state` says which can be saved; others restart their episodes,
 and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
-before it stays.
+before it stays. Callbacks are called at the moments of `scg.agents.common.callbacks`; the numbers that they return
+become columns of the same tables.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Generator
 
 import scg.draw
 from scg.agents.common.agent import Agent
+from scg.agents.common.callbacks import Callback, Now
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described, first_line
@@ -41,6 +43,7 @@ from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 from scg.files import told
 
+COLUMNS = ("step", "return", "episodes", "updates", "seconds", "steps_per_second")  # of metrics.csv, before an update's own
 RECENT = 20  # episodes in the running mean of the return
 
 
@@ -66,11 +69,16 @@ class Counters:
         vars(self).update({**state, "recent": deque(state["recent"], maxlen=RECENT)})
 
 
-def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation | None:
-    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none."""
+def train(
+    run: RunDirectory, resume: bool = False, quiet: bool = False, callbacks: Sequence[Callback] = ()
+) -> Evaluation | None:
+    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none.
+
+    `callbacks` are called after the agent's own.
+    """
     torch.set_num_threads(run.execution.threads)
     with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
-        training = _Training(run, environments, progress)
+        training = _Training(run, environments, progress, callbacks)
         try:
             return training.run_to_end(resume)
         except OSError as error:
@@ -94,11 +102,14 @@ def build(run: RunDirectory, environments: Environments) -> Agent:
 
 
 class _Training:
-    def __init__(self, run: RunDirectory, environments: Environments, progress: Progress) -> None:
+    def __init__(
+        self, run: RunDirectory, environments: Environments, progress: Progress, callbacks: Sequence[Callback] = ()
+    ) -> None:
         self.directory, self.options, self.progress = run, run.run, progress
         self.counters = Counters()
         self.last_good: Path | None = next(reversed(run.checkpoints.paths()), None)
         self.agent = build(run, environments)
+        self.callbacks, self.now = [*self.agent.callbacks, *callbacks], Now(self.agent, run.path)
         generator = Generator().manual_seed(envs.seeds(self.options.seed, "actions", 1)[0])
         with self._stopping(lambda: "before the first step"):
             self.rollout = Rollout(environments, envs.seeds(self.options.seed, "environments", environments.batch), generator)
@@ -125,11 +136,17 @@ class _Training:
             while counters.step < options.steps:
                 stop_if_asked()
                 before = counters.step
+                evaluation = None
                 self._update()
                 if _due(before, counters.step, options.steps, options.evaluations):
                     evaluation = self._evaluate()
-                if _due(before, counters.step, options.steps, options.checkpoints):
+                if self.now.reasons and evaluation is None and options.evaluations:
+                    evaluation = self._evaluate()
+                if self.now.reasons or _due(before, counters.step, options.steps, options.checkpoints):
                     self._save()
+                if self.now.reasons:
+                    self.progress.say(f"stopped at step {counters.step:,}: {'; '.join(self.now.reasons)}")
+                    break
         finally:
             with suppress(OSError):  # what could not be written has been told
                 self.events.close()
@@ -175,8 +192,14 @@ class _Training:
             while updates == 0 or (steps < self.agent.report and counters.step + steps < total):
                 updates += 1
                 block = self.agent.collect(self.rollout, total - counters.step - steps)
-                means.add(self.agent.update(block, (counters.step + steps) / total))
+                for callback in self.callbacks:
+                    callback.before_update(self.now, block)
+                metrics = self.agent.update(block, (counters.step + steps) / total)
                 steps, episodes = steps + block.steps, episodes + block.episodes
+                if self.callbacks:
+                    self.now.step, self.now.updates = counters.step + steps, counters.updates + updates
+                    metrics = self._called("after_update", metrics)
+                means.add(metrics)
             metrics = means.take()
             for name, value in metrics.items():
                 if not np.isfinite(value):
@@ -225,8 +248,9 @@ class _Training:
     def _evaluate(self) -> Evaluation:
         counters = self.counters
         evaluation = self._evaluation()
-        self.evaluations.write(counters.step, evaluation.row())
-        for name, value in evaluation.row().items():
+        row = self._called("after_evaluation", evaluation.row(), evaluation)
+        self.evaluations.write(counters.step, row)
+        for name, value in row.items():
             self.events.add_scalar(f"evaluation/{name}", value, counters.step)
         self.progress.say(
             f"step {counters.step:>9,}   evaluation {evaluation.mean:8.1f} ± {evaluation.error:.1f} "
@@ -237,6 +261,16 @@ class _Training:
             self.directory.checkpoints.save_best(self._state())  # without memory: to be looked at, not to go on from
         return evaluation
 
+    def _called(self, moment: str, metrics: Metrics, *about: Any) -> Metrics:
+        """`metrics`, and those that the callbacks return under names of their own."""
+        for callback in self.callbacks:
+            more = getattr(callback, moment)(self.now, *(about or (metrics,))) or {}
+            for name in more:
+                if name in metrics or name in COLUMNS:
+                    raise RunError(f"callback {type(callback).__name__}.{moment}: {name!r} is a column already. Rename it.")
+            metrics = {**metrics, **{name: float(value) for name, value in more.items()}}
+        return metrics
+
     def _state(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"agent": self.agent, "rollout": self.rollout, "counters": self.counters}
         return {name: part.state_dict() for name, part in parts.items()}
@@ -246,6 +280,8 @@ class _Training:
         if self.agent.memory is not None:
             state["memory"] = self.agent.memory.save(self.directory.path / "replay")
         self.last_good = self.directory.checkpoints.save(self.counters.step, state)
+        for callback in self.callbacks:
+            callback.after_checkpoint(self.now, self.last_good)
 
     def _resume(self) -> None:
         for change in self.directory.changed_versions():
@@ -263,6 +299,7 @@ class _Training:
         if not whole:
             self.progress.say("warning: these environments cannot be saved; their episodes start afresh")
         self.last_good = path
+        self.now.step, self.now.updates = self.counters.step, self.counters.updates
         self.directory.record()
         self.progress.say(f"resumed from {path} at step {self.counters.step:,}")
 

@@ -4,6 +4,9 @@
 
 What is read decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another
 type is an error with its name. Files of earlier versions go through `migrated` first.
+
+Reading imports nothing that only the file names: where `agent` is a target (`/path/to/file.py:Name`, `module:Name`), its
+section stays `Unread` until somebody says that it is trusted.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from scg.agents import AGENTS, config_type
-from scg.agents.common.agent import Config
+from scg.agents import config_type, is_target, names
+from scg.agents.common.agent import Agent, Config
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution
 from scg.errors import nearest
+from scg.targets import TargetError
 
 VERSION = 1
 MOST = 2**16  # environments side by side
@@ -72,11 +76,21 @@ class RunConfig:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
 
 
+@dataclass(frozen=True)
+class Unread:
+    """The options of an agent whose code was not imported, by name, as they are in the file."""
+
+    values: dict[str, Any]
+
+    def build(self, *_: Any) -> Agent:
+        raise RunError("an agent of one's own is built from a run that is opened with trusted=True, which imports its code.")
+
+
 SECTIONS = ("run", "config", "execution")
 
 
 class Settings(NamedTuple):
-    """What a run is: its agent's name, and the three sections."""
+    """What a run is: its agent's name or target, and the three sections."""
 
     name: str
     run: RunConfig
@@ -87,23 +101,30 @@ class Settings(NamedTuple):
 def written(settings: Settings) -> dict[str, Any]:
     """The content of `config.json`. RunError for a value that could not be read back."""
     name, *parts = settings
-    sections = dict(zip(SECTIONS, map(dataclasses.asdict, parts), strict=True))  # type: ignore[arg-type]
+    sections = dict(zip(SECTIONS, map(options, parts), strict=True))
     for part, (section, values) in zip(parts, sections.items(), strict=True):
-        _typed(type(part), values, section, f"agent {name}")
+        if not isinstance(part, Unread):
+            _typed(type(part), values, section, f"agent {name}")
     return {"version": VERSION, "agent": name, **sections}
 
 
-def read(content: Any, where: str, say: Callable[[str], None]) -> Settings:
-    """Settings from the content of a `config.json`; what its migration had to assume goes to `say`."""
+def options(section: Any) -> dict[str, Any]:
+    """The options of a section by name."""
+    return section.values if isinstance(section, Unread) else dataclasses.asdict(section)
+
+
+def read(content: Any, where: str, say: Callable[[str], None], trusted: bool = False) -> Settings:
+    """Settings from the content of a `config.json`; what its migration had to assume goes to `say`.
+
+    A target's code is imported where it is `trusted`, and nothing is otherwise.
+    """
     content, assumed = migrated(content, where)
     for text in assumed:
         say(f"{where}: {text}")
     known = ("version", "agent", *SECTIONS)
     _refuse(content, known, known, where, "section")
-    agent = _agent(content, where)
-    return Settings(
-        content["agent"], *(_section(kind, content[name], name, where) for name, kind in zip(SECTIONS, agent, strict=True))
-    )
+    kinds = zip(SECTIONS, _kinds(content, where, trusted), strict=True)
+    return Settings(content["agent"], *(_section(kind, content[name], name, where) for name, kind in kinds))
 
 
 def migrated(content: Any, where: str) -> tuple[dict[str, Any], list[str]]:
@@ -124,7 +145,9 @@ def _from_0(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     """Before versions: a file had the options of its day, those of `Execution` among the agent's or the run's at first. What
     has been added since gets its default, and it is said."""
     _refuse(content, ("agent", *SECTIONS), ("agent", "run", "config"), where, "section")
-    kinds = dict(zip(SECTIONS, _agent(content, where), strict=True))
+    if isinstance(content["agent"], str) and is_target(content["agent"]):
+        raise RunError(f"{where}: agent is {_shown(content['agent'])}, which files without a version cannot name. Train again.")
+    kinds = dict(zip(SECTIONS, _kinds(content, where), strict=True))
     sections = {name: content.get(name, {}) for name in SECTIONS}
     for name, values in sections.items():
         if not isinstance(values, dict):
@@ -147,23 +170,30 @@ def _from_0(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
 MIGRATIONS = (_from_0,)  # from version 0 to 1, …
 
 
-def _agent(content: dict[str, Any], where: str) -> tuple[Any, Any, Any]:
+def _kinds(content: dict[str, Any], where: str, trusted: bool = False) -> tuple[Any, Any, Any]:
     """The dataclasses of the three sections."""
     name = content["agent"]
-    if not isinstance(name, str) or name not in AGENTS:
-        hint = nearest(name, AGENTS) if isinstance(name, str) else ""
+    if not isinstance(name, str) or not name.isprintable() or not (is_target(name) or name in names()):
+        hint = nearest(name, names()) if isinstance(name, str) else ""
         raise RunError(f"{where}: agent is {_shown(name)}, which is no agent of this scg.{hint}")
-    return RunConfig, config_type(name), Execution
+    if is_target(name) and not trusted:
+        return RunConfig, Unread, Execution
+    try:
+        return RunConfig, config_type(name), Execution
+    except TargetError as error:
+        raise RunError(f"{where}: agent is {_shown(name)}: {error}") from error
 
 
 def _section(kind: Any, values: Any, section: str, where: str) -> Any:
     if not isinstance(values, dict):
         raise RunError(f"{where}: section {section!r} is {_shown(values)}, expected an object.")
-    names = [field.name for field in dataclasses.fields(kind)]
-    _refuse(values, names, names, where, f"{kind.__name__} has no option", section)
-    options = _typed(kind, values, section, where)
+    if kind is Unread:
+        return Unread(values)
+    known = [field.name for field in dataclasses.fields(kind)]
+    _refuse(values, known, known, where, f"{kind.__name__} has no option", section)
+    given = _typed(kind, values, section, where)
     try:
-        return kind(**options)
+        return kind(**given)
     except (OptionError, RunError) as error:
         raise RunError(f"{where}: {error}") from error
 

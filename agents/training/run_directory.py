@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scg.agents import target_of, title
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
 from scg.agents.execution.settings import EAGER, Execution
@@ -54,10 +55,11 @@ class RunDirectory:
         cls, name: str, run: RunConfig, agent: Config, out: Path | None = None, execution: Execution = EAGER
     ) -> RunDirectory:
         """A new directory: `out`, or `runs/<agent>-<env>-seed<seed>` with a number behind it if that is taken."""
+        shown, name = title(name), target_of(name)
         written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
         versions = envs.versions(run.env)
         existed = out is not None and out.exists()
-        path = _new(out, Path("runs") / f"{name}-{run.env.replace('/', '-')}-seed{run.seed}")
+        path = _new(out, Path("runs") / f"{shown}-{run.env.replace('/', '-')}-seed{run.seed}")
         directory = cls(path, name, run, agent, execution)
         try:
             with locked(path):
@@ -111,8 +113,11 @@ class RunDirectory:
             write_json(file, content)
 
     @classmethod
-    def open(cls, path: Path, say: Callable[[str], None] = _to_stderr) -> RunDirectory:
-        """An existing run. RunError says what is missing from it, unknown in it or of another type."""
+    def open(cls, path: Path, say: Callable[[str], None] = _to_stderr, trusted: bool = False) -> RunDirectory:
+        """An existing run. RunError says what is missing from it, unknown in it or of another type.
+
+        Code that the run names, an agent of one's own, is imported only where it is `trusted`.
+        """
         file = path / "config.json"
         if not file.exists():
             raise RunError(f"run {path}: no config.json there. Give a directory that `scg train` has made.")
@@ -120,7 +125,7 @@ class RunDirectory:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"run {path}: config.json is damaged ({error}). Train again.") from error
-        return cls(path, *read(content, f"run {path}: config.json", say))
+        return cls(path, *read(content, f"run {path}: config.json", say, trusted))
 
     def changed_versions(self) -> list[str]:
         """What differs from the libraries that the run began with, as `name: then → now`."""
@@ -133,7 +138,7 @@ class RunDirectory:
 
 
 class Table:
-    """A CSV file with a fixed header, flushed row by row. The first column is the step."""
+    """A CSV file, flushed row by row. The first column is the step; a column that comes later is empty above."""
 
     def __init__(self, path: Path, upto: int | None = None) -> None:
         """Append to `path`; rows after step `upto` are dropped first (a resumed run writes them again)."""
@@ -151,6 +156,8 @@ class Table:
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {"step": step, **values}
         new = self.columns is None
+        if self.columns and not row.keys() <= set(self.columns):
+            self._widen([*self.columns, *(name for name in row if name not in self.columns)])
         self.columns = self.columns or list(row)
         cells = [row.get(column, "") for column in self.columns]
         # A row is one write, so that a reader never sees half of it; never through a link.
@@ -159,6 +166,13 @@ class Table:
             open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file,
         ):
             file.write(_lines([self.columns, cells] if new else [cells]))
+
+    def _widen(self, columns: list[str]) -> None:
+        """Write the file again with more columns."""
+        _, *rows = _complete_rows(self.path)
+        with whole_file(self.path) as file:
+            file.write(_lines([columns, *([*row, *[""] * (len(columns) - len(row))] for row in rows)]))
+        self.columns = columns
 
 
 def write_table(path: Path, rows: list[dict[str, float]]) -> None:

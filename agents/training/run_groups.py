@@ -5,12 +5,13 @@ paths → runs (a folder stands for the runs below it) → panel (environment) �
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scg.agents import title
+from scg.agents.training.run_config import options
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 IGNORED = {"env", "seed", "evaluations", "eval_episodes", "checkpoints", "keep_checkpoints", "threads", "step_threads"}
@@ -45,8 +46,8 @@ def _runs_in(path: Path) -> list[Path]:
 
 def configuration(run: RunDirectory) -> dict[str, Any]:
     """What decides the expected curve on an environment: the agent, its options, and those of the run."""
-    options = {name: value for name, value in dataclasses.asdict(run.run).items() if name not in IGNORED}
-    return {"agent": run.name, **options, **dataclasses.asdict(run.agent)}
+    of_run = {name: value for name, value in options(run.run).items() if name not in IGNORED}
+    return {"agent": run.name, **of_run, **options(run.agent)}
 
 
 def _key(run: RunDirectory) -> str:
@@ -70,12 +71,15 @@ def _labelled(runs: Sequence[RunDirectory]) -> dict[str, list[RunDirectory]]:
     agents: dict[str, list[RunDirectory]] = defaultdict(list)
     for run in runs:
         agents[run.name].append(run)
+    titles = [title(name) for name in agents]
     labelled: dict[str, list[RunDirectory]] = defaultdict(list)
     for name, same in sorted(agents.items()):
         configurations = [configuration(run) for run in same]
-        differing = [key for key in configurations[0] if any(c[key] != configurations[0][key] for c in configurations)]
-        for run, options in zip(same, configurations, strict=True):
-            labelled[", ".join([name, *(f"{key}={_text(options[key])}" for key in differing)])].append(run)
+        known = dict.fromkeys(key for own in configurations for key in own)  # an agent's file may have changed between runs
+        differing = [key for key in known if any(own.get(key) != configurations[0].get(key) for own in configurations)]
+        shown = title(name) if titles.count(title(name)) == 1 else name  # two files may have agents of one name
+        for run, own in zip(same, configurations, strict=True):
+            labelled[", ".join([shown, *(f"{key}={_text(own.get(key, '–'))}" for key in differing)])].append(run)
     return dict(sorted(labelled.items()))
 
 

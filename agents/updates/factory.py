@@ -32,10 +32,11 @@ class Updates:
         return module.to(self.device)
 
     def minibatch(
-        self, graph: scg.Graph, optimiser: Optimiser, costs: Sequence[str] = (), size: int | None = None
+        self, graph: scg.Graph, optimiser: Optimiser, costs: Sequence[str] = (), size: int | None = None, pieces: int = 1
     ) -> MinibatchUpdate:
-        """Steps on the surrogate of `costs` (without any: of all) at chosen rows; `size` is a usual minibatch's."""
-        return MinibatchUpdate(graph, optimiser, costs, size, lambda: self.usual, self.execution)
+        """Steps on the surrogate of `costs` (without any: of all) at chosen rows; `size` is a usual minibatch's, whose gradient
+        is accumulated over `pieces`."""
+        return MinibatchUpdate(graph, optimiser, costs, size, lambda: self.usual, self.execution, pieces)
 
     def block(self, update: Callable[[Rows], Tensor], check: Callable[[Rows], Any]) -> BlockUpdate:
         """All that one block changes, as one function; `check` evaluates the same graph and changes nothing."""

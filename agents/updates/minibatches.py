@@ -52,8 +52,10 @@ class MinibatchUpdate:
         size: int | None = None,
         usual: Callable[[], bool] = lambda: True,
         execution: Execution = EAGER,
+        pieces: int = 1,
     ) -> None:
-        """`size` is that of a usual minibatch; None: whatever the rows are."""
+        """`size` is that of a usual minibatch; None: whatever the rows are. A minibatch's gradient is the sum over so many
+        `pieces` of it, one after the other: the same to rounding, in less memory."""
         self.costs, self.optimiser, self.size, self.usual, self.execution = tuple(costs), optimiser, size, usual, execution
         parameters = optimiser.parameters
 
@@ -61,8 +63,18 @@ class MinibatchUpdate:
             chosen = {name: value[:, index] for name, value in rows.items()}
             return graph.replay(chosen).surrogate(*costs, reduce="mean")
 
+        def gradient(rows: Rows, index: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss(rows, index), parameters)
+
+        def accumulated(rows: Rows, index: Tensor) -> Sequence[Tensor]:
+            total: list[Tensor] = []
+            for piece in index.split(-(-len(index) // pieces)):
+                part = torch._foreach_mul(list(gradient(rows, piece)), len(piece) / len(index))
+                total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
+            return total
+
         def step(rows: Rows, index: Tensor) -> Tensor:
-            return optimiser.step(torch.autograd.grad(loss(rows, index), parameters))
+            return optimiser.step(gradient(rows, index) if pieces == 1 else accumulated(rows, index))
 
         self._loss = loss
         self._eager: Callable[[Rows, Tensor], Tensor] = step

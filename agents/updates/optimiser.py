@@ -27,12 +27,16 @@ MEMORY = 0.9  # of the running mean of gradients: Adam's first moment, and what 
 class Optimiser:
     """Gradient clipping, running moments and a rule, over lists of tensors, so that a compiler can take both with the gradient."""
 
-    def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5, rate: float = 0.0
+    ) -> None:
+        """`rate` is the learning rate at first; who trains may set it anew before each step."""
         self.parameters, self.max_norm, self.eps = list(parameters), max_norm, eps
         self.means = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.squares = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         device = self.parameters[0].device
         self.count, self.rate, self.power = (torch.zeros((), device=device) for _ in range(3))  # tensors: see compile
+        self.rate.fill_(rate)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -86,8 +90,10 @@ class Adam(Optimiser):
     the parameters, which was two thirds of what this function took there.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5) -> None:
-        super().__init__(parameters, max_norm, eps)
+    def __init__(
+        self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5, rate: float = 0.0
+    ) -> None:
+        super().__init__(parameters, max_norm, eps, rate)
         self._corrections = corrections().to(self.rate)
 
     def change(self, gradients: Tensors) -> Tensors:

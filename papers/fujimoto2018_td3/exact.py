@@ -26,7 +26,7 @@ from scg.papers.fujimoto2018_td3.noisy import (
     uniform_maximum,
 )
 from scg.papers.report import Claim, Estimate, number
-from scg.papers.tabular import Process
+from scg.testing.tabular import Process
 
 RIGHT = 1e-9
 SMOOTHING, CLIP = 0.2, 0.5

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scg.papers.tabular import Process
+from scg.testing.tabular import Process
 
 SINGLE, DOUBLE, CLIPPED = "single", "double", "clipped"
 KINDS = (SINGLE, DOUBLE, CLIPPED)

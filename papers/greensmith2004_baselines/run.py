@@ -29,7 +29,7 @@ from scg.papers.greensmith2004_baselines.samples import (
     Samples,
 )
 from scg.papers.report import Claim, Job, Results, Say, collect, number, with_error
-from scg.papers.tabular import Process, drawn_paths, every_path
+from scg.testing.tabular import Process, drawn_paths, every_path
 
 RIGHT = 1e-10
 FAR = 4.5  # standard errors: over the run's 50 sampled moments, by chance once in 3,000 runs; a bias of 7 is found with 0.99

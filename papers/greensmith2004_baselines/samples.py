@@ -2,7 +2,7 @@
 
     s ~ (1 − γ) ρ_π,  a ~ π(·|s),  then on with π:        g = ∇log π(a|s),   L = Σ_{t<T} γ^t c_t + γ^T V(s_T)
 
-E[g (L − b(s))] = (1 − γ) ∇E[cost] for every b. Costs, as everywhere but in `scg.papers.tabular.Process`.
+E[g (L − b(s))] = (1 − γ) ∇E[cost] for every b. Costs, as everywhere but in `scg.testing.tabular.Process`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.distributions import Categorical
 from scg import Graph
 from scg.estimators import ScoreFunction
 from scg.estimators.baselines import optimal_level
-from scg.papers.tabular import Process, every_path, one_hot, policy_gradient
+from scg.testing.tabular import Process, every_path, one_hot, policy_gradient
 
 NONE, MEAN, BEST, VALUE, BEST_OF_STATE = "none", "mean cost", "optimal constant", "value V(s)", "optimal b*(s)"
 EACH, EACH_OF_STATE = "optimal constant of each parameter", "optimal b*(s) of each parameter"

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from scg.papers.greensmith2004_baselines.samples import BEST_OF_STATE, MEAN, NONE, VALUE
-from scg.papers.tabular import Paths, Process, drawn_paths, each_gradient, episodes, one_hot
+from scg.testing.tabular import Paths, Process, drawn_paths, each_gradient, episodes, one_hot
 
 JOINT = "optimal of whole episodes"
 LEARNING = (NONE, MEAN, VALUE, BEST_OF_STATE)

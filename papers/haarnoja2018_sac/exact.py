@@ -22,7 +22,7 @@ from scg.papers.haarnoja2018_sac.soft import (
     soft_action_value,
 )
 from scg.papers.report import Claim
-from scg.papers.tabular import Process
+from scg.testing.tabular import Process
 
 RIGHT = 1e-9
 

@@ -19,7 +19,7 @@ from torch.distributions import Categorical
 
 from scg.agents.networks.critics import Temperature
 from scg.agents.sac_discrete import sac_discrete
-from scg.papers.tabular import Process, one_hot
+from scg.testing.tabular import Process, one_hot
 
 
 def entropy(pi: Tensor) -> Tensor:

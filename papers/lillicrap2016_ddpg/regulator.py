@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from scg.papers.tabular import Process
+from scg.testing.tabular import Process
 
 KIND = torch.float64
 

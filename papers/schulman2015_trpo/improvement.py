@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from scg.papers.tabular import Process, divergence, policy_gradient
+from scg.testing.tabular import Process, divergence, policy_gradient
 
 BOUND, REGION, NOTHING = "bound, C = 4εγ/(1−γ)²", "region, max KL ≤ δ", "L alone"
 STEPS = [0.0, *(2.0**k for k in range(-30, 13))]

@@ -21,7 +21,7 @@ from scg.papers.figures import panels, save
 from scg.papers.learning import Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
 from scg.papers.report import Claim, Job, Results, Say, collect, over_seeds, with_error
 from scg.papers.schulman2015_trpo.improvement import BOUND, NOTHING, REGION, Course, Setting, improve, judges
-from scg.papers.tabular import Process, divergence, gradient
+from scg.testing.tabular import Process, divergence, gradient
 
 RIGHT = 1e-9
 DELTA = 0.01

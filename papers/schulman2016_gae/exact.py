@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from scg.estimators.credit import GAE
-from scg.papers.tabular import Process, each_gradient, episodes, every_path, gradient, replay
+from scg.testing.tabular import Process, each_gradient, episodes, every_path, gradient, replay
 
 STATES, HORIZON = 5, 7
 EXACT, WRONG = "exact critic", "critic with errors"

@@ -22,7 +22,7 @@ from scg.estimators import Clipped
 from scg.papers.figures import panels, save
 from scg.papers.learning import CONTRARY, Learned, TrainingSettings, by_seed, clearly_more, cpu, curve, learn_all
 from scg.papers.report import Claim, Job, Results, Say, collect, number, over_seeds, with_error
-from scg.papers.tabular import Process, divergence, gradient, policy_gradient
+from scg.testing.tabular import Process, divergence, gradient, policy_gradient
 
 EPSILON = 0.2
 ENVIRONMENTS = ("Hopper-v5", "HalfCheetah-v5")

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.commands.draw import TargetError, called, graph_of, module
+from scg.commands.draw import graph_of, is_graph
 from scg.errors import GraphError, nearest
 from scg.evaluation.objectives import reachable_modules
 from scg.graph import Graph
+from scg.targets import TargetError, attribute, called, module, split
 from scg.testing import NoOracle, check_unbiased
 from scg.testing.unbiased import DETECTABLE, FALSE_ALARM
 
@@ -54,10 +55,7 @@ def check(argv: list[str]) -> int:
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 2
     try:
-        place, attribute = _split(wish.target)
-        home = module(place)
-        graph = graph_of(_attribute(home, place, attribute), wish.target)
-        inputs = _inputs(home, place, graph, wish.set)
+        graph, inputs = graph_and_inputs(wish.target, wish.set)
         wrt = wish.wrt or _differentiable(inputs, graph)
     except (GraphError, OSError, TargetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -90,22 +88,12 @@ def check(argv: list[str]) -> int:
     return 0 if report.ok else 1
 
 
-def _split(target: str) -> tuple[str, str]:
-    place, colon, attribute = target.rpartition(":")
-    if not colon or not place or not attribute:
-        raise TargetError(f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon")
-    return place, attribute
-
-
-def _attribute(home: ModuleType, place: str, attribute: str) -> Any:
-    thing: Any = home
-    for name in attribute.split("."):
-        if not hasattr(thing, name):
-            known = [k for k, v in vars(home).items() if isinstance(v, Graph)]
-            hint = nearest(name, [k for k in dir(thing) if not k.startswith("_")])
-            raise TargetError(f"{place} has no {name!r}.{hint}" + (f" Graphs there: {', '.join(known)}" if known else ""))
-        thing = getattr(thing, name)
-    return thing
+def graph_and_inputs(target: str, settings: list[str]) -> tuple[Graph, dict[str, Any]]:
+    """The graph that `target` names, and its inputs: those of its module, with `name=value` of `settings` on top."""
+    place, name = split(target)
+    home = module(place)
+    graph = graph_of(attribute(home, place, name, like=is_graph), target)
+    return graph, _inputs(home, place, graph, settings)
 
 
 def _inputs(home: ModuleType, place: str, graph: Graph, settings: list[str]) -> dict[str, Any]:

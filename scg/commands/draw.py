@@ -11,25 +11,19 @@ code: 0, or 2 for arguments or files that make no sense.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from scg.draw import IMAGES, TEXTS, render
 from scg.errors import GraphError, nearest
 from scg.graph import Graph
+from scg.targets import TargetError, called, found
 
 SUFFIXES = ", ".join(s.removeprefix(".") for s in (*IMAGES, *TEXTS))
-
-
-class TargetError(ValueError):
-    """What was named is not there, or is no graph."""
 
 
 def draw(argv: list[str]) -> int:
@@ -64,8 +58,7 @@ def draw(argv: list[str]) -> int:
 
 def load(target: str) -> Graph:
     """The graph that `path/to/model.py:graph`, `package.module:graph` or a name among `offered()` names."""
-    place, colon, attribute = target.rpartition(":")
-    if not colon:
+    if ":" not in target:
         named = offered()
         if target in named:
             return graph_of(named[target], target)
@@ -73,33 +66,30 @@ def load(target: str) -> Graph:
         raise TargetError(
             f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon.{hint}"
         )
-    if not place or not attribute:
-        raise TargetError(f"{target!r} names no graph: say path/to/model.py:graph, with the graph's name after the colon")
-    thing: Any = module(place)
-    for name in attribute.split("."):
-        if not hasattr(thing, name):
-            known = [k for k, v in vars(thing).items() if isinstance(v, Graph)] if hasattr(thing, "__dict__") else []
-            hint = nearest(name, [k for k in dir(thing) if not k.startswith("_")])
-            raise TargetError(f"{place} has no {name!r}.{hint}" + (f" Graphs there: {', '.join(known)}" if known else ""))
-        thing = getattr(thing, name)
-    return graph_of(thing, target)
+    return graph_of(found(target, like=is_graph), target)
+
+
+def is_graph(thing: Any) -> bool:
+    return isinstance(thing, Graph)
 
 
 def offered() -> Mapping[str, Callable[[], Graph]]:
     """The graphs that installed packages offer by name; none from a package that lacks what it needs."""
-    found: dict[str, Callable[[], Graph]] = {}
+    graphs: dict[str, Callable[[], Graph]] = {}
     for point in entry_points(group="scg.graphs"):
         try:
-            found.update(point.load()())
+            graphs.update(point.load()())
         except ModuleNotFoundError:
             continue
-    return found
+    return graphs
 
 
 def graph_of(thing: Any, target: str) -> Graph:
-    """A graph, or what a function without arguments returns if that is one."""
+    """A graph, what a function without arguments returns if that is one, or the graph of a class that offers one (`__graph__`)."""
     if isinstance(thing, Graph):
         return thing
+    if isinstance(thing, type) and hasattr(thing, "__graph__"):
+        thing, target = thing.__graph__, f"{target}.__graph__"
     if not callable(thing):
         raise TargetError(f"{target} is of type {type(thing).__name__}, not a Graph nor a function that returns one")
     try:
@@ -112,42 +102,3 @@ def graph_of(thing: Any, target: str) -> Graph:
     if not isinstance(made, Graph):
         raise TargetError(f"{target}() returned {type(made).__name__}, not a Graph")
     return made
-
-
-def called(function: Callable[[], Any], name: str) -> Any:
-    """What a function of the user's file returns; TargetError with what it raised."""
-    try:
-        return function()
-    except (Exception, SystemExit) as error:
-        raise TargetError(f"{name}() failed: {type(error).__name__}: {error}") from error
-
-
-def module(place: str) -> ModuleType:
-    """A module by its file or by its dotted name. A file's own folder is on the path while it runs, as in `python file`."""
-    path = Path(place)
-    if path.suffix == ".py" or path.exists():
-        if not path.is_file():
-            raise TargetError(f"{place} is a folder, not a Python file" if path.is_dir() else f"there is no file {place}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise TargetError(f"{place} is no Python file")
-        made = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, made)  # dataclasses look their module up
-        folder = str(path.resolve().parent)
-        sys.path.insert(0, folder)
-        try:
-            spec.loader.exec_module(made)
-        except (Exception, SystemExit) as error:
-            raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
-        finally:
-            sys.path.remove(folder)
-        return made
-    sys.path.insert(0, "")
-    try:
-        return importlib.import_module(place)
-    except (ModuleNotFoundError, TypeError) as error:  # a TypeError: a relative name
-        raise TargetError(f"{place!r} is neither a file nor a module that can be imported ({error})") from error
-    except (Exception, SystemExit) as error:
-        raise TargetError(f"{place} failed when it was imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove("")

@@ -5,6 +5,8 @@ check_estimator, assert_estimator   every law that an estimator must keep, on ev
 check_credit, assert_credit         every law that a credit must keep, and what it claims, over all outcomes of small processes
 exact_gradient                      the true gradient or Hessian, by enumeration and quadrature
 finite_difference                   the same without any autograd, with its errors
+tabular, lqr                        processes whose returns, gradients and Hessians are exact, and their recordings: an agent's
+                                    graph is proved on them (`scg.testing.tabular` and `.lqr`)
 strategies                          random graphs for Hypothesis (imported by name: it needs hypothesis)
 """
 

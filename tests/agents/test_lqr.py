@@ -1,6 +1,6 @@
 """The agents' gradients on a linear-quadratic regulator: exact where they should be, as documented where they are biased.
 
-Expectations are sums over grids of noise, exact to rounding where the integrand is a polynomial (`tests/agents/lqr.py`).
+Expectations are sums over grids of noise, exact to rounding where the integrand is a polynomial (`scg/testing/lqr.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scg.agents.trpo import line_search
 from scg.estimators.baselines import MovingAverage
 from scg.estimators.credit import GAE
 from scg.testing import check_unbiased
-from tests.agents.lqr import LQR, Critic, Noise, Policy, close, even, expected_gradient, hermite
+from scg.testing.lqr import LQR, Critic, Noise, Policy, close, even, expected_gradient, hermite
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -55,6 +55,7 @@ def test_the_closed_forms_are_the_derivatives_of_the_simulated_return(seed: int)
     assert close(lqr.gradient(policy, leading=True), slope)
     curvature = torch.autograd.functional.hessian(simulated, flat.detach())
     assert close(torch.autograd.functional.hessian(closed, flat.detach()), curvature)
+    assert close(lqr.hessian(policy), curvature)
 
 
 def test_the_values_are_the_mean_costs_to_go() -> None:

@@ -1,7 +1,7 @@
 """The off-policy agents' gradients on a linear-quadratic regulator: the actors' at known action values, the critics' at their goal.
 
 A row is a step of a path: its state, and the noise of its action, have the path's weight. Draws of an action are those of
-the grid, so every mean is exact (`tests/agents/lqr.py`).
+the grid, so every mean is exact (`scg/testing/lqr.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scg.agents.ddpg import ddpg
 from scg.agents.networks.critics import Temperature, target_copy
 from scg.agents.sac import sac
 from scg.agents.svg import svg
-from tests.agents.lqr import LQR, Noise, Policy, Quadratic, close
+from scg.testing.lqr import LQR, Noise, Policy, Quadratic, close
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -22,7 +22,7 @@ from scg.agents.off_policy_gradient import OffPolicyGradient
 from scg.agents.ppo import ppo
 from scg.estimators import Clipped
 from scg.estimators.credit import GAE
-from tests.agents.lqr import LQR, Critic, Noise, Policy, close, expected_gradient, hermite
+from scg.testing.lqr import LQR, Critic, Noise, Policy, close, expected_gradient, hermite
 
 pytestmark = pytest.mark.usefixtures("double")
 

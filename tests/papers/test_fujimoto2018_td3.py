@@ -26,7 +26,7 @@ from scg.papers.fujimoto2018_td3.noisy import (
 from scg.papers.fujimoto2018_td3.run import CHEETAH, DDPG, HOPPER, POLES, SWING, TABLE_2, TD3, VARIANTS
 from scg.papers.learning import CONTRARY, UNDECIDED
 from scg.papers.report import REPRODUCED
-from scg.papers.tabular import Process
+from scg.testing.tabular import Process
 from tests.papers.critics_seen import instead
 
 EACH = ["--swing_seeds", "2", "--hopper_seeds", "2", "--poles_seeds", "2"]

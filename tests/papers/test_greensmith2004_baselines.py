@@ -13,7 +13,7 @@ from scg.papers.greensmith2004_baselines import whole_episodes as whole
 from scg.papers.greensmith2004_baselines.run import Lab, excess, mean, process_and_policy
 from scg.papers.greensmith2004_baselines.samples import BEST, BEST_OF_STATE, EACH, EACH_OF_STATE, MEAN, NONE, VALUE, Samples
 from scg.papers.report import FAILED, REPRODUCED
-from scg.papers.tabular import every_path
+from scg.testing.tabular import every_path
 
 
 @pytest.fixture(scope="module")

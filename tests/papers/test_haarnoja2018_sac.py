@@ -14,7 +14,7 @@ from scg.papers.haarnoja2018_sac import actor, exact, runs, soft
 from scg.papers.haarnoja2018_sac.runs import BY_SCALE, DDPG, FORMS, LONG, RATIO, SCALES, TWIN, looked
 from scg.papers.learning import CONTRARY, UNDECIDED, Learned, learn
 from scg.papers.report import FAILED, REPRODUCED
-from scg.papers.tabular import Process, every_path
+from scg.testing.tabular import Process, every_path
 
 ARGUMENTS = ["--steps", "2000", "--processes", "10", "--draws", "20"]
 

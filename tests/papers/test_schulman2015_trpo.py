@@ -13,7 +13,7 @@ from scg.papers.report import FAILED, REPRODUCED
 from scg.papers.schulman2015_trpo import run
 from scg.papers.schulman2015_trpo.improvement import BOUND, REGION, Setting, improve, judges
 from scg.papers.schulman2015_trpo.run import Settings, first_order, performance_difference, theorem
-from scg.papers.tabular import Process, divergence, gradient
+from scg.testing.tabular import Process, divergence, gradient
 from tests.papers.learned import instead
 
 FEW = Settings(processes=20)

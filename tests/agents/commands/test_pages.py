@@ -81,7 +81,7 @@ def test_an_agent_that_no_actions_suit_is_an_error(monkeypatch: pytest.MonkeyPat
         raise EnvironmentFault("not these")
 
     monkeypatch.setattr(config_type("ppo"), "build", refuse)
-    with pytest.raises(EnvironmentFault, match="agent 'ppo' takes neither continuous nor discrete actions"):
+    with pytest.raises(EnvironmentFault, match="PPO takes neither continuous nor discrete actions"):
         pages.graph("ppo")
 
 

@@ -7,6 +7,14 @@
 ρ(s) = Σ_t γ^t P(s_t = s), which sums to 1/(1 − γ). A policy is a table `[state, action]`; everything is differentiable in
 it, and in reward units, as in the papers. `episodes` is the same process as a graph, in cost units as every graph is.
 
+An agent's graph, whose nodes are obs, action, reward and so on, is proved on all paths of a few steps:
+
+    process, table = Process.random(0), Table.random(1)
+    paths = every_path(process, table.pi, steps=3)
+    copies = table.copies(len(paths.p))                               # each path has its own parameters
+    graph = my_graph(copies)
+    assert close(expected_gradient(graph, paths.block(), copies, paths.p), process.gradient(table, steps=3))
+
 Sutton et al. (2000) for the gradient; Kakade & Langford (2002) and Schulman et al. (2015) for L.
 """
 
@@ -17,11 +25,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.distributions import Categorical
 
-from scg import Graph, Trace, prev
-from scg.estimators import ScoreFunction
+from scg.estimator import ScoreFunction
+from scg.graph import Graph
+from scg.node import prev
+from scg.testing.per_path import close as close
+from scg.testing.per_path import expected_gradient as expected_gradient
+from scg.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -82,8 +94,64 @@ class Process:
         """M_π(π̃) = L_π(π̃) − C max_s KL(π(·|s) ‖ π̃(·|s)), which is η(π) at π and nowhere above η."""
         return self.local(pi, new) - self.penalty(pi) * divergence(pi, new).max()
 
+    # -- episodes of a few steps, in cost units ------------------------------------------------------------------
+
+    def values(self, pi: Tensor, steps: int) -> list[Tensor]:
+        """The costs-to-go `V_0 … V_steps [state]` of episodes of so many steps, the last one zero."""
+        found = [torch.zeros(self.states, dtype=pi.dtype)]
+        for _ in range(steps):
+            found.append((pi * self._action_cost(found[-1])).sum(-1))
+        return found[::-1]
+
+    def cost(self, pi: Tensor, steps: int) -> Tensor:
+        """`E Σ_t γ^t c_t`, differentiable as often as one likes."""
+        return self.start @ self.values(pi, steps)[0]
+
+    def gradient(self, table: Table, steps: int, leading: bool = True) -> Tensor:
+        """`∇ E Σ_t γ^t c_t` for the logits, flat; without `leading` the γ^t of each step is left out, as agents do."""
+        live = table.theta.detach().requires_grad_()
+        pi, values = live.softmax(-1), self.values(table.pi, steps)
+        seen, total = self.start, torch.zeros(())
+        for t in range(steps):
+            q = self._action_cost(values[t + 1])
+            total = total + (self.gamma**t if leading else 1.0) * (seen.unsqueeze(-1) * pi * q).sum()
+            seen = seen @ self.step(table.pi)
+        return torch.autograd.grad(total, live)[0].flatten()
+
+    def hessian(self, table: Table, steps: int) -> Tensor:
+        """`∇² E Σ_t γ^t c_t` for the logits, `[parameters, parameters]`."""
+        flat, shape = table.theta.detach().flatten(), table.theta.shape
+        return torch.autograd.functional.hessian(lambda theta: self.cost(theta.view(shape).softmax(-1), steps), flat)
+
+    def _action_cost(self, value: Tensor) -> Tensor:
+        return -self.reward + self.gamma * self.transition @ value
+
     def _resolvent(self, pi: Tensor) -> Tensor:
         return torch.eye(self.states, dtype=pi.dtype) - self.gamma * self.step(pi)
+
+
+class Table(nn.Module):
+    """A softmax policy: logits `theta [*paths, state, action]`, for one-hot observations `[…, *paths, state]`."""
+
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta.clone())
+
+    @classmethod
+    def random(cls, seed: int, states: int = 3, actions: int = 2) -> Table:
+        return cls(torch.randn(states, actions, generator=Generator().manual_seed(seed), dtype=torch.float64))
+
+    @property
+    def pi(self) -> Tensor:
+        """`[state, action]`, without gradient."""
+        return self.theta.detach().softmax(-1)
+
+    def forward(self, obs: Tensor) -> Categorical:
+        return Categorical(logits=(obs.unsqueeze(-1) * self.theta).sum(-2))
+
+    def copies(self, count: int) -> Table:
+        """As many copies of the logits, one a path."""
+        return Table(self.theta.detach().expand(count, *self.theta.shape))
 
 
 def divergence(pi: Tensor, new: Tensor) -> Tensor:
@@ -136,6 +204,11 @@ class Paths:
             "reward": self.rewards,
             **given,
         }
+
+    def block(self, **given: Tensor) -> dict[str, Tensor]:
+        """The same as agents' graphs name it: obs, next_obs, action, reward, first, terminated."""
+        recorded = self.recording(**given)
+        return {{"state": "obs", "next_state": "next_obs"}.get(name, name): x for name, x in recorded.items()}
 
     def mean(self, x: Tensor) -> Tensor:
         """Over the paths, which are x's first axis."""

@@ -23,7 +23,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Independent, Normal
 
-import scg
+from scg.testing.per_path import close as close
+from scg.testing.per_path import expected_gradient as expected_gradient
+from scg.testing.per_path import gradients
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ class Policy(nn.Module):
 
     def gradients(self) -> Tensor:
         """`[*paths, parameters]`."""
-        gain, log_scale = (torch.zeros_like(p) if p.grad is None else p.grad for p in (self.gain, self.log_scale))
-        return torch.cat([gain.flatten(-2), log_scale], -1)
+        return gradients(self)
 
 
 class Critic(nn.Module):
@@ -186,6 +187,11 @@ class LQR:
         terms = [self.gamma**t * x for t, x in enumerate(q)] if leading else q
         return self.policy_gradient(policy, terms[:steps])
 
+    def hessian(self, policy: Policy) -> Tensor:
+        """`∇² E Σ_t γ^t c_t`, `[parameters, parameters]`."""
+        flat = policy.flat().detach()
+        return torch.autograd.functional.hessian(lambda theta: self.cost(policy.at(theta)), flat)
+
     def policy_gradient(self, policy: Policy, advantages: list[Quadratic], acting: Policy | None = None) -> Tensor:
         """`Σ_t E_{s_t ∼ acting}[∇_θ E_{a∼π} advantage_t(s_t, a)]` for quadratics of (s, a)."""
         n, moments = self.states, self.moments(policy if acting is None else acting)
@@ -199,7 +205,8 @@ class LQR:
     def lambda_advantages(self, policy: Policy, critic: list[Quadratic], lam: float) -> list[Quadratic]:
         """What GAE(γ, λ) is on average, by (s, a): `A_t = δ_t + γλ E[A_{t+1}(s', a')]`, a' ~ π; nothing after the end."""
         nothing = 0.0 * critic[-1]
-        after, found = nothing, []
+        after: Quadratic = nothing
+        found: list[Quadratic] = []
         for t in reversed(range(self.horizon)):
             following = critic[t + 1] if t + 1 < self.horizon else nothing
             here = Quadratic(torch.block_diag(critic[t].m, torch.zeros_like(self.r)), critic[t].p)
@@ -252,11 +259,6 @@ class LQR:
             return {**given, "target": torch.zeros_like(given["reward"]), "next_value": value(given["next_obs"])}
 
 
-def close(found: Tensor, exact: Tensor, to: float = 1e-10) -> bool:
-    """Whether they differ by at most `to` of the exact one's length."""
-    return bool((found - exact).norm() <= to * exact.norm())
-
-
 def observation(s: Tensor, t: int) -> Tensor:
     return torch.cat([s, torch.full_like(s[..., :1], t)], -1)
 
@@ -269,7 +271,8 @@ Rule = tuple[Tensor, Tensor]  # nodes, weights
 def hermite(nodes: int) -> Rule:
     """Gauss–Hermite for N(0, 1): exact for polynomials of degree 2 · nodes − 1."""
     x, w = np.polynomial.hermite_e.hermegauss(nodes)
-    return torch.from_numpy(x), torch.from_numpy(w / w.sum())
+    kind = torch.get_default_dtype()
+    return torch.from_numpy(x).to(kind), torch.from_numpy(w / w.sum()).to(kind)
 
 
 def even() -> Rule:
@@ -304,10 +307,3 @@ class Noise:
 
         t, n, m = lqr.horizon, lqr.states, lqr.actions
         return cls(draw(paths, n), draw(t, paths, m), draw(t, paths, n), torch.full((paths,), 1 / paths))
-
-
-def expected_gradient(graph: scg.Graph, given: dict[str, Tensor], copies: Policy, weight: Tensor, cost: str = "gain") -> Tensor:
-    """`Σ_paths weight ∇ surrogate(cost)`, flat, for a graph that was built with `copies` of a policy, one a path."""
-    copies.zero_grad()
-    graph.replay(given).surrogate(cost).backward()
-    return (weight[:, None] * copies.gradients()).sum(0) * len(weight)  # the surrogate is the mean over paths

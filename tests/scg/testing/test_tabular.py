@@ -18,8 +18,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
+from torch.autograd.functional import jacobian
 
-from scg.papers.tabular import Process, divergence, each_gradient, episodes, every_path, gradient, policy_gradient
+import scg
+from scg.estimators.credit import MonteCarlo
+from scg.testing import per_path
+from scg.testing.tabular import (
+    Process,
+    Table,
+    divergence,
+    each_gradient,
+    episodes,
+    every_path,
+    expected_gradient,
+    gradient,
+    policy_gradient,
+)
 
 
 def softmax(theta: Tensor) -> Tensor:
@@ -245,3 +259,46 @@ def test_what_raises_the_bound_raises_the_return() -> None:
         steps = [softmax(case.theta + 2.0**-k * uphill) for k in range(0, 40, 3)]
         best = max(steps, key=lambda new, process=process, pi=pi: float(process.minorant(pi, new)))
         assert process.objective(best) >= process.minorant(pi, best) > process.objective(pi)
+
+
+# -- agents' graphs on episodes of a few steps -----------------------------------------------------------------------
+
+
+def agents_graph(policy: torch.nn.Module, credit: object = None) -> scg.Graph:
+    graph = scg.Graph()
+    with graph.sequence(first="first"):
+        graph.observed("first")
+        graph.observed("obs", parents=[scg.prev("obs"), scg.prev("action")])
+        graph.stochastic(scg.ScoreFunction(), policy, name="action", parents=["obs"], credit=credit)
+        graph.observed("reward", parents=["obs", "action"])
+        graph.reward(lambda reward: reward, name="gain", trains=policy)
+    return graph
+
+
+def proved(credit: object, gamma: float, leading: bool, steps: int = 3) -> bool:
+    process, table = replace(Process.random(0), gamma=gamma), Table.random(1)
+    paths = every_path(process, table.pi, steps)
+    copies = table.copies(len(paths.p))
+    graph = agents_graph(copies, credit)
+    found = expected_gradient(graph, paths.block(), copies, paths.p)
+    return per_path.close(found, process.gradient(table, steps, leading))
+
+
+def test_an_agents_graph_is_proved_in_five_lines_and_a_wrong_one_is_not():
+    assert proved(None, 1.0, True)
+    assert proved(MonteCarlo(0.9), 0.9, False)
+    assert not proved(MonteCarlo(0.9), 0.9, True)  # the leading factor is dropped
+    assert not proved(MonteCarlo(0.8), 0.9, False)
+
+
+def test_the_gradient_and_the_hessian_of_episodes_are_those_of_their_cost():
+    process, table = Process.random(3), Table.random(4)
+    paths = every_path(process, table.pi, 3)
+    seen = (paths.p * (process.gamma ** torch.arange(3.0).unsqueeze(-1) * -paths.rewards).sum(0)).sum()
+    assert torch.allclose(process.cost(table.pi, 3), seen)
+    flat = table.theta.detach().flatten()
+    cost = lambda theta: process.cost(theta.view(3, 2).softmax(-1), 3)  # noqa: E731
+    assert torch.allclose(process.gradient(table, 3), jacobian(cost, flat))
+    step = 1e-5 * torch.eye(6)
+    slopes = [(jacobian(cost, flat + e) - jacobian(cost, flat - e)) / 2e-5 for e in step]
+    assert torch.allclose(process.hessian(table, 3), torch.stack(slopes), atol=1e-7)

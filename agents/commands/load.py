@@ -1,0 +1,93 @@
+"""A trained policy as a function: `policy = scg.load("runs/…")`, then `action = policy(obs)`.
+
+    obs as the environment gives it → normaliser → policy → mode, or sample → the action space's own units and type
+
+One observation gives one action, a batch of them a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from torch import Generator, nn
+
+from scg.agents.commands.shared import trained
+from scg.agents.environments.action_maps import to_bins, to_space
+from scg.agents.environments.envs import make
+from scg.agents.environments.goal_space import PARTS, GoalSpace
+from scg.agents.experience.acting import mode, sampler
+from scg.agents.training.run_directory import RunDirectory
+
+
+def load(run: str | Path, *, best: bool = False, trust: bool = False, seed: int | None = None) -> LoadedPolicy:
+    """The policy of a run, as its last (or best) checkpoint left it.
+
+    trust   import the code that the run's folder names, an environment's module or an agent of one's own, without a question
+    seed    of sampled actions; None: another one at each load
+    """
+    opened, agent, _ = trained(Path(run), best, trust)
+    with make(opened.run.env, 1, bins=opened.run.action_bins) as one:
+        spaces_of = one.obs_space, one.vector.single_action_space
+    generator = Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return LoadedPolicy(agent.policy, *spaces_of, opened, generator)
+
+
+class LoadedPolicy:
+    """`policy(obs)` is the most probable action, `policy(obs, sample=True)` one that is drawn.
+
+    `module` is the network itself, its normaliser included: from tensors of observations to distributions of actions in the
+    units that agents act in, which are [-1, 1] for a bounded Box.
+    """
+
+    def __init__(
+        self, module: nn.Module, obs_space: gym.Space, action_space: gym.Space, run: RunDirectory, generator: Generator
+    ) -> None:
+        self.module, self.obs_space, self.action_space, self.run = module, obs_space, action_space, run
+        self.generator = generator
+        bins = run.run.action_bins
+        self._to_space = to_bins(action_space, bins) if bins else to_space(action_space)
+        self._mode = mode(module)
+
+    def __call__(self, obs: Any, sample: bool = False) -> Any:
+        """The action for one observation, or `[batch, action…]` for a batch of them."""
+        batch, single = self._batch(obs)
+        act = sampler(self.module, self.generator, 1, len(batch)) if sample else self._mode
+        action = np.asarray(self._to_space(act(batch)), dtype=self.action_space.dtype)
+        if not single:
+            return action
+        return int(action[0]) if isinstance(self.action_space, spaces.Discrete) else action[0]
+
+    def _batch(self, obs: Any) -> tuple[np.ndarray, bool]:
+        """`[batch, obs…]`, and whether one observation was given."""
+        shape = self.obs_space.shape or ()
+        found = self._flat(obs) if isinstance(obs, Mapping) else np.asarray(obs)
+        if found.shape == shape:
+            return found[None], True
+        if found.ndim == len(shape) + 1 and found.shape[1:] == shape:
+            return found, False
+        raise ValueError(
+            f"policy of {self.run.path}: obs has shape {found.shape}, and the observations of {self.run.run.env} have {shape}. "
+            f"Give one, or a batch {('batch', *shape)}."
+        )
+
+    def _flat(self, obs: Mapping[str, Any]) -> np.ndarray:
+        """A goal environment's dictionary as the one array that the networks were trained on."""
+        space = self.obs_space
+        missing = [part for part in PARTS if part not in obs]
+        if not isinstance(space, GoalSpace) or missing:
+            wanted = ", ".join(PARTS) if isinstance(space, GoalSpace) else f"an array of shape {space.shape}"
+            raise ValueError(
+                f"policy of {self.run.path}: obs is a dictionary of {', '.join(obs)}; {self.run.run.env} gives {wanted}."
+            )
+        goal = np.asarray(obs["desired_goal"])
+        lead = goal.shape[: goal.ndim - len(space.goal_shape)]
+        return np.concatenate([np.asarray(obs[part]).reshape(*lead, -1) for part in PARTS], -1).astype(space.dtype)
+
+    def __repr__(self) -> str:
+        return f"<policy of {self.run.path}: {self.run.name} on {self.run.run.env}>"

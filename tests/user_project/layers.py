@@ -1,0 +1,3 @@
+"""A module beside the user's agents, which they import."""
+
+HIDDEN = (8,)
