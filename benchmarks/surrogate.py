@@ -1,6 +1,7 @@
 """The surrogate against the loss that one would write by hand, in the same process.
 
-    python -m benchmarks.surrogate              # eager, and compiled where it is asked for
+    python -m benchmarks.surrogate              # eager, and compiled where it is asked for; a toy also as one compiled call of
+                                                # value and gradient, beside eager code by hand
     python -m benchmarks.surrogate --no-compile --only toy
 
 Each row times value + backward of both, alternately, and prints the median of the pairwise ratios with its
@@ -24,6 +25,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 import scg
 from scg.estimators import LeaveOneOut, Pathwise, ScoreFunction
 
+ONE_CALL = "compiled beside eager by hand"
+
 
 @dataclass
 class Case:
@@ -35,6 +38,9 @@ class Case:
     limit: float | None
     bare: Callable[[], Tensor] | None = None
     compiles: bool = False
+    wrt: Tensor | None = (
+        None  # value and gradient with respect to it are also taken in one compiled call, beside eager code by hand
+    )
 
 
 def discrete_vae() -> Case:
@@ -205,7 +211,7 @@ def scalar_toy() -> Case:
         b = torch.bernoulli(torch.sigmoid(theta.detach()))
         return (b - 0.45) ** 2 + -bce(theta, b) * (b - 0.45) ** 2
 
-    return Case("scalar toy, score function", lambda: graph.surrogate(theta=theta), by_hand, 1.5, bare)
+    return Case("scalar toy, score function", lambda: graph.surrogate(theta=theta), by_hand, 1.2, bare, wrt=theta)
 
 
 def wide_toy() -> Case:
@@ -234,7 +240,7 @@ def wide_toy() -> Case:
         log_prob = -bce(theta.expand(4, 200), b, reduction="none").sum(-1)
         return (cost + log_prob * (cost - (cost.sum(0) - cost) / 3)).mean()
 
-    return Case("200-dimensional toy, leave-one-out n=4", lambda: graph.surrogate(theta=theta), by_hand, 1.5, bare)
+    return Case("200-dimensional toy, leave-one-out n=4", lambda: graph.surrogate(theta=theta), by_hand, 1.25, bare, wrt=theta)
 
 
 def cases() -> Iterator[Case]:
@@ -249,14 +255,30 @@ def cases() -> Iterator[Case]:
     yield wide_toy()
 
 
-def seconds(loss: Callable[[], Tensor], repeats: int) -> float:
+def seconds(work: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
-        loss().backward()
+        work()
     return (time.perf_counter() - start) / repeats
 
 
-def compare(ours: Callable[[], Tensor], other: Callable[[], Tensor], rounds: int) -> tuple[float, list[float]]:
+def backwards(loss: Callable[[], Tensor]) -> Callable[[], object]:
+    return lambda: loss().backward()
+
+
+def in_one_call(case: Case) -> Callable[[], object]:
+    """Value and gradient as one compiled function."""
+    from scg.agents.execution.compilation import compile_function
+
+    def step(theta: Tensor) -> tuple[Tensor, Tensor]:
+        loss = case.ours()
+        return torch.autograd.grad(loss, theta)[0], loss.detach()
+
+    compiled = compile_function(step)
+    return lambda: compiled(case.wrt)
+
+
+def compare(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, list[float]]:
     """Seconds of `ours` (median), and the ratios ours/other of alternating rounds."""
     for loss in (ours, other):
         seconds(loss, 3)
@@ -290,10 +312,13 @@ def main() -> int:
         for c in chosen
         if c.compiles and not options.no_compile
     ]
+    if not options.no_compile:
+        rows += [(f"{c.name.split(',')[0]}, {ONE_CALL}", c, c.ours, c.by_hand, 0.3) for c in chosen if c.wrt is not None]
     for label, case, ours, other, limit in rows:
-        if label.endswith("compiled"):
+        if label.endswith("both compiled"):
             ours, other = (torch.compile(loss, fullgraph=True) for loss in (ours, other))
-        median, ratios = compare(ours, other, options.rounds)
+        work = in_one_call(case) if label.endswith(ONE_CALL) else backwards(ours)
+        median, ratios = compare(work, backwards(other), options.rounds)
         low, middle, high = statistics.quantiles(ratios, n=4)
         missed += limit is not None and middle > limit
         shown = f"{limit:.2f}" if limit else ""

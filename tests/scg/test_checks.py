@@ -619,6 +619,21 @@ def test_compiled_code_asserts_finite_weights(backend):
                     compiled(theta=theta, data=data)
 
 
+def test_compiled_to_cpp_the_check_names_a_node_whatever_its_name():
+    """The name becomes a literal of the C++ wrapper: a quote, a comma or a new line must not end it."""
+    name, theta = 'a "b",\n\\c', torch.tensor([1.0, 4.0], requires_grad=True)
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="x")
+    graph.cost(lambda x, scale: x * scale, name=name)
+    compiled = torch.compile(graph.surrogate, fullgraph=True, options={"cpp_wrapper": True})
+    compiled(theta=theta, scale=torch.ones(2)).backward()
+    with pytest.raises(
+        RuntimeError, match="GraphError: .*its value is not finite"
+    ) as error:  # what C++ makes of a Python error
+        compiled(theta=theta, scale=torch.tensor([1.0, math.inf]))
+    assert repr(name) in str(error.value)
+
+
 # -- findings ----------------------------------------------------------------------------------------------
 
 
