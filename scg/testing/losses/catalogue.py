@@ -154,8 +154,6 @@ def changes(listener: Listener) -> Iterator[Change]:
     for place, smooth in listener.sampled.items():
         if smooth:
             yield Reparameterised(place)
-    for place in reversed(listener.live):  # the last first: what reads it is found with it
-        yield Detached(place)
     for heard in _once(listener):
         if heard.name in PESSIMISTS and heard.live:
             yield At("a wrong sign", f"with the other one of min and max in {heard.place}", heard.place, [heard.name], other)
@@ -168,6 +166,8 @@ def changes(listener: Listener) -> Iterator[Change]:
                 times(-1.0),
             )
     yield from _masks(listener)
+    for place in reversed(listener.live):  # the last first: what reads it is found with it
+        yield Detached(place)
     yield Scaled("a wrong sign", "with the whole loss negated", -1.0)
     sizes = {n for heard in listener.heard for shape in heard.shapes for n in shape if n > 1}
     for n in sorted(sizes, reverse=True)[:16]:
