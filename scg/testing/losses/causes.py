@@ -24,7 +24,7 @@ from scg.testing.losses.catalogue import Listener, changes
 from scg.testing.losses.changes import Change
 from scg.testing.losses.objective import Rival, Truth
 
-ENOUGH = 3  # causes
+ENOUGH = 1  # causes: the most telling changes come first
 SCREENS = ((12, 12.0), (64, 7.0))  # gradients, and how many standard errors are too many
 Judge = Callable[[Callable[[int], Tensor], Truth], Any]
 

@@ -148,7 +148,7 @@ def test_what_is_no_objective_is_said():
 CASES = cases()
 
 
-@pytest.mark.parametrize("i", [0, 1, 2, 4, 5, 6, 7, 8], ids=lambda i: f"{CASES[i].name}: {CASES[i].bug}")
+@pytest.mark.parametrize("i", [0, 2, 4, 5, 6, 7, 8, 11], ids=lambda i: f"{CASES[i].name}: {CASES[i].bug}")
 def test_a_planted_bug_is_found_and_its_cause_named(i):
     case = CASES[i]
     report = check_gradient(case.wrong, case.objective, case.wrt, given=case.given, detectable=0.15, causes=30.0)
@@ -156,7 +156,7 @@ def test_a_planted_bug_is_found_and_its_cause_named(i):
     assert report.causes[0].cause == case.cause, report
 
 
-@pytest.mark.parametrize("i", [0, 1, 2, 4, 5, 6, 7, 9, 11], ids=lambda i: CASES[i].name)
+@pytest.mark.parametrize("i", [0, 2, 4, 5, 6, 7, 11], ids=lambda i: CASES[i].name)
 def test_a_right_twin_passes(i):
     case = CASES[i]
     assert_gradient(case.right, case.objective, case.wrt, given=case.given, detectable=0.15)
