@@ -2,6 +2,7 @@
 
     scg compare model.py:graph --node b                            every estimator of the catalogue that b's distribution takes
     scg compare model.py:graph --node b --estimators "ScoreFunction,LeaveOneOut(samples=8)" --plot b.pdf --csv b.csv
+    scg compare model.py:graph --node b --estimators "ScoreFunction,mine.py:Mine(samples=4)"
     scg compare model.py:graph --node x --node b --budget 20 --attribute
 
 The graph and its inputs are found as `scg check` finds them. Returns an exit code: 0; 1 where no estimator can be used;
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.estimators.catalogue import ENTRIES
 from scg.graph import Graph
-from scg.targets import TargetError
+from scg.targets import TargetError, attribute, module
 
 
 def compare(argv: list[str]) -> int:
@@ -130,12 +133,39 @@ def _nodes(graph: Graph) -> list[str]:
 
 
 def parsed(text: str) -> list[Estimator]:
-    """Estimators from `Name` (with the catalogue's settings) and `Name(setting=value, …)`, by commas."""
+    """Estimators from `Name` (with the catalogue's settings), `Name(setting=value, …)` and `file.py:Mine`, by commas."""
+    found: list[Estimator] = []
+    for part in re.split(r",(?![^(]*\))", text):
+        place, colon, name = part.partition("(")[0].strip().rpartition(":")
+        if colon:
+            found.append(_own(part.strip(), place, name))
+            continue
+        try:
+            tree = ast.parse(part.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise TargetError(
+                f"--estimators {text!r}: names by commas, as in ScoreFunction,LeaveOneOut(samples=8),file.py:Mine"
+            ) from error
+        found.append(_one(tree))
+    return found
+
+
+def _own(text: str, place: str, name: str) -> Estimator:
+    """`file.py:Mine`, an estimator or a class of them; `file.py:Mine(setting=value)`."""
+    thing = attribute(module(place), place, name, "estimator")
+    settings: Any = ast.parse(f"f({text.partition('(')[2] or ')'}", mode="eval").body
     try:
-        tree = ast.parse(f"({text},)", mode="eval").body
-    except SyntaxError as error:
-        raise TargetError(f"--estimators {text!r}: names by commas, as in ScoreFunction,LeaveOneOut(samples=8)") from error
-    return [_one(part) for part in getattr(tree, "elts", [])]
+        if inspect.isclass(thing):
+            thing = thing(
+                *map(ast.literal_eval, settings.args), **{k.arg: ast.literal_eval(k.value) for k in settings.keywords}
+            )
+        elif settings.args or settings.keywords:
+            raise TypeError("it is no class, and takes no settings")
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"--estimators: {text}: {error}") from error
+    if not callable(getattr(thing, "branch", None)):
+        raise TargetError(f"--estimators: {text} is of type {type(thing).__name__}, not an estimator (it has no `branch`)")
+    return thing
 
 
 def _one(part: ast.expr) -> Estimator:

@@ -7,6 +7,10 @@ The graph is a module's attribute, or what a function without arguments returns.
 of the same module, a dict (or a function that returns one), and what `--set` says. First the findings of
 `graph.check`, then the table of `scg.testing.check_unbiased`. Returns an exit code: 0 where the derivative is proved
 unbiased; 1 where it is biased, undecided, or the graph has errors; 2 for arguments or files that make no sense.
+
+    scg check model.py:loss --objective model.py:value      scg check model.py:MyEstimator
+
+A loss that is no graph, and an estimator of one's own, are checked as `check_loss.py` says.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scg.commands.check_loss import check_thing, is_estimator, made
 from scg.commands.draw import graph_of, is_graph
 from scg.errors import GraphError, nearest
 from scg.evaluation.objectives import reachable_modules
@@ -48,6 +53,7 @@ def check(argv: list[str]) -> int:
     parser.add_argument(
         "--detectable", type=float, default=DETECTABLE, help=f"bias not to be missed, relative ({DETECTABLE:g})"
     )
+    parser.add_argument("--objective", metavar="FILE:NAME", help="what a loss's gradient is that of (default: its `objective`)")
     parser.add_argument("--max-draws", type=int, help="when to give up")
     parser.add_argument("--seed", type=int, default=0)
     try:
@@ -55,7 +61,19 @@ def check(argv: list[str]) -> int:
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 2
     try:
-        graph, inputs = graph_and_inputs(wish.target, wish.set)
+        place, name = split(wish.target)
+        home = module(place)
+        thing = made(attribute(home, place, name, like=is_graph))
+        objective = getattr(thing, "objective", None)
+        if wish.objective is not None:
+            at, name = split(wish.objective, "objective")
+            objective = attribute(home if at == place else module(at), at, name, "objective")
+        if isinstance(objective, Graph):
+            objective = objective, _inputs(home, place, objective, wish.set)
+        if is_estimator(thing) or (objective is not None and not is_graph(thing)):
+            return check_thing(thing, objective, wish)
+        graph = graph_of(thing, wish.target)
+        inputs = _inputs(home, place, graph, wish.set)
         wrt = wish.wrt or _differentiable(inputs, graph)
     except (GraphError, OSError, TargetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

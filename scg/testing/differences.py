@@ -27,6 +27,7 @@ from scg.testing.oracle import NoOracle, Objective, Oracle, check_order
 from scg.testing.parameters import Parameters, Wrt
 from scg.testing.unroll import Frozen, Key, Program
 
+Draw = Callable[..., Tensor]  # shifts, s=seed → each cost occurrence, [costs, draws]
 Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → each cost occurrence, [costs, repeats]
 LADDER = (0.4, 0.2, 0.1, 0.05, 0.02, 0.005)
 PER_SEED, PILOT, MOST = 8192, 16, 128  # draws per seed; seeds to choose the step on; seeds at most
@@ -90,7 +91,7 @@ def difference(
         except (NoPoints, NotVectorised):
             pass
     masks = torch.stack([parameters.trained(program.nodes[c], program.nodes) for c, _ in program.costs]).double()
-    return _of_samples(program, parameters, masks, order, seed, target)
+    return of_sampler(Sampler(program, parameters, seed), parameters, target, masks, order)
 
 
 # -- of the exact expectation ------------------------------------------------------------------------------
@@ -180,8 +181,9 @@ class Quotients:
         return torch.where(k == 0, math.inf, torch.where(k < ENOUGH, bound, 0.0))
 
 
-def _of_samples(program: Program, parameters: Parameters, masks: Tensor, order: int, seed: int, target: float) -> Oracle:
-    sampler = Sampler(program, parameters, seed)
+def of_sampler(sampler: Draw, parameters: Parameters, target: float, masks: Tensor | None = None, order: int = 1) -> Oracle:
+    """By differences of what a sampler draws at shifted parameters. `masks`: which entries each cost counts for."""
+    masks = torch.ones(1, parameters.size, dtype=torch.float64) if masks is None else masks
     pilot = {h: _both(sampler, parameters, masks, h, order, range(PILOT)) for h in LADDER[: len(LADDER) - 2 * (order - 1)]}
     untouched = _untouched(sampler, parameters, masks, order, pilot[LADDER[0]][0])
     shrink = (PILOT / MOST) ** 0.5
@@ -210,7 +212,7 @@ def _of_samples(program: Program, parameters: Parameters, masks: Tensor, order: 
     return Oracle("finite difference (sampled)", mean, truncation + torch.where(untouched, 0.0, found.rare), se)
 
 
-def _untouched(sampler: Sampler, parameters: Parameters, masks: Tensor, order: int, found: Quotients) -> Tensor:
+def _untouched(sampler: Draw, parameters: Parameters, masks: Tensor, order: int, found: Quotients) -> Tensor:
     """Entries that no draw depends on: not even a long shift changes one."""
     if not bool((found.events == 0).any()):
         return found.events < 0
@@ -221,9 +223,7 @@ def _untouched(sampler: Sampler, parameters: Parameters, masks: Tensor, order: i
     return quiet
 
 
-def _both(
-    sampler: Sampler, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range
-) -> tuple[Quotients, Tensor]:
+def _both(sampler: Draw, parameters: Parameters, masks: Tensor, h: float, order: int, seeds: range) -> tuple[Quotients, Tensor]:
     """Richardson's combination for every seed, and what the two steps' disagreement says of the truncation."""
     steps = _scaled(parameters, h)
     means, gaps, events, largest, draws = [], [], [], [], 0
@@ -338,4 +338,4 @@ def dependence(program: Program, parameters: Parameters) -> dict[Key, Any]:
     return found
 
 
-__all__ = ["Difference", "Sampler", "dependence", "difference", "finite_difference"]
+__all__ = ["Difference", "Sampler", "dependence", "difference", "finite_difference", "of_sampler"]

@@ -66,7 +66,7 @@ def check_unbiased(
     counts for what it `trains`; a detached edge passes its value on as a constant. Baselines and credits are no part of it.
     """
     check_order(order)
-    _check_settings(false_alarm, detectable, floor, max_draws)
+    check_settings(false_alarm, detectable, floor, max_draws)
     inputs = dict(inputs)
     if isinstance(given, Mapping):
         inputs, given = {**inputs, **_observed(graph, given)}, None
@@ -82,7 +82,7 @@ def check_unbiased(
     else:
         draws = of_callable(graph, parameters, order, generator)
     truth = choose(graph if isinstance(graph, Graph) else Graph(), parameters, order, steps, oracle, detectable, seed)
-    _refuse_not_finite(truth, parameters, order)
+    refuse_not_finite(truth, parameters, order)
     outcome = run(
         draws,
         truth,
@@ -93,7 +93,7 @@ def check_unbiased(
         floor=floor,
         max_draws=max_draws,
     )
-    report = _report(graph, parameters, order, steps, truth, outcome, false_alarm, detectable)
+    report = reported(graph, parameters, order, steps, truth, outcome, false_alarm, detectable)
     if report.verdict == "undecided" and draws.slow:
         report = replace(report, note=f"{draws.slow}\n{report.note}")
     if report.verdict == "biased" and localise and isinstance(graph, Graph) and not truth.note:
@@ -139,7 +139,7 @@ def run(
     )
 
 
-def _check_settings(false_alarm: float, detectable: float, floor: float, max_draws: int | None) -> None:
+def check_settings(false_alarm: float, detectable: float, floor: float, max_draws: int | None) -> None:
     if not 0 < false_alarm < 0.5:
         raise ValueError(f"false_alarm={false_alarm}: a probability between 0 and 0.5")
     if not detectable > 0:
@@ -150,7 +150,7 @@ def _check_settings(false_alarm: float, detectable: float, floor: float, max_dra
         raise ValueError(f"max_draws={max_draws}: at least {FIRST}")
 
 
-def _refuse_not_finite(truth: Oracle, parameters: Parameters, order: int) -> None:
+def refuse_not_finite(truth: Oracle, parameters: Parameters, order: int) -> None:
     bad = [str(b) for b in parameters.blocks(order) if not bool(torch.isfinite(truth.exact[b.index]).all())]
     if bad:
         raise NoOracle(
@@ -180,7 +180,7 @@ def _refuse_unknown(graph: Graph, given: Any, oracle: Any) -> None:
         )
 
 
-def _report(
+def reported(
     graph: Any,
     parameters: Parameters,
     order: int,

@@ -120,3 +120,34 @@ def test_the_command_and_the_candidates_are_installed():
 
     assert commands()["compare"].value == "scg.estimators.compare_cli:compare"
     assert [p.value for p in entry_points(group="scg.candidates")] == ["scg.estimators.candidates:candidates"]
+
+
+OWN = """
+from dataclasses import dataclass
+from scg import Estimator, ScoreFunction
+
+@dataclass(frozen=True)
+class Mine(Estimator):
+    samples: int = 2
+    def branch(self, distribution):
+        return ScoreFunction(samples=self.samples).branch(distribution)
+
+number = 3
+"""
+
+
+def test_an_estimator_of_ones_own_stands_beside_ours(model, tmp_path, capsys):
+    own = tmp_path / "mine.py"
+    own.write_text(OWN)
+    assert [e.samples for e in parsed(f"{own}:Mine,{own}:Mine(samples=4),LeaveOneOut(samples=8)")] == [2, 4, 8]
+    assert (
+        compare([f"{model}:plain", "--node", "b", "--estimators", f"ScoreFunction,{own}:Mine(samples=4)", "--draws", "16"]) == 0
+    )
+    assert "\nMine" in capsys.readouterr().out
+    for text, message in (
+        (f"{own}:number", "not an estimator"),
+        (f"{own}:Min", "Did you mean 'Mine'?"),
+        (f"{own}:Mine(n=1)", "unexpected keyword"),
+    ):
+        assert compare([f"{model}:plain", "--node", "b", "--estimators", text]) == 2
+        assert message in capsys.readouterr().err

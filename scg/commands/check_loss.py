@@ -1,0 +1,55 @@
+"""`scg check file.py:loss` and `scg check file.py:Mine`: what is no graph, a loss or an estimator of one's own.
+
+A loss is a function with an attribute `objective` (as `check_gradient` takes it), or `--objective file.py:name` says what its
+gradient is that of; a function in the attribute `given` makes its recordings. An estimator is a class that can be made
+without arguments, or an instance: every law of an estimator is tried on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from argparse import Namespace
+from typing import Any
+
+from scg.errors import GraphError
+from scg.estimator import Estimator
+from scg.graph import Graph
+from scg.targets import TargetError
+from scg.testing import NoOracle, check_estimator, check_gradient
+
+
+def made(thing: Any) -> Any:
+    """An estimator's class as one of it."""
+    if not (inspect.isclass(thing) and hasattr(thing, "branch")):
+        return thing
+    try:
+        return thing()
+    except TypeError as error:
+        raise TargetError(f"{thing.__name__} cannot be made without arguments ({error}); name an instance of it") from error
+
+
+def is_estimator(thing: Any) -> bool:
+    return isinstance(thing, Estimator) or (callable(getattr(thing, "branch", None)) and not isinstance(thing, Graph))
+
+
+def check_thing(thing: Any, objective: Any, wish: Namespace) -> int:
+    """Check a loss or an estimator; an exit code as `scg check` has them."""
+    try:
+        if is_estimator(thing):
+            battery = check_estimator(thing, seed=wish.seed)
+            print(battery)
+            return 0 if battery.ok else 1
+        limit = {} if wish.max_draws is None else {"max_calls": wish.max_draws}
+        report = check_gradient(
+            thing, objective, wish.wrt, given=getattr(thing, "given", None), steps=wish.steps, false_alarm=wish.false_alarm,
+            detectable=wish.detectable, seed=wish.seed, **limit,
+        )  # fmt: skip
+    except GraphError as error:
+        print(f"error: {error}")
+        return 1
+    except (NoOracle, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0 if report.ok else 1
