@@ -6,7 +6,7 @@
     baseline   none       b_t = 0
                mean       the running mean of the cost-to-go of *earlier* blocks
                optimal    the same, every cost counted by ‖∇ log π‖²: the constant of least variance (Greensmith et al. 2004)
-               value      the critic at obs_t
+               value      the critic at obs_t, of rewards shaped and scaled as `RewardScale` says
 
 A baseline lowers the variance and leaves the gradient's mean alone, for the action does not influence it. `cost_to_go` is
 Monte Carlo to the end of the episode; where the data are cut (a time limit, the block's end) the critic stands in for the
@@ -17,7 +17,7 @@ Williams (1992); Sutton et al. (2000).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import gymnasium as gym
@@ -31,6 +31,7 @@ from scg.agents.common.agent import Agent, AgentConfig, check_options
 from scg.agents.common.on_policy import gain, regression
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.critics import value_critic
+from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import make_policy
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, explained_variance, parts_signal_to_noise
@@ -87,9 +88,11 @@ class Reinforce(AgentConfig):
 
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))
-        # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
-        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
+        # A critic has returns of size 1 to learn. Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
+        learned = self.baseline == "value"
+        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 and not learned else 1.0
         value = updates.place(value_critic(obs_space, self.hidden, generator, scale))
+        shaping = RewardScale(self.gamma) if learned else None
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))
         actor, critic = Adam(policy.parameters(), self.max_grad_norm, eps=1e-8), Adam(value.parameters(), eps=1e-8)
@@ -105,6 +108,8 @@ class Reinforce(AgentConfig):
             updates.usual = len(block.reward) == self.horizon
             rate = max(1 - progress, 0.05)
             actor.rate.fill_(self.lr * rate), critic.rate.fill_(self.value_lr * rate)
+            if shaping is not None:
+                block = replace(block, reward=shaping(block.reward, block.first, block.terminated))
             given = {**block.given("first", "obs", "action", "reward"), "cost_to_go": block.cost_to_go(value, self.gamma)}
             given = {name: x.to(updates.device) for name, x in given.items()}
             cost_to_go, everything = given["cost_to_go"], torch.arange(block.reward.shape[1])
@@ -126,5 +131,6 @@ class Reinforce(AgentConfig):
                 value_step(given, everything)
             return {**metrics, "critic_grad_norm": value_step.mean_norm()}
 
-        modules = {"policy": policy, "value": value} | ({} if average is None else {"baseline": average})
+        modules: dict[str, nn.Module] = {"policy": policy, "value": value}
+        modules |= {name: part for name, part in {"baseline": average, "reward_scale": shaping}.items() if part is not None}
         return Agent(graph, policy, collect, update, {**modules, "actor_optimiser": actor, "critic_optimiser": critic})
