@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
+from scg.agents.environments.recipe import look_here
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
@@ -21,8 +22,7 @@ def opened(path: Path, trust: bool) -> RunDirectory:
     """The run at `path`, whose environment may be made. RunError where that imports a module that nobody trusts."""
     keep_out(path)
     run = RunDirectory.open(path)
-    module, colon, _ = run.run.env.rpartition(":")
-    if colon:
+    for module in run.run.recipe.modules:
         _vet(run, module, trust)
     return run
 
@@ -38,6 +38,7 @@ def keep_out(folder: Path) -> None:
 
 
 def _vet(run: RunDirectory, module: str, trust: bool) -> None:
+    look_here()
     env, parts = run.run.env, module.split(".")
     if not all(part.isidentifier() for part in parts):
         raise RunError(f"run {run.path}: environment {env!r}: {module!r} is no module's name. It has the form module:Id.")

@@ -7,7 +7,7 @@
 Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
 is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
 pieces beside it) and the environments' states (`scg.agents.environments.environment_state` says which can be saved; others restart their episodes,
-and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
+and the run says so), so a killed run whose environments can be saved ends in the same bits when it resumes. A NaN stops the run by name; what was saved
 before it stays.
 """
 
@@ -83,7 +83,7 @@ def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evalu
 def _environments(run: RunDirectory) -> Environments:
     options = run.run
     return envs.make(
-        options.env, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
+        options.recipe, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
     )
 
 
@@ -212,7 +212,7 @@ class _Training:
         with self._stopping(lambda: f"evaluation at step {self.counters.step}"):
             return evaluate(
                 self.agent.policy,
-                options.env,
+                options.recipe,
                 options.eval_episodes,
                 options.seed,
                 self.counters.step,
