@@ -6,7 +6,7 @@
     baseline   none       b_t = 0
                mean       the running mean of the cost-to-go of *earlier* blocks
                optimal    the same, every cost counted by ‖∇ log π‖²: the constant of least variance (Greensmith et al. 2004)
-               value      the critic at obs_t, of rewards shaped and scaled as `RewardScale` says
+               value      the critic at obs_t
 
 A baseline lowers the variance and leaves the gradient's mean alone, for the action does not influence it. `cost_to_go` is
 Monte Carlo to the end of the episode; where the data are cut (a time limit, the block's end) the critic stands in for the
@@ -74,6 +74,8 @@ class Reinforce(AgentConfig):
     """discount of the cost-to-go"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the hidden layers of policy and critic"""
+    scale_reward: bool = True
+    """with the baseline "value": shape and scale rewards as `RewardScale` says"""
     lr: float = 3e-3
     """learning rate of the policy, falling linearly to a twentieth"""
     value_lr: float = 1e-2
@@ -89,10 +91,10 @@ class Reinforce(AgentConfig):
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))
         # A critic has returns of size 1 to learn. Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
-        learned = self.baseline == "value"
-        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 and not learned else 1.0
+        scaled = self.baseline == "value" and self.scale_reward
+        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 and not scaled else 1.0
         value = updates.place(value_critic(obs_space, self.hidden, generator, scale))
-        shaping = RewardScale(self.gamma) if learned else None
+        shaping = RewardScale(self.gamma) if scaled else None
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))
         actor, critic = Adam(policy.parameters(), self.max_grad_norm, eps=1e-8), Adam(value.parameters(), eps=1e-8)
