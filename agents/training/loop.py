@@ -13,6 +13,7 @@ before it stays.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -69,7 +70,13 @@ class Counters:
 def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evaluation | None:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none."""
     torch.set_num_threads(run.execution.threads)
-    with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    with (
+        run.writing(),
+        _event_writer_told(),
+        one_blas_thread(),
+        _environments(run) as environments,
+        Progress(run.run.steps, quiet) as progress,
+    ):
         training = _Training(run, environments, progress)
         try:
             return training.run_to_end(resume)
@@ -78,6 +85,22 @@ def train(run: RunDirectory, resume: bool = False, quiet: bool = False) -> Evalu
                 f"after step {training.counters.step}: cannot write {told(error)}. Make room, then continue with: "
                 f"scg train --resume {run.path}\nLast good checkpoint: {training.last_good or 'none yet'}"
             ) from error
+
+
+@contextmanager
+def _event_writer_told() -> Iterator[None]:
+    """TensorBoard's thread raises what it meets once more in ours, at the next event: its own traceback says nothing new."""
+    before = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _environments(run: RunDirectory) -> Environments:
