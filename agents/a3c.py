@@ -34,6 +34,7 @@ from scg.agents.a2c import A2C
 from scg.agents.common.agent import Agent
 from scg.agents.common.on_policy import ActorCritic
 from scg.agents.environments import envs
+from scg.agents.environments.recipe import Recipe
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Episode, Rollout
@@ -128,7 +129,7 @@ class WorkerPool:
         }
         self.processes: list[BaseProcess] = []
         for index in range(config.workers):
-            what = (config, execution, environments.env_id, options, common, seed, index)
+            what = (config, execution, environments.recipe, options, common, seed, index)
             process = context.Process(target=_work, args=(*what, self.granted, self.taken, self.reports), daemon=True)
             process.start()
             self.processes.append(process)
@@ -172,7 +173,7 @@ def _stop(processes: list[BaseProcess]) -> None:
 def _work(
     config: A3C,
     execution: Execution,
-    env_id: str,
+    env: Recipe,
     options: dict[str, Any],
     common: Common,
     seed: int,
@@ -185,7 +186,7 @@ def _work(
     torch.set_num_threads(1)
     try:
         weights, acting = (Generator().manual_seed(envs.seeds(seed, stream, 1, index)[0]) for stream in ("weights", "actions"))
-        with envs.make(env_id, **options) as vector:
+        with envs.make(env, **options) as vector:
             nets = ActorCritic(config, vector.obs_space, vector.action_space, weights, execution)
             learn = apprentice(config, nets, common, moves_statistics=index == 0)
             rollout = Rollout(vector, envs.seeds(seed, "environments", vector.batch, index), acting)

@@ -30,7 +30,6 @@ from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import ActionNoise, NoisyActor
 from scg.agents.networks.actors import DeterministicPolicy
 from scg.agents.networks.critics import QCritics, target_copy
-from scg.agents.networks.encoder import Encoder
 from scg.agents.td3 import td3
 
 
@@ -91,7 +90,7 @@ class DoubleQ(OffPolicy):
         check_options(self, at_least_zero="noise")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder, pairs = action_dim(action_space), Encoder(obs_space), self.remedy == "dq-ac"
+        dim, encoder, pairs = action_dim(action_space), self.encoder(obs_space), self.remedy == "dq-ac"
         actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
         critics = QCritics(encoder, dim, self.hidden, 2 if pairs else 1, generator)
         target_critics = target_copy(critics)

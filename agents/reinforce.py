@@ -17,7 +17,7 @@ Williams (1992); Sutton et al. (2000).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import gymnasium as gym
@@ -31,6 +31,7 @@ from scg.agents.common.agent import Agent, AgentConfig, check_options
 from scg.agents.common.on_policy import gain, regression
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.critics import value_critic
+from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import make_policy
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, explained_variance, parts_signal_to_noise
@@ -73,6 +74,8 @@ class Reinforce(AgentConfig):
     """discount of the cost-to-go"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the hidden layers of policy and critic"""
+    scale_reward: bool = True
+    """with the baseline "value": shape and scale rewards as `RewardScale` says"""
     lr: float = 3e-3
     """learning rate of the policy, falling linearly to a twentieth"""
     value_lr: float = 1e-2
@@ -87,9 +90,11 @@ class Reinforce(AgentConfig):
 
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))
-        # Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
-        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 else 1.0
+        # A critic has returns of size 1 to learn. Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
+        scaled = self.baseline == "value" and self.scale_reward
+        scale = 0.25 / (1 - self.gamma) if self.gamma < 1 and not scaled else 1.0
         value = updates.place(value_critic(obs_space, self.hidden, generator, scale))
+        shaping = RewardScale(self.gamma) if scaled else None
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))
         actor, critic = Adam(policy.parameters(), self.max_grad_norm, eps=1e-8), Adam(value.parameters(), eps=1e-8)
@@ -105,6 +110,8 @@ class Reinforce(AgentConfig):
             updates.usual = len(block.reward) == self.horizon
             rate = max(1 - progress, 0.05)
             actor.rate.fill_(self.lr * rate), critic.rate.fill_(self.value_lr * rate)
+            if shaping is not None:
+                block = replace(block, reward=shaping(block.reward, block.first, block.terminated))
             given = {**block.given("first", "obs", "action", "reward"), "cost_to_go": block.cost_to_go(value, self.gamma)}
             given = {name: x.to(updates.device) for name, x in given.items()}
             cost_to_go, everything = given["cost_to_go"], torch.arange(block.reward.shape[1])
@@ -126,5 +133,6 @@ class Reinforce(AgentConfig):
                 value_step(given, everything)
             return {**metrics, "critic_grad_norm": value_step.mean_norm()}
 
-        modules = {"policy": policy, "value": value} | ({} if average is None else {"baseline": average})
+        modules: dict[str, nn.Module] = {"policy": policy, "value": value}
+        modules |= {name: part for name, part in {"baseline": average, "reward_scale": shaping}.items() if part is not None}
         return Agent(graph, policy, collect, update, {**modules, "actor_optimiser": actor, "critic_optimiser": critic})

@@ -129,7 +129,7 @@ class DiscreteSAC(OffPolicy):
         check_options(self, at_least_zero="alpha", unit="target_entropy_share")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        sizes, encoder = choices(action_space), Encoder(obs_space)
+        sizes, encoder = choices(action_space), self.encoder(obs_space)
         if not isinstance(action_space, spaces.Discrete):
             raise EnvironmentFault(
                 f"action space {action_space}: this agent has one discrete action. Use dqn, or fewer dimensions."

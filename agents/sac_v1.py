@@ -99,7 +99,7 @@ class SACv1(OffPolicy):
         check_options(self, at_least_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), Encoder(obs_space)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space)
         policy = SquashedPolicy(encoder, dim, self.hidden, generator)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
         value = StateValue(encoder, self.hidden, generator)

@@ -163,7 +163,7 @@ class SoftQ(OffPolicy):
             raise OptionError(f"option alpha is {self.alpha}. Give a number above 0.")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), Encoder(obs_space)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space)
         sampler = Sampler(encoder, dim, self.hidden, generator)
         critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
         target_critics = target_copy(critics)

@@ -100,7 +100,7 @@ def _try_to_build(run: RunDirectory) -> None:
     from scg.agents.training.loop import build
 
     several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
-    with make(run.run.env, 1 + several, bins=run.run.action_bins, step_timeout=run.run.step_timeout) as tried:
+    with make(run.run.recipe, 1 + several, bins=run.run.action_bins, step_timeout=run.run.step_timeout) as tried:
         agent = build(run, tried)
         if agent.memory is not None:
             agent.memory.require(row_bytes(tried))
@@ -164,7 +164,7 @@ def evaluate(argv: list[str]) -> int:
     # Training evaluates at positive steps, so 0 is a family of seeds that no choice was ever made on.
     result = evaluate_policy(
         agent.policy,
-        run.run.env,
+        run.run.recipe,
         wish.episodes,
         seed,
         0,
@@ -215,7 +215,7 @@ def video(argv: list[str]) -> int:
     seed = run.run.seed if wish.seed is None else wish.seed
     camera = video.Camera(wish.out, wish.fps, wish.width)
     settings = run.run.action_bins, run.run.step_timeout
-    returns = video.record(agent.policy, run.run.env, camera, wish.episodes, seed, wish.steps, *settings)
+    returns = video.record(agent.policy, run.run.recipe, camera, wish.episodes, seed, wish.steps, *settings)
     print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
     return 0
 

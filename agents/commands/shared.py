@@ -76,7 +76,7 @@ def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, 
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)
     else:
         file, state = run.checkpoints.load_latest(lambda text: print(f"warning: {text}", file=sys.stderr))
-    with make(run.run.env, 1, bins=run.run.action_bins) as one:
+    with make(run.run.recipe, 1, bins=run.run.action_bins) as one:
         agent = build(run, one)
     agent.load_state_dict(state["agent"])
     return run, agent, file

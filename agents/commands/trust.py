@@ -17,6 +17,7 @@ from pathlib import Path
 
 from scg import targets
 from scg.agents import is_target
+from scg.agents.environments.recipe import look_here
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
@@ -24,8 +25,8 @@ def opened(path: Path, trust: bool) -> RunDirectory:
     """The run at `path`, whose environment and agent may be made. RunError where that imports code that nobody trusts."""
     keep_out(path)
     run = RunDirectory.open(path)
-    module, colon, _ = run.run.env.rpartition(":")
-    if colon:
+    look_here()
+    for module in run.run.recipe.modules:
         _vet(run, f"environment {run.run.env!r}", module, trust)
     if not is_target(run.name):
         return run

@@ -26,7 +26,8 @@ from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Str
 from scg.agents.experience.prioritised import PrioritisedReplay
 from scg.agents.experience.replay import Multistep, Replay
 from scg.agents.experience.rollout import Block, Rollout, Rows
-from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.encoder import Encoder, obs_normaliser
+from scg.agents.networks.normalisers import ObsNormaliser
 from scg.agents.networks.policy import FastPolicy
 from scg.agents.updates.metrics import Means, Metrics
 from scg.agents.updates.off_policy_step import OffPolicyStep
@@ -70,6 +71,8 @@ class OffPolicy(AgentConfig):
     """hindsight: goals that an episode reached, chosen so, in place of those that it had; needs a goal environment"""
     her_k: float = 4.0
     """rows with another goal to each with its own"""
+    normalise_obs: bool = False
+    """normalise observations by their running moments, those of the buffer by the moments as they are when they are drawn"""
     mapped: str = ""
     """directory for a memory-mapped buffer, larger than memory; empty keeps it in memory"""
     report: int = 1000
@@ -101,6 +104,10 @@ class OffPolicy(AgentConfig):
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         """The page's part."""
         raise NotImplementedError
+
+    def encoder(self, obs_space: gym.Space) -> Encoder:
+        """What all networks of an agent read observations by; target networks share its statistics."""
+        return Encoder(obs_space, obs_normaliser(obs_space) if self.normalise_obs else None)
 
     def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
         """Adam with ε as published, which shortens gradients to `max_norm`."""
@@ -160,6 +167,7 @@ def off_policy(
     modules = [part for part in algorithm.state.values() if isinstance(part, nn.Module)]
     for module in (*modules, *algorithm.objectives.values(), *algorithm.targets, algorithm.policy, algorithm.behaviour):
         module.to(execution.device)
+    normalisers = {part for module in modules for part in module.modules() if isinstance(part, ObsNormaliser)}
     optimisers = {cost: config.optimiser(module) for cost, module in algorithm.objectives.items()}
     memory, random = config.memory(obs_space), uniform_policy(action_space)
     own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
@@ -201,13 +209,18 @@ def off_policy(
                 means.add(of_step)
         return {**means.take(), **scheduled}
 
+    def add(block: Block) -> None:
+        memory.add(block)
+        for normaliser in normalisers:
+            normaliser.absorb(block.obs.to(execution.device))
+
     def update(experience: Block | PrefetchedBlock, progress: float) -> Metrics:
         if isinstance(experience, Block):
-            memory.add(experience)
+            add(experience)
             return learn(progress)
         assert prefetch is not None
         metrics = prefetch.update(experience, lambda begin: learn(progress, begin))
-        memory.add(experience.block())
+        add(experience.block())
         return metrics
 
     saved = {f"{cost}_optimiser": optimiser for cost, optimiser in optimisers.items()}

@@ -22,7 +22,7 @@ from scg import detach, prev
 from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Block, Rollout, Rows
-from scg.agents.networks.critics import ValueCritic, value_critic
+from scg.agents.networks.critics import value_critic
 from scg.agents.networks.encoder import obs_normaliser
 from scg.agents.networks.normalisers import ObsNormaliser, RewardScale
 from scg.agents.networks.policies import PolicyKind, make_policy
@@ -83,7 +83,7 @@ class OnPolicy(AgentConfig):
     normalise_obs: bool = True
     """normalise observations by their running moments"""
     scale_reward: bool = True
-    """divide rewards by the running standard deviation of the discounted return"""
+    """shape rewards by what the clock predicts, divide by the running standard deviation of the discounted return"""
 
     compile_from: ClassVar[int | None] = 200_000  # 13 s of compilation: PPO saves 0.13 ms a step
 
@@ -158,14 +158,11 @@ class Recorder:
         return given
 
     def scaled(self, given: Recording) -> Recording:
-        """The rewards in units of their returns' deviation, and the critic's centre; the statistics move."""
+        """The rewards as the graphs learn from them; the statistics move."""
         given = self.with_empty_target(given)
         if self.reward_scale is None:
             return given
-        reward = self.reward_scale(given["reward"], given["first"], given["terminated"])
-        if isinstance(self.critic, ValueCritic):
-            self.critic.centre.copy_(-self.reward_scale.centre)  # it predicts costs
-        return {**given, "reward": reward}
+        return {**given, "reward": self.reward_scale(given["reward"], given["first"], given["terminated"])}
 
     @staticmethod
     def with_empty_target(given: Recording) -> Recording:

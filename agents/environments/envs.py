@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -36,6 +35,7 @@ from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.checked_vector import SerialVector
 from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
 from scg.agents.environments.goal_space import flattened
+from scg.agents.environments.recipe import Recipe, imported, recipe
 from scg.agents.execution import memory
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
@@ -76,9 +76,9 @@ class Environments:
     one of that many evenly spaced values in every dimension, by its index, and is a discrete one to the agent.
     """
 
-    def __init__(self, vector: VectorEnv, bins: int = 0, env_id: str = "", step_timeout: float = 0.0) -> None:
+    def __init__(self, vector: VectorEnv, bins: int = 0, made: Recipe | None = None, step_timeout: float = 0.0) -> None:
         self.step_timeout = step_timeout
-        self.vector, self.bins, self.env_id = vector, bins, env_id
+        self.vector, self.bins, self.recipe = vector, bins, made
         self.batch = vector.num_envs
         self.obs_space = vector.single_observation_space
         self.action_space = vector.single_action_space
@@ -182,7 +182,7 @@ class Environments:
 
 
 def make(
-    env_id: str,
+    env: str | Recipe,
     batch: int,
     autoreset: AutoresetMode = AutoresetMode.SAME_STEP,
     threads: int = 0,
@@ -190,19 +190,20 @@ def make(
     step_timeout: float = 0.0,
     **kwargs: Any,
 ) -> Environments:
-    """`batch` copies of `env_id`. Extra arguments go to `gymnasium.make`.
+    """`batch` copies of `env`. Extra arguments go to `gymnasium.make`.
 
     Two or more of gymnasium's MuJoCo environments are stepped as a batch, on `threads` threads (0: one for every four
     environments, as far as there are cores); any other, one after the other. No bit depends on it. `bins` quantises
     continuous actions. A call of an environment that takes longer than `step_timeout` seconds raises StepTimeout (0: none does).
     """
-    made = _make_all(env_id, batch, **kwargs)
+    how = recipe(env)
+    made = _make_all(how, batch, **kwargs)
     try:
-        return Environments(_vector(made, autoreset, threads, step_timeout), bins, env_id, step_timeout)
+        return Environments(_vector(made, autoreset, threads, step_timeout), bins, how, step_timeout)
     except Exception as error:
         _close(made)
         if isinstance(error, RuntimeError):  # gymnasium's, on spaces that differ
-            raise EnvironmentFault(f"environment {env_id!r}: its instances differ. {described(error)}") from error
+            raise EnvironmentFault(f"environment {how.env_id!r}: its instances differ. {described(error)}") from error
         raise
 
 
@@ -229,13 +230,13 @@ def _close(made: Sequence[gym.Env]) -> None:
             env.close()
 
 
-def _make_all(env_id: str, batch: int, **kwargs: Any) -> list[gym.Env]:
+def _make_all(how: Recipe, batch: int, **kwargs: Any) -> list[gym.Env]:
     made: list[gym.Env] = []
     try:
         for count in range(batch):
             if count % 256 == 255 and memory.free() < memory.SMALL:
-                raise Exhausted(f"environment {env_id!r}: memory is full after {count} of {batch}. Give fewer --envs.")
-            made.append(_make_one(env_id, **kwargs))
+                raise Exhausted(f"environment {how.env_id!r}: memory is full after {count} of {batch}. Give fewer --envs.")
+            made.append(_make_one(how, **kwargs))
     except EnvironmentFault as error:
         _close(made)
         if not made or isinstance(error, Exhausted):
@@ -248,13 +249,11 @@ def _make_all(env_id: str, batch: int, **kwargs: Any) -> list[gym.Env]:
 
 
 def spec(env_id: str) -> EnvSpec:
-    """How `env_id` is registered; `module:name` imports the module first. EnvironmentFault where it is not."""
+    """How `env_id` is registered; `module:name` imports the module first, from the current folder too. EnvironmentFault where
+    it is not."""
     module, _, name = env_id.rpartition(":")
     if module:
-        try:
-            import_module(module)
-        except Exception as error:  # whatever the module does
-            raise EnvironmentFault(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from error
+        imported(module, f"environment {env_id!r}")
     if not robotics.prepare(env_id):
         raise EnvironmentFault(
             f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'torch-scg[robotics]'"
@@ -264,11 +263,13 @@ def spec(env_id: str) -> EnvSpec:
     except gym.error.Error as error:
         near = _nearest(name)
         hint = f" Nearest: {', '.join(near)}." if near else " Install the package that registers it."
+        hint += "" if module else " If a module registers it, say module:Id, as in my_env:Id-v0."
         raise EnvironmentFault(f"environment {env_id!r} is not registered with gymnasium.{hint}") from error
 
 
-def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
-    known = spec(env_id)
+def _make_one(how: Recipe, **kwargs: Any) -> gym.Env:
+    env_id = how.env_id
+    known, kwargs = spec(env_id), {**how.kwargs(), **kwargs}
     try:
         env = gym.make(env_id, **kwargs)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
@@ -277,6 +278,11 @@ def _make_one(env_id: str, **kwargs: Any) -> gym.Env:
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
     except Exception as error:
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {described(error)}") from error
+    try:
+        env = how.wrapped(env)
+    except EnvironmentFault:
+        env.close()
+        raise
     learns = stateful_wrappers.learning(env)
     if learns:
         env.close()

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 REMEDIES = {
-    "NormalizeObservation": "use the agent's own --normalise-obs (on-policy and search agents)",
+    "NormalizeObservation": "use the agent's own --normalise-obs",
     "NormalizeReward": "use the agent's own --scale-reward (on-policy agents)",
 }
 

@@ -29,22 +29,15 @@ from scg.agents.networks.normalisers import ObsNormaliser
 
 
 class ValueCritic(nn.Module):
-    """Predicted discounted cost-to-go `[*batch]`, `centre` + `scale` × network: costs of size 1 sum to about `1/(1-γ)`.
-
-    `centre`, 0 at first, is what costs-to-go have in common. A network that had to learn a large one by gradient steps
-    would give useless advantages meanwhile.
-    """
-
-    centre: Tensor
+    """Predicted discounted cost-to-go `[*batch]`, `scale` × network: costs of size 1 sum to about `1/(1-γ)`."""
 
     def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> None:
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.mlp = MLP([encoder.features, *hidden, 1], 1.0, generator)
-        self.register_buffer("centre", torch.zeros(()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.centre + self.scale * self.mlp(self.encoder(obs)).squeeze(-1)
+        return self.scale * self.mlp(self.encoder(obs)).squeeze(-1)
 
 
 def value_critic(
@@ -113,5 +106,6 @@ class Temperature(nn.Module):
 
 
 def target_copy(module: nn.Module) -> nn.Module:
-    """A copy that no gradient reaches: where a target starts."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """A copy that no gradient reaches: where a target starts. Statistics of observations are shared, not copied."""
+    shared = {id(part): part for part in module.modules() if isinstance(part, ObsNormaliser)}
+    return copy.deepcopy(module, shared).requires_grad_(False)

@@ -1,13 +1,13 @@
 """Normalisers: running moments of observations and returns, part of the networks and of every checkpoint.
 
     n ← n + m        μ ← μ + δ m/n        S ← S + Σ(x − x̄)² + δ² (n − m) m / n,        δ = x̄ − μ
-    obs ↦ clip((obs − μ) / σ, ±10)                          reward ↦ reward / σ_R,   R_t = γ R_{t−1} + reward_t
+    obs ↦ clip((obs − μ) / σ, ±10)          reward ↦ (reward + γ c' − c) / σ_R,   R_t = γ R_{t−1} + reward_t + γ c' − c
 
 A block of m values at a time, exact for the whole stream (Chan, Golub & LeVeque 1983). Statistics stand still while a
 block is collected and learned from, so the recorded log-density is the acting policy's; they absorb the block afterwards.
-Evaluation uses the networks as they are: statistics are shared with it and never move there. Rewards are only scaled:
-a constant taken from every reward would change which policy is best where episodes end, and a clip would make rewards
-equal that differ. What all returns have in common, `RewardScale.centre`, is added to the critic's output instead.
+Evaluation uses the networks as they are: statistics are shared with it and never move there. No reward is clipped, which
+would make rewards equal that differ, and no constant is taken away, which would change which policy is best where
+episodes end: what returns have in common is a potential c, which a termination pays back.
 
 Statistics are tensors, changed in place, so that an update which contains them can be compiled in one piece.
 """
@@ -24,7 +24,10 @@ from scg import scan
 
 LIMIT = 10.0  # normalised observations are clipped to ± this
 TINY = 1e-8
-NARROW = 1e-3  # returns that deviate by less than this share of their size are scaled by that share: 1 ± 1e-9 is constant
+NARROW = (
+    1e-3  # returns that deviate by less than this share of the rewards' size are scaled by that share: 1 ± 1e-9 is constant
+)
+ENOUGH = 3  # episodes that terminate at one length make it the length of the task
 
 
 class Moments(nn.Module):
@@ -113,57 +116,82 @@ class ObsNormaliser(nn.Module):
 
 
 class RewardScale(nn.Module):
-    """Rewards in units of the standard deviation of the running discounted return, environment by environment.
+    """Rewards less what the clock alone predicts, in units of the deviation of their running discounted return.
 
-    A positive factor and no clip, so rewards that differ stay different, by an offset of any size too.
+        reward_t ↦ (reward_t + γ [not terminated_t] c(age_t + 1) − c(age_t)) / σ
+        c(age) = r̄ (1 + g + g² + …)        g = γ (1 − share of steps that terminate); the sum ends where the episode does
+
+    c predicts the return for one who knows the mean reward r̄ and the step of the episode alone. It is the potential of a
+    shaping, so the order of policies stays, whatever c is (Ng, Harada & Russell 1999): what each step loses, a termination
+    pays back. An offset of every reward moves c, and neither σ nor what the critic has to learn.
+
+    The sum has an end where most terminations came at the greatest length seen, as in a task of so many steps. A critic that
+    cannot see the clock is wrong there by a whole return, in advantages a noise of a thousand times the reward.
     """
 
     running: Tensor
-    total: Tensor
+    age: Tensor
+    longest: Tensor
     ends: Tensor
+    last: Tensor
 
     def __init__(self, gamma: float, batch: int | None = None) -> None:
         super().__init__()
-        self.gamma, self.moments = gamma, Moments()
+        self.gamma, self.moments, self.rewards = gamma, Moments(), Moments()
         # [batch] R after the last step seen; one number, until the first block says how many environments there are
         self.register_buffer("running", torch.zeros((batch,) if batch else (), dtype=torch.float64))
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))  # of all rewards
-        self.register_buffer("ends", torch.zeros((), dtype=torch.int64))  # terminations
+        self.register_buffer("age", torch.zeros((batch,) if batch else (), dtype=torch.int64))  # steps since the episode began
+        for name in ("longest", "ends", "last"):  # most steps of an episode; terminations; those at the longest
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def forward(self, reward: Tensor, first: Tensor, terminated: Tensor) -> Tensor:
-        """The block's scaled rewards `[time, batch]`, its own returns absorbed first. Blocks come in their order."""
-        self.total += reward.to(torch.float64).sum()
-        self.ends += terminated.sum()
+        """The block's scaled rewards `[time, batch]`, the block absorbed first. Blocks come in their order."""
         if self.running.ndim == 0:
-            self.running = self.running.expand(reward.shape[1]).clone()
+            self.running, self.age = (x.expand(reward.shape[1]).clone() for x in (self.running, self.age))
+        age = self._ages(first)
+        self._count(age, terminated)
+        self.rewards.absorb(reward)
+        ahead = self.gamma * (~terminated).to(torch.float64) * self.potential(age + 1)
+        shaped = reward.to(torch.float64) + ahead - self.potential(age)
         goes_on = self.gamma * (~first).to(torch.float64)
         # R_t = γ R_{t-1} + reward_t is the affine scan of the block read backwards, into which R_{-1} enters at its start.
-        steps = torch.cat([reward[:1].to(torch.float64) + goes_on[:1] * self.running, reward[1:].to(torch.float64)])
+        steps = torch.cat([shaped[:1] + goes_on[:1] * self.running, shaped[1:]])
         returns = scan.affine(goes_on.flip(0), steps.flip(0)).flip(0)
         self.running.copy_(returns[-1])
         self.moments.absorb(returns)
-        return (reward.to(torch.float64) / self.deviation).to(reward.dtype)
+        return (shaped / self.deviation).to(reward.dtype)
+
+    def _ages(self, first: Tensor) -> Tensor:
+        """`[time, batch]`, how many steps of its episode are before each one."""
+        time = torch.arange(len(first), device=first.device).unsqueeze(-1)
+        age = time - torch.where(first, time, -self.age).cummax(0).values
+        self.age.copy_(age[-1] + 1)
+        return age
+
+    def _count(self, age: Tensor, terminated: Tensor) -> None:
+        longest = torch.maximum(self.longest, age.max() + 1)
+        self.last.mul_(longest == self.longest).add_((terminated & (age + 1 == longest)).sum())
+        self.longest.copy_(longest)
+        self.ends += terminated.sum()
 
     @property
     def deviation(self) -> Tensor:
-        """σ_R, but no less than a thousandth of the returns' size; 1 where every return was 0."""
-        variance, mean = self.moments.variance, self.moments.mean
-        deviation = torch.maximum(variance, NARROW**2 * (mean.square() + variance)).sqrt()
+        """σ, but no less than a thousandth of the rewards' size; 1 where every reward was 0."""
+        floor = NARROW**2 * (self.rewards.mean.square() + self.rewards.variance)
+        deviation = torch.maximum(self.moments.variance, floor).sqrt()
         return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
-    @property
-    def centre(self) -> Tensor:
-        """The best constant critic of the scaled rewards: the mean of its temporal differences is 0.
-
-            c = mean(reward + γ [not terminated] c) / σ_R            c = mean(reward) / (1 − γ (1 − share terminated)) / σ_R
-
-        A constant in every reward moves c alone, and no advantage, in one-step episodes and in endless ones.
-        """
-        count = self.moments.count.clamp_min(1).to(torch.float64)
-        ahead = (1 - self.gamma * (1 - self.ends / count)).clamp_min(1e-4)  # γ = 1 and nothing has ended yet
-        return self.total / count / ahead / self.deviation
+    def potential(self, age: Tensor) -> Tensor:
+        """c, in the rewards' own units, after `age` steps of an episode."""
+        timed = (self.last >= ENOUGH) & (2 * self.last > self.ends)
+        by_chance = torch.where(timed, self.ends - self.last, self.ends)
+        goes_on = 1 - by_chance.to(torch.float64) / self.rewards.count.clamp_min(1)
+        g = (self.gamma * goes_on).clamp_max(1 - 1e-4)  # γ = 1 and nothing has ended yet
+        rest = torch.where(timed, 1 - g ** (self.longest - age).clamp_min(0), torch.ones_like(g))
+        return self.rewards.mean * rest / (1 - g)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: object) -> None:  # type: ignore[override]
-        self.running = torch.zeros_like(state_dict[prefix + "running"], device=self.running.device)
+        for name in ("running", "age"):
+            setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.ends.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import Generator, nn
 from scg.agents.environments import envs
 from scg.agents.environments.faults import FewInstances
 from scg.agents.environments.goal_space import GoalSpace
+from scg.agents.environments.recipe import Recipe
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Block, Rollout
 
@@ -50,7 +51,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     policy: nn.Module,
-    env_id: str,
+    env: str | Recipe,
     episodes: int,
     seed: int,
     at: int,
@@ -67,7 +68,7 @@ def evaluate(
     seeds = envs.seeds(seed, "evaluation", episodes, at)
 
     def over(seeds: list[int]) -> Evaluation:
-        with one_blas_thread(), envs.make(env_id, len(seeds), bins=bins, step_timeout=step_timeout) as vector:
+        with one_blas_thread(), envs.make(env, len(seeds), bins=bins, step_timeout=step_timeout) as vector:
             return _evaluation(policy, Rollout(vector, seeds, generator), actions == "mode", limit)
 
     try:

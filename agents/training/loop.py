@@ -7,13 +7,14 @@
 Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
 is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
 pieces beside it) and the environments' states (`scg.agents.environments.environment_state` says which can be saved; others restart their episodes,
-and the run says so), so a killed run that resumes ends in the same bits. A NaN stops the run by name; what was saved
-before it stays. Callbacks are called at the moments of `scg.agents.common.callbacks`; the numbers that they return
-become columns of the same tables.
+and the run says so), so a killed run whose environments can be saved ends in the same bits when it resumes. A NaN stops
+the run by name; what was saved before it stays. Callbacks are called at the moments of `scg.agents.common.callbacks`; the
+numbers that they return become columns of the same tables.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +78,13 @@ def train(
     `callbacks` are called after the agent's own.
     """
     torch.set_num_threads(run.execution.threads)
-    with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    with (
+        run.writing(),
+        _event_writer_told(),
+        one_blas_thread(),
+        _environments(run) as environments,
+        Progress(run.run.steps, quiet) as progress,
+    ):
         training = _Training(run, environments, progress, callbacks)
         try:
             return training.run_to_end(resume)
@@ -88,10 +95,26 @@ def train(
             ) from error
 
 
+@contextmanager
+def _event_writer_told() -> Iterator[None]:
+    """TensorBoard's thread raises what it meets once more in ours, at the next event: its own traceback says nothing new."""
+    before = threading.excepthook
+
+    def hook(args: Any) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _environments(run: RunDirectory) -> Environments:
     options = run.run
     return envs.make(
-        options.env, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
+        options.recipe, options.envs, threads=options.step_threads, bins=options.action_bins, step_timeout=options.step_timeout
     )
 
 
@@ -235,7 +258,7 @@ class _Training:
         with self._stopping(lambda: f"evaluation at step {self.counters.step}"):
             return evaluate(
                 self.agent.policy,
-                options.env,
+                options.recipe,
                 options.eval_episodes,
                 options.seed,
                 self.counters.step,

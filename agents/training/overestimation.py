@@ -181,7 +181,7 @@ def each_checkpoint(run: RunDirectory, how: Measurement, say: Callable[[str], No
     """The step of every checkpoint that can be read, and the paths of its policy."""
     options, config = run.run, run.agent
     gamma = getattr(config, "gamma", 1.0)
-    with envs.make(options.env, how.envs, bins=options.action_bins, max_episode_steps=NO_LIMIT) as vector:
+    with envs.make(options.recipe, how.envs, bins=options.action_bins, max_episode_steps=NO_LIMIT) as vector:
         agent = build(run, vector)
         if "q" not in agent.graph.nodes:
             raise RunError(f"run {run.path}: agent {run.name} has no action values Q(obs, action). Choose an off-policy agent.")

@@ -65,6 +65,7 @@ _AGENT: dict[str, dict[str, Options]] = {
     "Swimmer-v5": {"ars": {"population": 4, "best": 1, "rate": 0.02, "scale": 0.02, "scenarios": "fresh"}},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
     "CartPole-v1": {
+        "reinforce": {"scale_reward": False},
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},
         "trpo-dual": {**_CARTPOLE, "horizon": 64, "lr": 1e-3, "minibatch": 128},
         "a2c": {**_CARTPOLE, "horizon": 16, "lr": 3e-3, "entropy_bonus": 0.0},

@@ -1,6 +1,6 @@
 """`config.json` of a run: every option by name, typed, with the version of its layout.
 
-    {"version": 1, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
+    {"version": 2, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
 
 What is read decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another
 type is an error with its name. Files of earlier versions go through `migrated` first.
@@ -20,12 +20,14 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from scg.agents import config_type, is_target, names
 from scg.agents.common.agent import Agent, Config
+from scg.agents.environments.faults import EnvironmentFault
+from scg.agents.environments.recipe import Recipe
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution
 from scg.errors import nearest
 from scg.targets import TargetError
 
-VERSION = 1
+VERSION = 2
 MOST = 2**16  # environments side by side
 
 
@@ -38,7 +40,11 @@ class RunConfig:
     """How long, on what, and what to keep. The same for every agent."""
 
     env: str = "CartPole-v1"
-    """gymnasium's id of the environment"""
+    """gymnasium's id of the environment; my_env:Id-v0 imports my_env, of the current folder too, which registers it"""
+    env_kwargs: tuple[str, ...] = ()
+    """arguments of the environment's constructor, name=value"""
+    wrapper: tuple[str, ...] = ()
+    """wrappers around every environment, module:Class, the innermost first"""
     steps: int = 100_000
     """environment steps in all"""
     seed: int = 0
@@ -65,6 +71,7 @@ class RunConfig:
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
+        self.recipe.kwargs()  # EnvironmentFault for what is no name=value
         for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 1.")
@@ -74,6 +81,10 @@ class RunConfig:
         for name in ("seed", "step_threads", "action_bins", "keep_checkpoints", "eval_steps", "evaluations", "step_timeout"):
             if getattr(self, name) < 0:
                 raise RunError(f"option {name} is {getattr(self, name)}. Give at least 0.")
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.env, self.env_kwargs, self.wrapper)
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,18 @@ def _from_0(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     return {"version": 1, "agent": content["agent"], **sections}, assumed
 
 
-MIGRATIONS = (_from_0,)  # from version 0 to 1, …
+def _from_1(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Environments had neither arguments nor wrappers, and off-policy agents did not normalise observations."""
+    changed = dict(content)
+    if isinstance(changed.get("run"), dict):
+        changed["run"] = {"env_kwargs": [], "wrapper": [], **changed["run"]}
+    options = {field.name for field in dataclasses.fields(_kinds(content, where)[1])} if "agent" in content else set()
+    if isinstance(changed.get("config"), dict) and "normalise_obs" in options:
+        changed["config"] = {"normalise_obs": False, **changed["config"]}
+    return {**changed, "version": 2}, []
+
+
+MIGRATIONS = (_from_0, _from_1)  # from version 0 to 1, …
 
 
 def _kinds(content: dict[str, Any], where: str, trusted: bool = False) -> tuple[Any, Any, Any]:
@@ -194,7 +216,7 @@ def _section(kind: Any, values: Any, section: str, where: str) -> Any:
     given = _typed(kind, values, section, where)
     try:
         return kind(**given)
-    except (OptionError, RunError) as error:
+    except (EnvironmentFault, OptionError, RunError) as error:
         raise RunError(f"{where}: {error}") from error
 
 

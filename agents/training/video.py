@@ -23,6 +23,7 @@ from torch import nn
 
 from scg.agents.environments import envs
 from scg.agents.environments.faults import EnvironmentFailed, described
+from scg.agents.environments.recipe import Recipe
 from scg.agents.experience.acting import mode
 from scg.files import whole_file
 
@@ -71,7 +72,7 @@ class Camera:
 
 def record(
     policy: nn.Module,
-    env_id: str,
+    world: str | Recipe,
     camera: Camera,
     episodes: int = 1,
     seed: int = 0,
@@ -83,14 +84,14 @@ def record(
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
     act, returns = mode(policy), []
-    with envs.make(env_id, 1, bins=bins, step_timeout=step_timeout, render_mode="rgb_array") as vector, camera.open() as film:
+    with envs.make(world, 1, bins=bins, step_timeout=step_timeout, render_mode="rgb_array") as vector, camera.open() as film:
         env = vector.vector.envs[0]  # type: ignore[attr-defined]
         rate = env.metadata.get("render_fps", camera.fps)
         for episode_seed in envs.seeds(seed, "video", episodes):
             obs, total, shown = vector.reset([episode_seed]), 0.0, 0
             for t in range(steps):
                 if t * camera.fps >= shown * rate:
-                    film.append_data(camera.frame(_picture(env, env_id, t)))
+                    film.append_data(camera.frame(_picture(env, str(world), t)))
                     shown += 1
                 step = _step(vector, act(obs), t)
                 total += float(step.reward[0])

@@ -50,13 +50,13 @@ class PrefetchedBlock:
 
 
 class PolicySnapshot:
-    """A behaviour with weights of its own: those that it had when it last was told to `remember`. All else it shares."""
+    """A behaviour with weights and statistics of its own: those that it had when it last was told to `remember`. All else it shares."""
 
     def __init__(self, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
         shared = {id(part): part for part in state.values() if not isinstance(part, nn.Module)}
         self.policy = copy.deepcopy(behaviour, shared)
-        self._own: list[torch.Tensor] = list(self.policy.parameters())
-        self._live: list[torch.Tensor] = list(behaviour.parameters())
+        self._own: list[torch.Tensor] = [*self.policy.parameters(), *self.policy.buffers()]
+        self._live: list[torch.Tensor] = [*behaviour.parameters(), *behaviour.buffers()]
 
     @torch.no_grad()
     def remember(self) -> None:

@@ -49,7 +49,8 @@ CONFIGS = {
     "sac-score": SAC(**SMALL, actor="score", actor_samples=2, learn_alpha=False),
     "td3": TD3(**SMALL, prioritised=True, n_step=3),
     "ddpg": DDPG(**{**SMALL, "horizon": 4, "updates": 2}, process="ou"),
-    "ddpg-overlap": DDPG(**{**SMALL, "horizon": 4, "updates": 2}, process="ou"),
+    "td3-normalised": TD3(**SMALL, normalise_obs=True),
+    "ddpg-overlap": DDPG(**{**SMALL, "normalise_obs": True, "horizon": 4, "updates": 2}, process="ou"),
     "sac-overlap": SAC(**SMALL),
 }
 

@@ -50,65 +50,122 @@ def test_a_constant_observation_stays_finite() -> None:
     assert torch.isfinite(normaliser(torch.full((1,), 7.1)))
 
 
-def test_rewards_are_scaled_by_the_running_returns_of_every_environment() -> None:
+Rewards = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # reward, first, terminated
+
+
+def episodes(seed: int = 0, steps: int = 12, batch: int = 3, share: float = 0.3, gone_before: int = 0) -> Rewards:
+    """Random rewards of mean 1, in episodes that terminate at random."""
+    rng = np.random.default_rng(seed)
+    terminated = rng.random((steps, batch)) < share
+    first = np.concatenate([np.ones((1, batch), bool), terminated[:-1]])
+    first[0, :gone_before] = False
+    return torch.from_numpy(rng.normal(1.0, 3.0, (steps, batch))), torch.from_numpy(first), torch.from_numpy(terminated)
+
+
+def fixed(length: int, rewards: list[float]) -> Rewards:
+    """One environment, whose episodes terminate after `length` steps."""
+    time = torch.arange(len(rewards))[:, None]
+    return torch.tensor(rewards, dtype=torch.float64)[:, None], time % length == 0, time % length == length - 1
+
+
+def test_rewards_are_shaped_and_scaled_by_the_running_returns_of_every_environment() -> None:
     """Against the loop that one would write for each environment, over the whole stream."""
-    rng = np.random.default_rng(0)
-    reward, first = rng.normal(1.0, 3.0, (12, 3)), rng.random((12, 3)) < 0.3
-    scale = RewardScale(0.9)
+    stream = reward, first, terminated = episodes()
+    scale, gamma = RewardScale(0.9), 0.9
     blocks = [slice(0, 5), slice(5, 6), slice(6, 12)]
-    scaled = [scale(torch.from_numpy(reward[b]), torch.from_numpy(first[b]), torch.from_numpy(first[b])) for b in blocks]
-    returns = np.zeros((12, 3))
-    for env in range(3):
-        running = 0.0
-        for t in range(12):
-            running = reward[t, env] + (0.0 if first[t, env] else 0.9 * running)
-            returns[t, env] = running
-    for block, found in zip(blocks, scaled, strict=True):
-        deviation = returns[: block.stop].std()
-        assert np.allclose(found, reward[block] / deviation, rtol=1e-6)
+    found = [scale(*(x[b] for x in stream)) for b in blocks]
+    running, returns = np.zeros(3), []
+    for block, scaled in zip(blocks, found, strict=True):
+        seen = slice(0, block.stop)
+        c = float(reward[seen].mean() / (1 - gamma * (1 - terminated[seen].double().mean())))
+        shaped = (reward[block] - c + gamma * c * ~terminated[block]).numpy()
+        for t, row in enumerate(shaped):
+            running = row + gamma * running * ~first[block][t].numpy()
+            returns.append(running)
+        assert np.allclose(scaled, shaped / np.std(returns), rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [5.0, 100.0, -100.0])
+@pytest.mark.parametrize("length", [1, 4, 300])
+def test_an_offset_of_every_reward_changes_nothing_in_episodes_of_one_length(offset: float, length: int) -> None:
+    """Nor with time limits in their place: the episodes that only stop to be looked at."""
+    rewards = torch.randn(900, dtype=torch.float64, generator=Generator().manual_seed(0)).tolist()
+    reward, first, over = fixed(length, rewards)
+    for terminated in (over, torch.zeros_like(over)):
+        plain, moved = RewardScale(0.99)(reward, first, terminated), RewardScale(0.99)(reward + offset, first, terminated)
+        assert torch.allclose(plain, moved, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_shaping_leaves_the_order_of_policies(gamma: float, timed: bool) -> None:
+    """Σ γ^t of an episode's shaped rewards is that of its rewards, less what was expected when it began."""
+    reward, first, terminated = fixed(8, [3.0, 1.0] * 16) if timed else episodes(steps=40, share=0.2)
+    scale = RewardScale(gamma)
+    shaped = scale(reward, first, terminated) * scale.deviation
+    start = scale.potential(torch.tensor(0))
+    for env in range(reward.shape[1]):
+        ends = terminated[:, env].nonzero().flatten().tolist()
+        for begin, end in zip([-1, *ends], ends, strict=False):
+            weights = gamma ** torch.arange(end - begin, dtype=torch.float64)
+            total, after = ((weights * x[begin + 1 : end + 1, env]).sum() for x in (reward, shaped))
+            assert torch.allclose(after, total - start, rtol=1e-9)
+
+
+def test_the_clock_counts_down_to_the_length_at_which_most_episodes_terminate() -> None:
+    scale = RewardScale(0.9)
+    scale(*fixed(4, [2.0] * 8))
+    endless = 2.0 / (1 - 0.9 * 0.75)
+    assert scale.potential(torch.arange(4)).tolist() == pytest.approx([endless] * 4)  # two ends may be chance
+    scale(*fixed(4, [2.0] * 4))
+    assert scale.potential(torch.arange(5)).tolist() == pytest.approx([2 * (1 - 0.9**n) / 0.1 for n in (4, 3, 2, 1, 0)])
+    scale(*fixed(6, [2.0] * 6))  # a longer episode: that was not the length
+    assert scale.potential(torch.arange(2)).tolist() == pytest.approx([2.0 / (1 - 0.9 * (1 - 4 / 18))] * 2)
+
+
+def test_episodes_that_go_on_in_the_next_block_keep_their_age() -> None:
+    whole, parts = RewardScale(0.9), RewardScale(0.9)
+    stream = fixed(5, [1.0] * 15)
+    whole(*stream)
+    for block in (slice(0, 3), slice(3, 4), slice(4, 15)):
+        parts(*(x[block] for x in stream))
+    assert (whole.longest, whole.last, whole.age.tolist()) == (parts.longest, parts.last, parts.age.tolist()) == (5, 3, [5])
 
 
 @pytest.mark.parametrize("offset", [0.0, 5.0, 100.0, -1e6])
 def test_scaled_rewards_keep_their_differences_at_any_offset(offset: float) -> None:
-    """One-step episodes: the scale is the deviation of the rewards themselves, the centre their mean in its units."""
+    """One-step episodes: the scale is the deviation of the rewards themselves."""
     reward = torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64) + offset
-    scale = RewardScale(0.99)
     every = torch.ones(1, 4, dtype=torch.bool)
-    scaled = scale(reward, every, every)
-    expected = (
-        scaled.std(correction=0) if abs(offset) < 1e3 else reward.std(correction=0) / (1e-3 * reward.square().mean().sqrt())
-    )
-    assert torch.allclose(scaled[0, 1] - scaled[0, 0], expected / 0.75**0.5 / 0.25**0.5, rtol=1e-6)
-    assert torch.allclose(scaled.mean(), scale.centre)
+    scaled = RewardScale(0.99)(reward, every, every)
+    narrow = 1 / (1e-3 * reward.square().mean().sqrt())
+    expected = 1 / 0.1875**0.5 if abs(offset) < 1e3 else float(narrow)
+    assert float(scaled[0, 1] - scaled[0, 0]) == pytest.approx(expected, rel=1e-6)
+    assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
-def test_the_centres_temporal_differences_have_mean_zero(gamma: float) -> None:
-    g = Generator().manual_seed(0)
-    reward, terminated = torch.randn(40, 3, dtype=torch.float64, generator=g) + 5, torch.rand(40, 3, generator=g) < 0.2
-    first = torch.cat([torch.ones(1, 3, dtype=torch.bool), terminated[:-1]])
-    scale = RewardScale(gamma)
-    scaled = scale(reward, first, terminated)
-    differences = scaled + gamma * (~terminated).double() * scale.centre - scale.centre
-    assert abs(float(differences.mean())) < 1e-12 * float(scale.centre)
+def test_shaped_rewards_have_mean_zero(gamma: float) -> None:
+    scaled = RewardScale(gamma)(*episodes(steps=40, share=0.2))
+    assert abs(float(scaled.mean())) < 1e-12
 
 
-@pytest.mark.parametrize(("reward", "expected"), [(0.0, 0.0), (5.0, 1000.0), (-1e-12, -1000.0)])
-def test_constant_returns_are_scaled_by_their_size(reward: float, expected: float) -> None:
+@pytest.mark.parametrize("reward", [0.0, 5.0, -1e-12])
+def test_constant_rewards_are_nothing_to_learn_from(reward: float) -> None:
     every = torch.ones(3, 2, dtype=torch.bool)
     scaled = RewardScale(0.99)(torch.full((3, 2), reward, dtype=torch.float64), every, every)
-    assert scaled.flatten().tolist() == pytest.approx([expected] * 6)
+    assert scaled.flatten().tolist() == pytest.approx([0.0] * 6)
 
 
 def test_the_reward_scale_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    g = Generator().manual_seed(0)
-    reward, first = torch.randn(8, 2, generator=g), torch.rand(8, 2, generator=g) < 0.2
+    stream = episodes(steps=8, batch=2)
+    before, after = ([x[part] for x in stream] for part in (slice(0, 5), slice(5, 8)))
     whole, part, resumed = RewardScale(0.99), RewardScale(0.99), RewardScale(0.99)
-    whole(reward[:5], first[:5], first[:5]), part(reward[:5], first[:5], first[:5])
+    whole(*before), part(*before)
     tensor_files.save(tmp_path / "s.pt", {"scale": part.state_dict()})
     resumed.load_state_dict(tensor_files.load(tmp_path / "s.pt")["scale"])
-    assert torch.equal(whole(reward[5:], first[5:], first[5:]), resumed(reward[5:], first[5:], first[5:]))
-    assert whole.centre == resumed.centre
+    assert torch.equal(whole(*after), resumed(*after))
+    assert whole.deviation == resumed.deviation
 
 
 def test_policy_and_critic_share_one_normaliser_and_checkpoints_hold_it() -> None:

@@ -1,0 +1,272 @@
+"""Every agent on environments of one or two steps whose best policy and return are known.
+
+    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--out docs/closed_form.md]
+
+Such tasks show what long ones hide: an offset of the rewards that the scale eats, a bootstrap after a termination or none
+after a truncation, actions mapped to the wrong bounds, a discount in the wrong place. A row is one training with the seed
+given and the agent's defaults, but for the lengths of `OPTIONS`. An agent has solved a task where the mean return of its
+most probable actions is within `TOLERANCE` of the best one's, in units of the reward that the choice is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Generator
+
+from scg.agents import AGENTS, config_type
+from scg.agents.common.agent import Agent
+from scg.agents.common.off_policy import OffPolicy
+from scg.agents.environments import envs
+from scg.agents.environments.faults import EnvironmentFault
+from scg.agents.experience.rollout import Rollout
+
+TOLERANCE = 0.1
+ENVS = 8
+Outcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+
+
+class Bandit(gym.Env):
+    """One step: reward = offset + [the action is the sign of obs]."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(2)
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self.offset, self.best, self.worth = offset, offset + 1, 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.sign = self.np_random.choice([-1.0, 1.0])
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Outcome:
+        return self._obs(), self.offset + float(int(action) == int(self.sign > 0)), True, False, {}
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.sign], np.float32)
+
+
+class Corridor(gym.Env):
+    """Two steps: 1 now and the end, or nothing now and 2 for the same choice at the second step (0 for the other)."""
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.best, self.worth = 2.0, 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at = 0
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.at == 0 and int(action) == 0:
+            return 2, 1.0, True, False, {}
+        if self.at == 0:
+            self.at = 1
+            return 1, 0.0, False, False, {}
+        return 2, 2.0 * int(action), True, False, {}
+
+
+class Survival(gym.Env):
+    """The same reward at each of two steps, but action 0 ends the episode at the first: stay for reward 1, leave for −1."""
+
+    observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+
+    def __init__(self, reward: float = 1.0, truncates: bool = False) -> None:
+        self.reward, self.truncates, self.worth = reward, truncates, 1.0
+        self.best = max(reward, 2 * reward)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at = 0
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        over, self.at = self.at == 1, 1
+        leaves = int(action) == 0 and not over
+        return 1, self.reward, leaves or (over and not self.truncates), over and self.truncates, {}
+
+
+class Aim(gym.Env):
+    """One step: reward = offset − ((action − target) / half the width of the range)²."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, low: float = -1.0, high: float = 1.0, target: float = 0.5, offset: float = 0.0) -> None:
+        self.action_space = spaces.Box(np.float32(low), np.float32(high), (1,))
+        self.target, self.half, self.offset, self.best, self.worth = target, (high - low) / 2, offset, offset, 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Outcome:
+        assert self.action_space.contains(action), action
+        miss = (float(action[0]) - self.target) / self.half
+        return np.zeros(1, np.float32), self.offset - miss**2, True, False, {}
+
+
+class World(NamedTuple):
+    """An environment's id and arguments, and what it is in words."""
+
+    env_id: str
+    arguments: dict[str, Any]
+    what: str
+
+
+WORLDS = {
+    "bandit": World("ClosedBandit-v0", {}, "reward 0 or 1"),
+    "bandit + 5": World("ClosedBandit-v0", {"offset": 5.0}, "reward 5 or 6"),
+    "bandit + 100": World("ClosedBandit-v0", {"offset": 100.0}, "reward 100 or 101"),
+    "bandit - 100": World("ClosedBandit-v0", {"offset": -100.0}, "reward −100 or −99"),
+    "corridor": World("ClosedCorridor-v0", {}, "1 now, or 2 a step later"),
+    "stay": World("ClosedSurvival-v0", {"reward": 1.0}, "+1 a step: stay, and be terminated"),
+    "stay, truncated": World("ClosedSurvival-v0", {"reward": 1.0, "truncates": True}, "+1 a step: stay, and be truncated"),
+    "leave": World("ClosedSurvival-v0", {"reward": -1.0}, "−1 a step: leave"),
+    "aim": World("ClosedAim-v0", {}, "a number in [−1, 1]"),
+    "aim + 100": World("ClosedAim-v0", {"offset": 100.0}, "the same, reward at most 100"),
+    "aim, asymmetric": World("ClosedAim-v0", {"low": 2.0, "high": 10.0, "target": 3.5}, "a number in [2, 10]"),
+}
+for _name, _kind in {"Bandit": Bandit, "Corridor": Corridor, "Survival": Survival, "Aim": Aim}.items():
+    gym.register(f"Closed{_name}-v0", entry_point=_kind)
+
+# Environment steps, and options that make the agents' defaults fit so few: these are tuned for a million.
+STEPS = {"on-policy": 8_000, "off-policy": 2_000, "search": 20_000}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "on-policy": {"hidden": (16,), "horizon": 32, "minibatch": 128, "report": 256},
+    "off-policy": {
+        **{"hidden": (32,), "warmup": 200, "horizon": 4, "updates": 4, "batch": 64, "replay": 4_000},
+        **{"tau": 0.05, "lr": 3e-3},
+    },
+    "search": {},
+    "reinforce": {"lr": 0.03},  # a policy makes one step a block
+    "a2c": {"horizon": 4, "lr": 5e-3},
+    "dqn": {"target_every": 1},  # of 500 steps, two in a run
+}
+
+
+class Row(NamedTuple):
+    agent: str
+    world: str
+    found: float
+    best: float
+    worth: float
+    seconds: float
+
+    @property
+    def solved(self) -> bool:
+        return self.found >= self.best - TOLERANCE * self.worth
+
+
+def kind_of(name: str) -> str:
+    config = config_type(name)
+    return "off-policy" if issubclass(config, OffPolicy) else "search" if config.family == "search" else "on-policy"
+
+
+def config_of(name: str) -> Any:
+    config, options = config_type(name), OPTIONS[kind_of(name)] | OPTIONS.get(name, {})
+    return config(**{key: value for key, value in options.items() if key in config.__dataclass_fields__})
+
+
+def solve(name: str, world: str, seed: int = 0, steps: int = 0) -> Row | None:
+    """Train and measure; None where the agent refuses the environment's spaces."""
+    env_id, arguments, _ = WORLDS[world]
+    began, budget = time.perf_counter(), steps or STEPS[kind_of(name)]
+    with envs.make(env_id, ENVS, **arguments) as vector:
+        try:
+            agent = config_of(name).build(vector.obs_space, vector.action_space, Generator().manual_seed(seed))
+        except EnvironmentFault:
+            return None
+        rollout, done = Rollout(vector, envs.seeds(seed, "environments", ENVS), Generator().manual_seed(seed)), 0
+        while done < budget:
+            block = agent.collect(rollout, budget - done)
+            agent.update(block, min(done / budget, 1.0))
+            done += block.steps
+    found, env = measured(agent, env_id, arguments), gym.make(env_id, **arguments).unwrapped
+    best, worth = env.best, env.worth  # type: ignore[attr-defined]
+    return Row(name, world, found, best, worth, time.perf_counter() - began)
+
+
+def measured(agent: Agent, env_id: str, arguments: dict[str, Any], episodes: int = 64) -> float:
+    with envs.make(env_id, episodes, **arguments) as vector:
+        rollout = Rollout(vector, envs.seeds(1, "evaluation", episodes), Generator().manual_seed(0))
+        block = rollout.episodes(agent.policy, deterministic=True, log_prob=False)
+    return float(np.mean([episode.total for episode in block.episodes]))
+
+
+def solutions(names: Sequence[str], worlds: Sequence[str]) -> Iterator[Row]:
+    for name in names:
+        for world in worlds:
+            row = solve(name, world)
+            if row is not None:
+                said = "" if row.solved else "  MISSED"
+                print(f"{name:14} {world:18} {row.found:9.3f} of {row.best:7.1f}  {row.seconds:5.1f} s{said}", flush=True)
+                yield row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Agents down, environments across: how far below the best return; a dash where the spaces do not fit."""
+    found = {(row.agent, row.world): row for row in rows}
+    worlds = [world for world in WORLDS if any(row.world == world for row in rows)]
+    lines = ["| agent | " + " | ".join(worlds) + " |", "|---" * (len(worlds) + 1) + "|"]
+    for agent in dict.fromkeys(row.agent for row in rows):
+        cells = [cell(found.get((agent, world))) for world in worlds]
+        lines.append(f"| {agent} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    gap = f"{max(row.best - row.found, 0.0):.2f}"
+    return gap if row.solved else f"**{gap}**"
+
+
+def page(rows: Sequence[Row]) -> str:
+    solved = sum(row.solved for row in rows)
+    return "\n".join(
+        [
+            "# Tasks with a known optimum",
+            "",
+            "Written by `python -m benchmarks.closed_form --out docs/closed_form.md`; one seed, eight environments side by side.",
+            "",
+            f"The return that an agent's most probable actions lose to the best policy, after {STEPS['on-policy']:,} steps of an "
+            f"on-policy agent, {STEPS['off-policy']:,} of one with a replay buffer, {STEPS['search']:,} of a search. "
+            f"Solved, at a loss of at most {TOLERANCE}: {solved} of {len(rows)}; the others are bold. "
+            "A dash: the agent refuses these spaces.",
+            "",
+            table(rows),
+            "",
+            *[f"* **{name}**: {world.what}." for name, world in WORLDS.items()],
+            "",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.closed_form", description=__doc__.split("\n")[0])
+    parser.add_argument("agents", nargs="*", metavar="AGENT", help="all but a3c by default")
+    parser.add_argument("--only", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="WORLD")
+    parser.add_argument("--out", type=Path)
+    wish = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    # A3C's workers make their environments by id alone, and learn as A2C does.
+    rows = list(solutions(wish.agents or [name for name in sorted(AGENTS) if name != "a3c"], wish.only))
+    if wish.out:
+        wish.out.write_text(page(rows), encoding="utf-8")
+    else:
+        print(f"\n{table(rows)}")
+    return int(not all(row.solved for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
