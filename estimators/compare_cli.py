@@ -71,10 +71,13 @@ def compare(argv: list[str]) -> int:
         return 1
     except Exception as error:
         failed = failure(error)
-        if failed is None:
+        if failed is not None:
+            print(failed, file=sys.stderr)
+            return 1
+        if not isinstance(error, ValueError):
             raise
-        print(failed, file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(comparison)
     for path in (
         None if wish.csv is None else comparison.to_csv(wish.csv),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scg.errors import GraphError, nearest
+from scg.errors import nearest
 
 Wrt = str | Tensor | nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
 
@@ -25,12 +25,12 @@ class Selection:
         return [k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point() and v.requires_grad]
 
     def add(self, item: Any, prefix: str = "") -> None:
-        """GraphError for a name or tensor that cannot be differentiated for, TypeError for anything else."""
+        """ValueError for a name or tensor that cannot be differentiated for, TypeError for anything else."""
         if isinstance(item, str):
             value = self.inputs.get(item)
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 found = "is no input" if value is None else f"is {type(value).__name__}, no floating-point tensor"
-                raise GraphError(f"wrt={item!r}: {item!r} {found}.{nearest(item, self.inputs)}")
+                raise ValueError(f"wrt={item!r}: {item!r} {found}.{nearest(item, self.inputs)}")
             if not value.is_leaf or not value.requires_grad:  # a leaf of ours, so that a caller's tensor is left as it is
                 self.inputs[item] = value = value.detach().clone().requires_grad_()
             self._put(item, value)
@@ -41,7 +41,7 @@ class Selection:
         elif isinstance(item, Tensor):
             name = next((k for k, v in self.inputs.items() if v is item), prefix or f"parameter{len(self.tensors)}")
             if not item.is_leaf or not item.requires_grad:
-                raise GraphError(f"wrt: {name!r} is no leaf tensor that requires a gradient; pass inputs by name")
+                raise ValueError(f"wrt: {name!r} is no leaf tensor that requires a gradient; pass inputs by name")
             self._put(name, item)
         elif isinstance(item, Mapping):
             for name, part in item.items():
