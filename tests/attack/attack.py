@@ -26,6 +26,7 @@ from tests.attack.oracle import (
     Unrolled,
     Weight,
     behaviour,
+    conventions,
     paths_by_element,
     widened,
     with_gradient,
@@ -283,7 +284,7 @@ def attack(program: Program, draws: int = 2, most: int = 1024) -> Verdict:
             trouble = consistent(program, exact, wide)
             if trouble:
                 return Verdict("oracle", trouble)
-            return confront(program, [exact, wide], draws, most)
+            return confront(program, conventions(program, exact, wide), draws, most)
     finally:
         torch.set_default_dtype(default)
 
@@ -311,7 +312,7 @@ def consistent(program: Program, exact: list[Paths], wide: list[Paths]) -> str |
     return None
 
 
-def proved(program: Program, graph: scg.Graph, conventions: list[list[Paths]], trouble: str, most: int) -> Verdict:
+def proved(program: Program, graph: scg.Graph, right: list[list[Paths]], trouble: str, most: int) -> Verdict:
     """A draw that differs is no proof: its mean over all outcomes is. Given values stay as they are."""
 
     def draw() -> list[Tensor]:
@@ -327,7 +328,7 @@ def proved(program: Program, graph: scg.Graph, conventions: list[list[Paths]], t
         return derivatives(mine, [inputs[name] for name in program.learned], False)
 
     try:
-        truths = [exact(convention) for convention in conventions]
+        truths = [exact(convention) for convention in right]
     except TooMany:
         return Verdict("unproven", trouble)
     try:
@@ -337,7 +338,7 @@ def proved(program: Program, graph: scg.Graph, conventions: list[list[Paths]], t
     found = [compare(truth, theirs) for truth in truths]
     if None in found:
         return Verdict("right", "in the mean")
-    # Weights at lags between those at which a node reaches a cost have mean one over its samples, but given ones stay as they are.
+    # Needless weights have mean one over samples, but given values stay as they are, and not every set of them is among those of `right`.
     return Verdict("unproven" if program.given else "wrong", f"mean of the {found[0]}")
 
 
@@ -356,7 +357,7 @@ def measured(draw: Callable[[], list[Tensor]], truths: list[list[Tensor]], troub
     return Verdict("wrong", f"mean of {DRAWS:,} draws: oracle {truths[0]}, scg {mean.tolist()} ± {error.tolist()}")
 
 
-def confront(program: Program, conventions: list[list[Paths]], draws: int, most: int) -> Verdict:
+def confront(program: Program, right: list[list[Paths]], draws: int, most: int) -> Verdict:
     second = not any(n.credit for n in program.nodes)
     torch.manual_seed(program.seed)
     layout = layouts(program)
@@ -373,7 +374,7 @@ def confront(program: Program, conventions: list[list[Paths]], draws: int, most:
                 if node.kind == "stochastic":
                     values[node.name] = recorded(trace, program, node, layout[node.name], node.name in counts)
             trouble = ""
-            for convention in conventions:
+            for convention in right:
                 mine = tensors(program)
                 run = reference(program, mine, values)
                 ours = derivatives(run.surrogate(convention, program.mean), [mine[n] for n in program.learned], second)
@@ -383,9 +384,9 @@ def confront(program: Program, conventions: list[list[Paths]], draws: int, most:
                     break
                 trouble = trouble or found
             if trouble:
-                return proved(program, graph, conventions, trouble, most)
+                return proved(program, graph, right, trouble, most)
     except LayoutError as error:
-        return proved(program, graph, conventions, str(error), most)
+        return proved(program, graph, right, str(error), most)
     except ValueError as error:
         return Verdict("refused", str(error))
     except Exception as error:

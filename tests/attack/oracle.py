@@ -116,12 +116,15 @@ def choose(mask: Tensor, yes: Any, no: Any, rank: int) -> Any:
 # -- paths -----------------------------------------------------------------------------------------------------
 
 
+Sites = dict[Site, frozenset[Site]]
+
+
 @dataclass
 class Paths:
     """For each site, the stochastic sites above it: over all paths, and over those without a detached edge."""
 
-    full: dict[Site, frozenset[Site]]
-    live: dict[Site, frozenset[Site]]
+    full: Sites
+    live: Sites
 
 
 def paths(program: Program, steps: int, opens: Callable[[int], bool]) -> Paths:
@@ -240,6 +243,27 @@ def widened(program: Program, exact: list[Paths]) -> list[Paths]:
             full[target, t], live[target, t] = frozenset(extra_full), frozenset(extra_live)
         result.append(Paths(full, live))
     return result
+
+
+def conventions(program: Program, exact: list[Paths], wide: list[Paths]) -> list[list[Paths]]:
+    """All right: `exact`, `wide`, and what `wide` adds of sources outside or inside the sequence, for costs or other targets alone."""
+    inside = {n.name for n in program.nodes if n.place == "inside"}
+    costs = {n.name for n in program.nodes if n.kind == "cost"}
+
+    def some(own: Sites, more: Sites, added: tuple[tuple[bool, bool], ...]) -> Sites:
+        return {
+            key: own[key] | {site for site in more[key] - own[key] if (site[0] in inside, key[0] in costs) in added}
+            for key in own
+        }
+
+    found = [exact, wide]
+    kinds = list(itertools.product((False, True), repeat=2))
+    for added in (subset for size in range(1, len(kinds)) for subset in itertools.combinations(kinds, size)):
+        pairs = zip(exact, wide, strict=True)
+        mixed = [Paths(some(e.full, w.full, added), some(e.live, w.live, added)) for e, w in pairs]
+        if mixed not in found:
+            found.append(mixed)
+    return found
 
 
 def lag_kinds(p: Paths, source: str, target: str, inside: bool, horizon: int) -> list[bool | None]:
