@@ -45,4 +45,28 @@ PY
 "$bin/scg" draw graph.py:graph --derivation > /dev/null
 "$bin/scg" train reinforce --env CartPole-v1 --steps 2000 --seed 0 --out run > /dev/null
 "$bin/scg" eval run --episodes 2
+
+# A user's repository, from another folder and by commands alone: agents, an environment, losses of which one is wrong, an estimator.
+mkdir mine elsewhere
+cp "$root"/tests/user_project/{agents_of_mine,corridor,layers,losses_of_mine}.py mine
+cd elsewhere
+export PYTHONPATH="$work/project/mine"
+corridor=(--env corridor:Corridor-v0 --envs 4 --evaluations 2 --eval-episodes 2 --seed 0)
+"$bin/scg" train ../mine/agents_of_mine.py:simple "${corridor[@]}" --steps 256 --out run > /dev/null
+"$bin/scg" train --resume run --steps 512 --trust > /dev/null
+"$bin/scg" eval run --episodes 2 --trust
+"$bin/scg" check ../mine/losses_of_mine.py:loss
+if found=$("$bin/scg" check ../mine/losses_of_mine.py:halved); then
+  echo "a wrong loss passed" && exit 1
+fi
+grep -q "a wrong mean over an axis" <<< "$found"
+"$bin/scg" check ../mine/losses_of_mine.py:Mine > /dev/null
+"$bin/python" - <<'PY'
+import corridor, gymnasium, scg
+
+policy = scg.load("run", trust=True)
+env = gymnasium.make("Corridor-v0")
+obs, _ = env.reset(seed=0)
+assert env.action_space.contains(policy(obs)), policy(obs)
+PY
 echo "the wheel works"
