@@ -120,7 +120,9 @@ class AgentConfig:
                     f"option --{flag}: the updates of {type(self).__name__} cannot be executed so. They know {known}. "
                     "(--overlap and --together are for agents with a replay buffer.)"
                 )
-        execution.check_machine()
+        updates = getattr(self, "updates", execution.together)
+        if updates % execution.together:
+            raise OptionError(f"--together {execution.together} does not divide --updates {updates}.")
 
 
 def examples(config: type[Any]) -> dict[str, scg.Graph]:

@@ -28,7 +28,8 @@ from torch import Generator, Tensor, nn
 import scg
 from scg.agents.common.agent import Agent, Stateful
 from scg.agents.common.callbacks import Callback
-from scg.agents.common.on_policy import Recorder, Recording, predicted, standardised
+from scg.agents.common.on_policy import predicted, standardised
+from scg.agents.common.recorder import Recorder, Recording
 from scg.agents.execution.options import OptionError
 from scg.agents.experience.rollout import Block, Rows, discounted_cost
 from scg.agents.networks.normalisers import RewardScale

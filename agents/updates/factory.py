@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 import scg
 from scg.agents.execution.settings import EAGER, Execution
+from scg.agents.execution.worker_thread import WorkerThread
 from scg.agents.experience.rollout import Rows
 from scg.agents.updates.block_update import BlockUpdate
 from scg.agents.updates.minibatches import MinibatchUpdate
+from scg.agents.updates.off_policy_update import OffPolicyUpdate, Step
 from scg.agents.updates.optimiser import Optimiser
+from scg.agents.updates.prefetch import Collector
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -26,6 +29,11 @@ class Updates:
     @property
     def device(self) -> str:
         return self.execution.device
+
+    @property
+    def together(self) -> int:
+        """Minibatches that one call of an off-policy update takes."""
+        return self.execution.together
 
     def place(self, module: Module) -> Module:
         """`module`, moved to where updates run."""
@@ -41,3 +49,11 @@ class Updates:
     def block(self, update: Callable[[Rows], Tensor], check: Callable[[Rows], Any]) -> BlockUpdate:
         """All that one block changes, as one function; `check` evaluates the same graph and changes nothing."""
         return BlockUpdate(update, check, lambda: self.usual, self.execution)
+
+    def off_policy(self, step: Step, generator: Generator) -> OffPolicyUpdate:
+        """A step on each of `together` minibatches; `generator` gives the graph's random numbers."""
+        return OffPolicyUpdate(step, generator, self.execution, WorkerThread() if self.execution.overlap else None)
+
+    def collector(self, update: OffPolicyUpdate, behaviour: nn.Module, state: Mapping[str, Any]) -> Collector:
+        """Collects blocks with `behaviour`, before an off-policy update or while it runs; `state` is the agent's."""
+        return Collector(update, behaviour, state)

@@ -20,8 +20,8 @@ class Means:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, int]] = {}
 
-    def add(self, metrics: Metrics) -> None:
-        for name, value in metrics.items():
+    def add(self, *metrics: Metrics) -> None:
+        for name, value in (item for some in metrics for item in some.items()):
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
 

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from scg.agents.execution.worker_thread import WorkerThread
-from scg.agents.experience.rollout import Block, Episode, Rollout
+from scg.agents.experience.rollout import Block, Episode, Experience, Rollout
 from scg.agents.updates.metrics import Metrics
+from scg.agents.updates.off_policy_update import OffPolicyUpdate
 
 PAUSE = 1e-6  # seconds; sleeping at all takes some 60 µs. A thread that never sleeps keeps Python's lock from one that waits.
 
@@ -63,19 +64,32 @@ class PolicySnapshot:
         torch._foreach_copy_(self._own, self._live)
 
 
-class Prefetch:
-    """Collects an agent's blocks on `thread`, beside the updates that come before them."""
+class Collector:
+    """Collects blocks with `behaviour` for `learner`; where this has a worker thread, while the updates before are computed."""
 
-    def __init__(self, thread: WorkerThread, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
-        self.thread, self.snapshot = thread, PolicySnapshot(behaviour, state)
+    def __init__(self, learner: OffPolicyUpdate, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
+        self.learner, self.behaviour = learner, behaviour
+        self.snapshot = None if learner.thread is None else PolicySnapshot(behaviour, state)
 
-    def collect(self, rollout: Rollout, steps: int) -> PrefetchedBlock:
-        return PrefetchedBlock(rollout, self.snapshot.policy, steps)
+    def collect(self, rollout: Rollout, steps: int) -> Experience:
+        if self.snapshot is not None:
+            return PrefetchedBlock(rollout, self.snapshot.policy, steps)
+        return rollout.collect(self.behaviour, steps, log_prob=False)
 
-    def update(self, upcoming: PrefetchedBlock, learn: Callable[[Callable[[], object]], Metrics]) -> Metrics:
-        """`learn(begin)` runs the updates and calls `begin` when the worker thread has got its share of the first one."""
+    def update(self, experience: Experience, add: Callable[[Block], object], learn: Callable[[], Metrics]) -> Metrics:
+        """`add` puts a block into the buffer that `learn` draws from: before it, or after it where the block is prefetched."""
+        if isinstance(experience, Block):
+            add(experience)
+            return learn()
+        thread = self.learner.thread
+        assert isinstance(experience, PrefetchedBlock)
+        assert self.snapshot is not None
+        assert thread is not None
         self.snapshot.remember()
+        self.learner.begin = lambda: experience.begin(thread)
         try:
-            return learn(lambda: upcoming.begin(self.thread))
+            metrics = learn()
         finally:
-            upcoming.wait()  # nobody may close the environments while they are stepped
+            experience.wait()  # nobody may close the environments while they are stepped
+        add(experience.block())
+        return metrics
