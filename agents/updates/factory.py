@@ -1,4 +1,7 @@
-"""Updates: makes the update functions of an agent's page, which run as the run's `Execution` says. Pages see this alone."""
+"""Updates: the factory of an agent's update functions, which are executed as the run's `Execution` says.
+
+It is all that a page knows of execution: no page names a device, a compiler or a thread.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Updates:
-    """`usual` says whether the newest recording has the usual shape; updates of any other are not worth a compilation."""
+    """`usual`: the newest recording has the shape that most have. Recordings of other shapes are updated on eagerly, since each
+    would need a compilation of its own."""
 
     def __init__(self, execution: Execution = EAGER) -> None:
         self.execution, self.usual = execution, True
@@ -36,18 +40,18 @@ class Updates:
         return self.execution.together
 
     def place(self, module: Module) -> Module:
-        """`module`, moved to where updates run."""
+        """`module`, moved to the device of the updates."""
         return module.to(self.device)
 
     def minibatch(
         self, graph: scg.Graph, optimiser: Optimiser, costs: Sequence[str] = (), size: int | None = None, pieces: int = 1
     ) -> MinibatchUpdate:
-        """Steps on the surrogate of `costs` (without any: of all) at chosen rows; `size` is a usual minibatch's, whose gradient
-        is accumulated over `pieces`."""
+        """Steps on the surrogate of `costs` (by default of all costs) at chosen rows. `size` is the number of rows of most
+        minibatches; the gradient of each is accumulated over `pieces`."""
         return MinibatchUpdate(graph, optimiser, costs, size, lambda: self.usual, self.execution, pieces)
 
     def block(self, update: Callable[[Rows], Tensor], check: Callable[[Rows], Any]) -> BlockUpdate:
-        """All that one block changes, as one function; `check` evaluates the same graph and changes nothing."""
+        """The update on a whole block as one function; `check` evaluates the same graph and changes nothing."""
         return BlockUpdate(update, check, lambda: self.usual, self.execution)
 
     def off_policy(self, step: Step, generator: Generator) -> OffPolicyUpdate:

@@ -6,9 +6,9 @@
 
 Why: an eager step is hundreds of small kernels; compiled it takes two thirds of the time, and on two threads about half of
 that. Cost: half a minute of compilation (a few seconds from the cache) for each pattern of delayed objectives; rounding in
-another order, so that "same seed, same bits" holds for each execution and not between them. Noise is presampled where the
-default generator cannot be used: on two threads, and on a GPU. A graph that draws other numbers than `standard_normal`'s
-stays on one thread.
+another order, so that equal seeds give equal bits within each execution and not between them. Noise is presampled where the
+default generator cannot be used: on two threads, and on a GPU. A graph that draws random numbers by other functions than
+`standard_normal` stays on one thread.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class OffPolicyUpdate:
         self.step, self.generator, self.execution, self.thread = step, generator, execution, thread
         self.device = next(iter(step.optimisers.values())).rate.device
         self.cpu = self.device.type == "cpu"
-        self.presamples = not self.cpu  # where the default generator is not this one's kind, and no checkpoint has it
+        self.presamples = not self.cpu  # a GPU's default generator is another one, and not part of a checkpoint
         self.count = 0
         self.begin: Callable[[], object] = _nothing
         self._calls: dict[tuple[bool, ...], Call] = {}
@@ -92,7 +92,7 @@ class OffPolicyUpdate:
         errors at each row."""
         delay = self.step.delay
         due = tuple((self.count + i) % delay == 0 for i in range(minibatches))
-        if minibatches > 1 and len(set(due)) > 1 and minibatches % delay:  # or it would be compiled for every pattern
+        if minibatches > 1 and len(set(due)) > 1 and minibatches % delay:  # one by one: each pattern of `due` is compiled
             found = [self(part) for part in parts(rows, minibatches)]
             return [metrics for several, _ in found for metrics in several], torch.cat([errors for _, errors in found])
         rows = self._placed(rows)
@@ -111,14 +111,14 @@ class OffPolicyUpdate:
         if thread is not None or self.presamples:
             one: dict[str, Any] = parts(rows, len(due))[0]
             with torch.no_grad(), examination(again=False):
-                self.step.graph.sample(**one)  # an examination draws numbers of its own: it is to be over
+                self.step.graph.sample(**one)  # first: an examination draws numbers too
                 requests = recorded_requests(lambda: self.step.graph.sample(**one))
         if thread is None or requests is None:
             return self._on_one_thread(due, requests)
         return self._on_two_threads(thread, requests)
 
     def _on_one_thread(self, due: Sequence[bool], requests: Sequence[Request] | None) -> Call:
-        """A step for each entry of `due`, which says where the slower objectives have theirs, as one function."""
+        """A step for each entry of `due` as one function; an entry is True where the delayed objectives have a step too."""
         step, n = self.step, len(requests or ())
 
         def several(rows: dict[str, Any], noise: list[Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -170,7 +170,7 @@ class OffPolicyUpdate:
         def call(rows: dict[str, Any], begin: Callable[[], object]) -> tuple[list[Metrics], Tensor]:
             nonlocal ready
             noise = presample(requests, self.generator)
-            if not ready:  # compiled one after another
+            if not ready:  # compile one function after the other
                 theirs(rows, noise)
                 ready = True
             other = thread.start(theirs, rows, noise)
@@ -193,7 +193,7 @@ class OffPolicyUpdate:
         return compile_function(function, [*self.step.targets, *optimised])
 
     def _placed(self, rows: Rows) -> dict[str, Any]:
-        """On the updates' device, and by name: a graph looks up what it has examined by its inputs in their order."""
+        """The rows on the updates' device, sorted by name: a graph knows an examined signature by the order of its inputs."""
         return {name: value.to(self.device) for name, value in sorted(rows.items())}
 
     def state_dict(self) -> dict[str, Any]:

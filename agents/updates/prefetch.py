@@ -1,10 +1,10 @@
 """Prefetch: the next block's environment steps run on a worker thread while the gradient steps before it are computed.
 
-    block k + 1 is collected by the policy as it was before the updates of block k            PolicySnapshot
-    while these run, which do not know block k + 1 yet                                        PrefetchedBlock
+    block k + 1 is collected by the policy as it was before the updates that follow block k       PolicySnapshot
+    while these updates run, on a replay buffer without block k + 1                               PrefetchedBlock
 
-Why: the simulator and compiled updates release Python's lock, so two cores are busy. Cost: with one update per step, the acting
-policy is current, and data arrive one update late.
+Why: the simulator and compiled updates release Python's lock, so two cores are busy. Cost: data arrive in the buffer one update
+late.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scg.agents.experience.rollout import Block, Episode, Experience, Rollout
 from scg.agents.updates.metrics import Metrics
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 
-PAUSE = 1e-6  # seconds; sleeping at all takes some 60 µs. A thread that never sleeps keeps Python's lock from one that waits.
+PAUSE = 1e-6  # seconds; a sleep takes at least some 60 µs. It lets the waiting thread take Python's lock.
 
 
 class PrefetchedBlock:
@@ -51,7 +51,7 @@ class PrefetchedBlock:
 
 
 class PolicySnapshot:
-    """A behaviour with weights of its own: those that it had when it last was told to `remember`. All else it shares."""
+    """A copy of the behaviour with the weights of the last call of `remember`; it shares noise processes and schedules."""
 
     def __init__(self, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
         shared = {id(part): part for part in state.values() if not isinstance(part, nn.Module)}
@@ -65,7 +65,7 @@ class PolicySnapshot:
 
 
 class Collector:
-    """Collects blocks with `behaviour` for `learner`; where this has a worker thread, while the updates before are computed."""
+    """Collects blocks with `behaviour`: before the updates of `learner` or, where it has a worker thread, during them."""
 
     def __init__(self, learner: OffPolicyUpdate, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
         self.learner, self.behaviour = learner, behaviour
@@ -77,7 +77,7 @@ class Collector:
         return rollout.collect(self.behaviour, steps, log_prob=False)
 
     def update(self, experience: Experience, add: Callable[[Block], object], learn: Callable[[], Metrics]) -> Metrics:
-        """`add` puts a block into the buffer that `learn` draws from: before it, or after it where the block is prefetched."""
+        """Call `add`, which stores the block in the replay buffer, and `learn`; in the other order for a prefetched block."""
         if isinstance(experience, Block):
             add(experience)
             return learn()
@@ -90,6 +90,6 @@ class Collector:
         try:
             metrics = learn()
         finally:
-            experience.wait()  # nobody may close the environments while they are stepped
+            experience.wait()  # the environments must not be closed while they are stepped
         add(experience.block())
         return metrics
