@@ -1,11 +1,11 @@
-"""What the on-policy actor-critics share: networks, normalisers, and the recording that their graphs replay.
+"""On-policy actor-critics: the nodes and objectives that their graphs share, their networks, and the advantages.
 
     obs_t → (action_t) → reward_t, obs_{t+1}
     obs_t → value_t → ⟨(value_t − target_t)²⟩            target_t = A_t + value_t, recorded
 
 `world` declares the environment's part of the graph, `gain`, `regression` and `entropy` the objectives; each agent's page
-adds its action. An action answers for every later reward. What the *policy* is charged with at a state (entropy, nearness)
-reads `detach("obs")`: it counts where it stands and is no part of the return that earlier actions answer for.
+adds its action. The credit of an action sums all later rewards. Costs of the *policy* at a state (entropy, KL) read
+`detach("obs")`, so that they are no part of the return of earlier actions.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class OnPolicy(AgentConfig):
         return self.around(ActorCritic(self, obs_space, action_space, generator, execution), generator)
 
     def around(self, nets: ActorCritic, generator: Generator) -> Agent:
-        """The page's part: its graph and its update, around these networks."""
+        """The agent's own graph and update, with these networks."""
         raise NotImplementedError
 
 
 class ActorCritic(Recorder):
-    """Policy and critic as an `OnPolicy` config says, their normalisers, and the way from experience to what a graph replays."""
+    """The recorder of an actor-critic: policy, critic and normalisers as an `OnPolicy` config says."""
 
     def __init__(
         self,
@@ -127,8 +127,8 @@ class ActorCritic(Recorder):
 
 
 def standardised(advantage: Tensor) -> Tensor:
-    """`(A − mean A) / std A` over the block. The mean is a constant baseline, the scale one more factor of the rate, so
-    neither turns the expected gradient (but for each step's share 1/n in the mean)."""
+    """`(A − mean A) / std A` over the block. The mean acts as a constant baseline and the scale as a
+    factor of the learning rate, so the direction of the expected gradient stays (up to each step's share 1/n in the mean)."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if advantage.numel() > 1 else advantage
 
 
