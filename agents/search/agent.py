@@ -1,10 +1,10 @@
-"""What all search agents share: their common options, and the way from a step of the distribution to an agent.
+"""Search agents: their common options, and an agent made from a step of the search distribution.
 
     generation g:    ξ(seed, g, e) ─► theta_e = members(ξ) ─► returns ─► step(generation) ─► g + 1
 
-`collect` evaluates a whole generation, `update` makes the members again from their seeds and takes the step: nothing of the
-size of a member is kept in between, or saved. The state of a run is the distribution, its optimiser, the policy with the
-observations' statistics, and the generation's number.
+`collect` evaluates a whole generation; `update` regenerates the members from their seeds and takes the step. So no member's
+parameters are kept in between, or saved. The state of a run is the distribution, its optimiser, the policy with the statistics
+of the observations, and the number of the generation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scg.agents.search.policies import NetworkPolicy, SearchPolicy
 from scg.agents.search.population import Job, Returns, evaluate
 from scg.agents.updates.metrics import Metrics, NotFinite
 
-ENDLESS = 100_000  # steps; an episode that is longer, and longer than what is left of the run, has no end
+ENDLESS = 100_000  # steps; an episode longer than this, and than the rest of the run, is taken to be endless
 
 
 class SearchDistribution(Protocol):
@@ -89,7 +89,7 @@ class SearchConfig(AgentConfig):
 
 
 class Generations:
-    """How many generations are done: what members and scenarios are derived from, beside the seed."""
+    """The number of generations done. Members and scenarios are derived from it and the seed."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -103,7 +103,7 @@ class Generations:
 
 @dataclass(frozen=True)
 class Generation:
-    """What `collect` returns: a generation's returns, and how to make its members again."""
+    """What `collect` returns: a generation's returns, and a function that regenerates its members."""
 
     number: int
     returns: Returns
