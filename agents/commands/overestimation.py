@@ -43,7 +43,7 @@ class Overestimation:
 
 @reported
 def overestimation(argv: list[str]) -> int:
-    """Measure how far the critics of trained runs are above what their policies get."""
+    """Measure how far the critics of trained runs overestimate the returns of their policies."""
     wish = tyro.cli(Overestimation, prog="scg overestimation", args=argv)
     if not wish.runs:
         raise RunError("no run to measure. Give directories that `scg train` has made.")
