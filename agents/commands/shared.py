@@ -15,7 +15,7 @@ from scg.agents.environments.faults import EnvironmentFailed, first_line
 from scg.agents.execution.memory import is_shortage
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
-from scg.agents.networks.finite import NotFinite
+from scg.agents.networks.finite_check import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
 from scg.files import told

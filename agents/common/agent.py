@@ -27,7 +27,7 @@ from scg.agents.execution.options import check_options as check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.replay import Replay
 from scg.agents.experience.rollout import Experience, Rollout
-from scg.agents.networks.finite import REMEDY, exploded
+from scg.agents.networks.finite_check import REMEDY, exploded
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, NotFinite
 

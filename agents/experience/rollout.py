@@ -32,7 +32,7 @@ from scg.agents.environments.envs import Environments
 from scg.agents.environments.faults import EnvironmentFailed, first_line
 from scg.agents.execution import memory
 from scg.agents.experience.acting import Act, mode, sampler
-from scg.agents.networks.finite import REMEDY, NotFinite
+from scg.agents.networks.finite_check import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
 
 Rows = dict[str, Tensor]  # named tensors with one element a row: a minibatch, or a recording `[1, rows, …]`

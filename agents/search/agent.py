@@ -26,9 +26,9 @@ from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.search.controllers import HoverPolicy, ScorePolicy
-from scg.agents.search.perturbations import Kind, Perturbations
+from scg.agents.search.perturbations import NoiseKind, Perturbations
 from scg.agents.search.policies import NetworkPolicy, SearchPolicy
-from scg.agents.search.population import Job, Returns, evaluate
+from scg.agents.search.population import Job, Returns, evaluate_population
 from scg.agents.updates.metrics import Metrics, NotFinite
 
 ENDLESS = 100_000  # steps; an episode longer than this, and than the rest of the run, is taken to be endless
@@ -143,7 +143,7 @@ class Search:
     def start(self) -> Tensor:
         return self.policy.start
 
-    def perturbations(self, kind: Kind = "normal", mirrored: bool = False) -> Perturbations:
+    def perturbations(self, kind: NoiseKind = "normal", mirrored: bool = False) -> Perturbations:
         return Perturbations(self.seed, len(self.start), kind, mirrored)
 
     def jobs(self, members: int) -> list[Job]:
@@ -175,7 +175,9 @@ class Search:
             number, count = generations.done, size()
             crowd = policy.crowd(rollout.envs.batch)
             limit = max(ENDLESS, steps_left)
-            returns = evaluate(rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit)
+            returns = evaluate_population(
+                rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit
+            )
             return Generation(number, returns, make, noise.rows)
 
         def update(generation: Generation, progress: float) -> Metrics:

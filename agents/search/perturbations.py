@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Kind = Literal["normal", "signs", "axes"]
+NoiseKind = Literal["normal", "signs", "axes"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Perturbations:
 
     seed: int
     dim: int
-    kind: Kind = "normal"
+    kind: NoiseKind = "normal"
     mirrored: bool = False
 
     def rows(self, generation: int, members: Iterable[int]) -> Tensor:

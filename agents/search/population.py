@@ -43,7 +43,7 @@ class Returns:
     seen: tuple[int, np.ndarray, np.ndarray]  # observations: count, sum, sum of squares
 
 
-def evaluate(
+def evaluate_population(
     envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job], limit: int = 0
 ) -> Returns:
     """Run every job. `theta(member)` gives its parameters `[d]`. EnvironmentFailed by an episode of more than `limit` steps (0: none)."""

@@ -34,7 +34,7 @@ from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described, first_line
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Episode, Rollout
-from scg.agents.networks.finite import REMEDY
+from scg.agents.networks.finite_check import REMEDY
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import scg
 from scg.agents.experience.rollout import Rows
-from scg.agents.networks.finite import NotFinite as NotFinite
+from scg.agents.networks.finite_check import NotFinite as NotFinite
 
 Metrics = dict[str, float]
 
