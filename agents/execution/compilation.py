@@ -7,7 +7,9 @@ code rounds in another order than eager code: equal seeds give equal bits within
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from types import FunctionType
 from typing import Any
 
@@ -24,7 +26,8 @@ def compile_function(step: Callable[..., Any], kept: Sequence[Tensor] | None = N
     Only the values of tensors and the shapes of the arguments may change between calls. Other guards are left out: to check
     some hundred objects at every call would take a fifth of a small update's time.
     """
-    torch._dynamo.config.trace_autograd_ops = True
+    from torch._dynamo.exc import Unsupported  # here: importing the compiler takes seconds
+
     # A copy of the code object: the compiler keeps its cache, and the limit on the number of entries, per code object.
     step = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, step.__defaults__, step.__closure__)
     arguments = step.__code__.co_varnames[: step.__code__.co_argcount]
@@ -41,4 +44,38 @@ def compile_function(step: Callable[..., Any], kept: Sequence[Tensor] | None = N
         options["triton.cudagraphs"] = True
         for tensor in kept:
             torch._dynamo.mark_static_address(tensor)
-    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    compiled, ready = torch.compile(step, fullgraph=True, dynamic=False, options=options), False
+
+    def call(*given: Any) -> Any:
+        nonlocal ready
+        if ready:  # without the setting, which takes 30 µs
+            try:
+                return compiled(*given)
+            except Unsupported:  # arguments of other shapes: they are compiled now
+                pass
+        with _gradients_traced():
+            found = compiled(*given)
+        ready = True
+        return found
+
+    return call
+
+
+_lock, _inside = Lock(), 0
+
+
+@contextmanager
+def _gradients_traced() -> Iterator[None]:
+    """Inside, the compiler traces `torch.autograd.grad`. The setting is one for all threads, so the last to leave resets it."""
+    global _inside
+    config: Any = torch._dynamo.config
+    with _lock:
+        _inside += 1
+        config.trace_autograd_ops = True
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                config.trace_autograd_ops = False

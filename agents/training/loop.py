@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Generator
 
 import scg.draw
@@ -32,6 +31,7 @@ from scg.agents.common.callbacks import Callback, Now
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described, first_line
+from scg.agents.execution.threads import torch_threads
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.networks.finite_check import REMEDY
@@ -76,8 +76,8 @@ def train(
 
     `callbacks` are called after the agent's own.
     """
-    torch.set_num_threads(run.execution.threads)
-    with run.writing(), one_blas_thread(), _environments(run) as environments, Progress(run.run.steps, quiet) as progress:
+    progress = Progress(run.run.steps, quiet)
+    with torch_threads(run.execution.threads), run.writing(), one_blas_thread(), _environments(run) as environments, progress:
         training = _Training(run, environments, progress, callbacks)
         try:
             return training.run_to_end(resume)
