@@ -21,7 +21,8 @@ from torch.distributions import Distribution
 
 import scg
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, entropy, gain, regression, world
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, entropy, gain, regression, world
+from scg.agents.common.recorder import Recording
 from scg.agents.common.trust_region import distribution
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block, Rollout, Rows

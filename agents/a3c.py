@@ -183,7 +183,7 @@ def _work(
     reports: Any,
 ) -> None:
     """One worker: copies, acts, learns, reports, until it is stopped."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # this process is the worker's own
     try:
         weights, acting = (Generator().manual_seed(envs.seeds(seed, stream, 1, index)[0]) for stream in ("weights", "actions"))
         with envs.make(env, **options) as vector:

@@ -25,7 +25,8 @@ from torch import Generator, Tensor
 
 from scg.agents.a2c import a2c
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, Recording, advantages, predicted, standardised
+from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, predicted, standardised
+from scg.agents.common.recorder import Recording
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block, Rollout, Rows
 from scg.agents.updates.metrics import Metrics, explained_variance

@@ -26,8 +26,7 @@ from torch.distributions import Categorical
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.common.bellman import bellman
-from scg.agents.common.off_policy import Algorithm, OffPolicy
+from scg.agents.common.off_policy import Algorithm, OffPolicy, bellman
 from scg.agents.environments.action_spaces import choices
 from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.execution.options import check_options

@@ -23,8 +23,7 @@ from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
-from scg.agents.common.bellman import bellman
-from scg.agents.common.off_policy import Algorithm, OffPolicy
+from scg.agents.common.off_policy import Algorithm, OffPolicy, bellman
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.networks.actors import SquashedPolicy

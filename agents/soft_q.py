@@ -34,8 +34,7 @@ from torch.distributions import Distribution, Independent, Normal, Uniform
 
 import scg
 from scg import detach
-from scg.agents.common.bellman import bellman
-from scg.agents.common.off_policy import Algorithm, OffPolicy
+from scg.agents.common.off_policy import Algorithm, OffPolicy, bellman
 from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.networks.critics import QCritics, target_copy

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -21,15 +22,11 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 from torch.nn.functional import linear, relu, softplus
 
-from scg.agents.common.bellman import bellman_errors
+from scg.agents.common.off_policy import OffPolicyStep
 from scg.agents.execution.matmul_precision import matmul_precision
 from scg.agents.execution.settings import Execution
-from scg.agents.networks.actors import DeterministicPolicy, SquashedPolicy
-from scg.agents.networks.critics import QCritics, Temperature, target_copy
-from scg.agents.networks.encoder import Encoder
-from scg.agents.sac import SAC, sac
-from scg.agents.td3 import TD3, td3
-from scg.agents.updates.off_policy_step import OffPolicyStep
+from scg.agents.sac import SAC
+from scg.agents.td3 import TD3
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 
 OBS, DIM, ROWS, HIDDEN = 17, 6, 256, (256, 256)
@@ -52,25 +49,9 @@ def minibatch() -> dict[str, Tensor]:
 
 def ours(name: str) -> Update:
     generator, config = Generator().manual_seed(0), {"sac": SAC, "td3": TD3}[name](lr=RATE, tau=TAU)
-    encoder = Encoder(spaces.Box(-1, 1, (OBS,)))
-    critics = QCritics(encoder, DIM, HIDDEN, 2, generator)
-    target_critics = target_copy(critics)
-    if name == "sac":
-        policy, temperature = SquashedPolicy(encoder, DIM, HIDDEN, generator), Temperature()
-        graph = sac(policy, critics, target_critics, temperature, -float(DIM))
-        objectives = {
-            "bellman": config.optimiser(critics),
-            "soft_policy": config.optimiser(policy),
-            "entropy_gap": config.optimiser(temperature),
-        }
-        step = OffPolicyStep(graph, objectives, [(target_critics, critics)], TAU, watched=["q"], errors=bellman_errors)
-    else:
-        actor = DeterministicPolicy(encoder, DIM, HIDDEN, generator)
-        target_actor = target_copy(actor)
-        graph = td3(actor, critics, target_actor, target_critics)  # type: ignore[arg-type]
-        objectives = {"bellman": config.optimiser(critics), "gain": config.optimiser(actor)}
-        targets = [(target_critics, critics), (target_actor, actor)]
-        step = OffPolicyStep(graph, objectives, targets, TAU, delay=2, watched=["q"], errors=bellman_errors)
+    algorithm = config.algorithm(spaces.Box(-1, 1, (OBS,)), spaces.Box(-1, 1, (DIM,)), generator)
+    optimisers = {cost: config.optimiser(module) for cost, module in algorithm.objectives.items()}
+    step = OffPolicyStep(algorithm, optimisers, TAU)
     learner = OffPolicyUpdate(step, generator, Execution(compile=True))
     learner.examine(minibatch())
     return learner
@@ -188,14 +169,14 @@ def td3_by_hand() -> Update:
 
 def by_hand(updates: list[Callable[[dict[str, Tensor]], Tensor]]) -> Update:
     """One after the other, compiled whole."""
-    torch._dynamo.config.trace_autograd_ops = True
     compiled = [torch.compile(update, fullgraph=True, dynamic=False) for update in updates]
     turns = 0
 
     def update(rows: dict[str, Tensor]) -> list[float]:
         nonlocal turns
         turns += 1
-        with matmul_precision(False):
+        first = turns <= len(compiled)
+        with matmul_precision(False), torch._dynamo.config.patch(trace_autograd_ops=True) if first else nullcontext():
             return compiled[turns % len(compiled)](rows).tolist()  # metrics are read at every step on both sides
 
     return update

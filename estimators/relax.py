@@ -60,7 +60,7 @@ class LAX(Estimator, nn.Module):
         log_prob = log_density(distribution, x.detach())
         score = log_prob - log_prob.detach()
         event = len(distribution.event_shape)
-        c_path, c = (level("LAX", self.control, v, event, score.shape) for v in (x, x.detach()))
+        c_path, c = (control_values("LAX", self.control, v, event, score.shape) for v in (x, x.detach()))
         return gathered(x.detach(), score, c_path - score.exp() * c, self.samples)
 
     def refuses(self, distribution: Distribution) -> str | None:
@@ -98,7 +98,7 @@ class RELAX(Estimator, nn.Module):
         log_prob = log_density(distribution, hard)
         score = log_prob - log_prob.detach()
         event = bound + (not isinstance(base, Bernoulli))
-        c, c_given = (level("RELAX", self.control, v.to(dtype), event, score.shape) for v in (z, relaxed.coupled(z)))
+        c, c_given = (control_values("RELAX", self.control, v.to(dtype), event, score.shape) for v in (z, relaxed.coupled(z)))
         return gathered(hard, score, c - score.exp() * c_given, self.samples)
 
     def refuses(self, distribution: Distribution) -> str | None:
@@ -130,7 +130,7 @@ def moving(distribution: Distribution, shape: torch.Size) -> Tensor:
     return x + flow - x * flow.sum(-1, keepdim=True)
 
 
-def level(estimator: str, control: nn.Module, x: Tensor, event: int, shape: torch.Size) -> Tensor:
+def control_values(estimator: str, control: nn.Module, x: Tensor, event: int, shape: torch.Size) -> Tensor:
     """c_φ of the last `event` axes of x as one vector of features (of size 1 where there are none): `[n, *batch]`."""
     features = x.flatten(x.ndim - event) if event else x.unsqueeze(-1)
     c = control(features)

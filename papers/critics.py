@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.ticker import EngFormatter
 
+from scg.agents.execution.threads import torch_threads
 from scg.agents.training.overestimation import Measurement, Paths, each_checkpoint
 from scg.agents.training.run_directory import RunDirectory, write_json
 from scg.papers.learning import Learned
@@ -67,10 +67,10 @@ def critics(run: RunDirectory) -> Critics:
         known = json.loads(file.read_text())
         if known["of"] == of:
             return Critics(known["along"], [(estimate, truth) for estimate, truth in known["pairs"]])
-    torch.set_num_threads(1)
     along, last = [], None
-    for step, last in each_checkpoint(run, HOW, lambda text: None):
-        along.append({"step": step, **last.measured()._asdict()})
+    with torch_threads(1):
+        for step, last in each_checkpoint(run, HOW, lambda text: None):
+            along.append({"step": step, **last.measured()._asdict()})
     assert last is not None, f"{run.path}: no checkpoint"
     found = Critics(along, thinned(last))
     write_json(file, {"of": of, "along": along, "pairs": found.pairs})

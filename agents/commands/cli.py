@@ -5,8 +5,8 @@
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
     scg video RUN --out policy.mp4
 
-Each function takes the arguments behind its word and returns an exit code: 0, 1 for a run that stopped, 2 for arguments
-or files that make no sense.
+Each function takes the arguments after its command and returns an exit code: 0, 1 for a run that stopped, 2 for invalid
+arguments or files.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def train(argv: list[str]) -> int:
 
 
 class _Early(argparse.ArgumentParser):
-    """A look at two options before the parser that knows all of them, which is the one to complain."""
+    """Read two options ahead of the full parser, which reports errors."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
 
 def _try_to_build(run: RunDirectory) -> None:
-    """An environment that is unknown, that does not start, or that the agent refuses, leaves no directory behind."""
+    """Build environment and agent once, so that an unknown or refused environment leaves no run directory behind."""
     from scg.agents.experience.rollout import row_bytes
     from scg.agents.training.loop import build
 

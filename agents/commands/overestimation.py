@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import title
 from scg.agents.commands.shared import check_figure, reported
 from scg.agents.commands.trust import opened
+from scg.agents.execution.threads import torch_threads
 from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
@@ -43,17 +43,17 @@ class Overestimation:
 
 @reported
 def overestimation(argv: list[str]) -> int:
-    """Measure how far the critics of trained runs are above what their policies get."""
+    """Measure how far the critics of trained runs overestimate the returns of their policies."""
     wish = tyro.cli(Overestimation, prog="scg overestimation", args=argv)
     if not wish.runs:
         raise RunError("no run to measure. Give directories that `scg train` has made.")
     check_figure(wish.out)
-    torch.set_num_threads(1)
     measured = []
-    for path in wish.runs:
-        run = opened(path, wish.trust)
-        print(f"{path}: {run.name} on {run.run.env}")
-        measured.append((run, over_training(run, wish.how)))
+    with torch_threads(1):
+        for path in wish.runs:
+            run = opened(path, wish.trust)
+            print(f"{path}: {run.name} on {run.run.env}")
+            measured.append((run, over_training(run, wish.how)))
     plot(measured, wish.out)
     print(f"{wish.out}")
     return 0

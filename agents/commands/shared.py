@@ -15,7 +15,7 @@ from scg.agents.environments.faults import EnvironmentFailed, first_line
 from scg.agents.execution.memory import is_shortage
 from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
-from scg.agents.networks.finite import NotFinite
+from scg.agents.networks.finite_check import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
 from scg.files import told
@@ -56,13 +56,13 @@ def reported(command: Command) -> Command:
 
 
 def check_figure(out: Path) -> None:
-    """RunError for a file that no figure can be written to, before hours go into it."""
+    """RunError for a file that no figure can be written to, before the computation starts."""
     if out.suffix not in FIGURES or out.is_dir():
         raise RunError(f"--out {out}: a figure is a file whose name ends in {', '.join(FIGURES)}.")
 
 
 def _harmless(error: Exception | str) -> str:
-    """The message, line by line, without what a terminal would obey: it may quote a stranger's file or module."""
+    """The message, line by line, without terminal control characters: it may quote an untrusted file or module."""
     return "\n".join(map(visible, str(error).split("\n")))
 
 

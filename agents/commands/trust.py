@@ -1,10 +1,10 @@
-"""Runs of strangers: a run folder is data, and no code runs because it says so.
+"""Trust in run folders: a run folder is data, and the code that it names runs only with the user's consent.
 
     env "module:Id", agent "module:Name" or "/path/to/file.py:Name" in config.json
         → found outside the run folder? → --trust, or yes on a terminal → imported
 
-`module` may be any that Python finds, and importing is running it. What lies in the run folder itself came with it and is
-never imported: the folder is taken off `sys.path`, and a module or file that is found there by another way is refused.
+`module` may be any that Python finds, and importing runs it. Code inside the run folder may come from whoever made the run, and
+is never imported: the folder is taken off `sys.path`, and a module or file that is found there in another way is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scg.agents.training.run_directory import RunDirectory, RunError
 
 
 def opened(path: Path, trust: bool) -> RunDirectory:
-    """The run at `path`, whose environment and agent may be made. RunError where that imports code that nobody trusts."""
+    """The run at `path`, whose environment and agent may be built. RunError if that imports code without the user's consent."""
     keep_out(path)
     run = RunDirectory.open(path)
     look_here()
@@ -41,7 +41,7 @@ def opened(path: Path, trust: bool) -> RunDirectory:
 
 
 def keep_out(folder: Path) -> None:
-    """Nothing is imported from `folder` from now on, be it the current one. An interpreter that is installed there keeps its own."""
+    """Take `folder` off the import path, also if it is the current one. An interpreter installed in it keeps its modules."""
     if _inside("", folder):
         os.environ["PYTHONSAFEPATH"] = "1"  # worker processes do not look into the current folder either
     prefixes = [prefix for prefix in (sys.prefix, sys.base_prefix) if _inside(prefix, folder)]

@@ -1,4 +1,4 @@
-"""What an agent is to the training loop: a graph, a policy that acts, and an update.
+"""Agents, as the training loop sees them: a graph, a policy that acts, and an update.
 
     block ─update→ metrics            progress ∈ [0, 1] is the share of the step budget that is spent
 
@@ -27,7 +27,7 @@ from scg.agents.execution.options import check_options as check_options
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.replay import Replay
 from scg.agents.experience.rollout import Experience, Rollout
-from scg.agents.networks.finite import REMEDY, exploded
+from scg.agents.networks.finite_check import REMEDY, exploded
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, NotFinite
 
@@ -44,10 +44,10 @@ class Stateful(Protocol):
 class Agent:
     graph: scg.Graph
     policy: nn.Module
-    collect: Callable[[Rollout, int], Experience]  # at most so many environment steps, where it can choose
-    update: Callable[[Any, float], Metrics]  # (what was collected, progress)
+    collect: Callable[[Rollout, int], Experience]  # at most so many environment steps, where the agent can choose
+    update: Callable[[Any, float], Metrics]  # of the collected experience and progress
     state: Mapping[str, Stateful]
-    memory: Replay | None = None  # saved piece by piece beside the checkpoints
+    memory: Replay | None = None  # saved in pieces beside the checkpoints
     report: int = 1  # environment steps of blocks that make one row of metrics; at least one block
     callbacks: Sequence[Callback] = ()
 
@@ -67,7 +67,7 @@ class Agent:
                         raise NotFinite(f"parameter {name}.{parameter} has {_first_bad(value)}. {REMEDY}")
 
     def exploded(self) -> str:
-        """A parameter whose size explains numbers that are not finite, in words; "" where none is."""
+        """Describes a parameter that is so large that it explains numbers that are not finite; "" where none is."""
         modules = {name: part for name, part in self.state.items() if isinstance(part, nn.Module)}
         return next((found for name, part in modules.items() if (found := exploded(name, part))), "")
 
@@ -83,16 +83,16 @@ class Config(Protocol):
 
 
 class AgentConfig:
-    """Base of the pages' configs: what presets and the command line must know of an agent, beside its hyperparameters."""
+    """Base of the agents' configs: the traits that presets and the command line use, besides the hyperparameters."""
 
     family: ClassVar[str] = "on-policy"
-    """agents of one family have the same presets for an environment, where they have none of their own"""
+    """agents of one family share the presets of an environment, unless an agent has presets of its own"""
     environments: ClassVar[int] = 8
     """environments stepped side by side by default"""
     compile_from: ClassVar[int | None] = None
-    """environment steps of a run from which on compiling its updates pays off; None: never by default"""
+    """shortest run, in environment steps, whose updates are compiled by default; None: never"""
     executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads")
-    """options of `Execution` that its updates have a use for"""
+    """options of `Execution` that its updates support"""
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
         """The agent for these spaces, its initial weights drawn from `generator`, its updates run as `execution` says."""
@@ -109,7 +109,7 @@ class AgentConfig:
         return next(iter(examples(cls).values()))
 
     def check(self, execution: Execution) -> None:
-        """OptionError for an execution that these updates or this machine cannot have, and for layers without units."""
+        """OptionError for an execution that the updates or the machine do not support, and for layers without units."""
         if any(width < 1 for width in getattr(self, "hidden", ())):
             raise OptionError(f"option hidden is {' '.join(map(str, getattr(self, 'hidden', ())))}. Give widths of at least 1.")
         execution.check_machine()
@@ -120,11 +120,13 @@ class AgentConfig:
                     f"option --{flag}: the updates of {type(self).__name__} cannot be executed so. They know {known}. "
                     "(--overlap and --together are for agents with a replay buffer.)"
                 )
-        execution.check_machine()
+        updates = getattr(self, "updates", execution.together)
+        if updates % execution.together:
+            raise OptionError(f"--together {execution.together} does not divide --updates {updates}.")
 
 
 def examples(config: type[Any]) -> dict[str, scg.Graph]:
-    """The graph of an agent's defaults by the kinds of actions that it takes, continuous ones first."""
+    """The graphs of an agent with default options: one for each kind of action that it takes, continuous actions first."""
     observed = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     actions = {"continuous": spaces.Box(-1.0, 1.0, (1,), np.float32), "discrete": spaces.Discrete(2)}
     found: dict[str, scg.Graph] = {}

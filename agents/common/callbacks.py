@@ -1,9 +1,9 @@
-"""Callbacks: what the training loop calls besides the agent, at its own moments.
+"""Callbacks: functions of the user that the training loop calls around updates, evaluations and checkpoints.
 
     before_update ─► update ─► after_update ─► … ─► after_evaluation ─► after_checkpoint
 
 An agent brings its own (`Agent.callbacks`), and `scg.agents.training.loop.train` takes more. What a callback returns is
-written beside the loop's own numbers, in `metrics.csv` or `evaluations.csv` and for TensorBoard.
+logged with the loop's own numbers, in `metrics.csv` or `evaluations.csv` and for TensorBoard.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
         …
         return on_policy(graph, policy=policy, objectives={"gain": Adam(policy.parameters(), rate=lr)})
 
-The function may ask for the two spaces, the generator of initial weights, and `updates`, which run as the flags of
-`Execution` say; without `updates` those flags are refused.
+The function may take the two spaces, the generator of initial weights, and `updates`, the factory of update functions that
+follow the flags of `Execution`. Without `updates` these flags are refused.
 """
 
 from __future__ import annotations

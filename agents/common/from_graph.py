@@ -1,19 +1,19 @@
-"""An on-policy agent from a graph alone: what is recorded, credited and normalised follows from what the graph asks for.
+"""An on-policy agent from a graph alone: the graph's nodes decide what is recorded, credited and normalised.
 
     collect `horizon` steps → replay the block: credits, targets → `epochs` × minibatches of rows → a step of every optimiser
 
 The graph's sequence names the block's parts as observed nodes: first, terminated, truncated, obs, next_obs, reward; its
 stochastic node is `action`. It may also observe
 
-    cost_to_go    the discounted cost to the end of the episode, which `value`, where given, continues where the data are cut
+    cost_to_go    the discounted cost to the end of the episode; where the data are cut, `value`, if given, predicts the rest
     next_value    value(next_obs), for credits that bootstrap
-    target        what the critic is to predict: credit + value where the credit has the critic subtracted, else the credit
+    target        the critic's regression target: credit + value where the credit has the critic subtracted, else the credit
 
 An action that declares no credit gets one: `cost_to_go` where that is observed, GAE(γ, λ) where the graph has `value`,
 `next_value` and `terminated`, and else the discounted costs to the end of the episode or block.
 
-Every cost is in the update. One that `objectives` does not name is added to the steps of the optimisers that hold what it
-trains, so an auxiliary cost is declared in the graph and nowhere else.
+Every cost is in the update. A cost that `objectives` does not name is added to the steps of the optimisers that hold the
+parameters it trains, so an auxiliary cost is declared in the graph and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from torch import Generator, Tensor, nn
 import scg
 from scg.agents.common.agent import Agent, Stateful
 from scg.agents.common.callbacks import Callback
-from scg.agents.common.on_policy import Recorder, Recording, predicted, standardised
+from scg.agents.common.on_policy import predicted, standardised
+from scg.agents.common.recorder import Recorder, Recording
 from scg.agents.execution.options import OptionError
 from scg.agents.experience.rollout import Block, Rows, discounted_cost
 from scg.agents.networks.normalisers import RewardScale
@@ -113,13 +114,13 @@ def on_policy(
 
 
 class Preparation:
-    """From a block to the rows that minibatches are taken from."""
+    """Turns a block into the rows that minibatches are drawn from."""
 
     def __init__(self, graph: scg.Graph, nets: Recorder, gamma: float, standardise: bool) -> None:
         self.graph, self.nets, self.gamma, self.standardise = graph, nets, gamma, standardise
 
     def recording(self, block: Block) -> Recording:
-        """The block's parts, scaled, and what is computed of them."""
+        """The block's parts, scaled, with `next_value` and `cost_to_go` where the graph observes them."""
         given, asked = self.nets.recording(block), self.graph.nodes
         truncated = block.truncated.to(self.nets.updates.device)
         value = self.nets.critic
@@ -150,7 +151,7 @@ class Preparation:
         return rows
 
     def metrics(self, rows: Rows) -> Metrics:
-        """The mean of every cost, a reward's as a reward, and how well the critic predicts."""
+        """The mean of every cost (of a reward: with its own sign), and the critic's explained variance."""
         trace, nodes = self.graph.replay(rows), self.graph.nodes
         found = {name: nodes[name].sign * float(trace[name].detach().mean()) for name in self.graph.structure.costs}
         target = "target" if "target" in nodes else "cost_to_go"
@@ -160,7 +161,7 @@ class Preparation:
 
 
 def credited(graph: scg.Graph, gamma: float, lam: float) -> scg.Graph:
-    """The graph, its action with a credit."""
+    """The graph, with a default credit for an action that declares none."""
     node, known = graph.nodes["action"], graph.nodes
     if node.credit is not None:
         return graph
@@ -230,7 +231,7 @@ def _groups(graph: scg.Graph, objectives: Mapping[str, Optimiser]) -> list[tuple
 
 
 def _check_saved(groups: Sequence[tuple[Optimiser, list[str]]], saved: Mapping[str, Any]) -> None:
-    """OptionError where a checkpoint would lack what is trained."""
+    """OptionError for trained parameters that no part of the checkpoint holds."""
     kept: list[Tensor] = [p for part in saved.values() if isinstance(part, nn.Module) for p in part.parameters()]
     known = {id(p) for p in kept}
     for optimiser, costs in groups:

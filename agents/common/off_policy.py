@@ -1,9 +1,12 @@
-"""What the off-policy agents share: collecting into a replay buffer, and learning from draws of it.
+"""Off-policy agents: act, fill a replay buffer, and learn from minibatches that are drawn of it.
 
-    act for `horizon` steps → replay → `updates` × (draw a minibatch → a gradient step on every objective → the targets' step)
+    act for `horizon` steps → replay → `updates` × (draw a minibatch → a step on it)
+    a step:   g_J = ∇ J(minibatch) for every objective J      θ_J ← θ_J − rate · Adam(g_J)      θ̄ ← θ̄ + τ (θ − θ̄)
 
-The first block is the warm-up: uniformly random actions, so that the first minibatch has something to draw from. A page gives
-an `Algorithm`: its graph, what each objective trains, what follows what, and who acts.
+All gradients of a step are taken at the same parameters, from one sample of the graph. The first block is the warm-up:
+uniformly random actions, so that the first minibatch has something to draw from. A page gives an `Algorithm`: its graph, what
+each objective trains, what the target networks follow, and who acts; `bellman` is the objective that most of them share.
+How a step is executed (compiled, on two threads, several in one call) is `scg.agents.updates.off_policy_update`'s.
 """
 
 from __future__ import annotations
@@ -17,23 +20,17 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg.agents.common.agent import Agent, AgentConfig, OptionError, Stateful, check_options
-from scg.agents.common.bellman import bellman_errors
-from scg.agents.execution.settings import EAGER, Execution
-from scg.agents.execution.worker_thread import WorkerThread
+from scg import detach
+from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
+from scg.agents.experience.buffers import example_rows, replay_buffer
 from scg.agents.experience.exploration import uniform_policy
-from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Strategy
-from scg.agents.experience.prioritised import PrioritisedReplay
-from scg.agents.experience.replay import Multistep, Replay
-from scg.agents.experience.rollout import Block, Rollout, Rows
+from scg.agents.experience.hindsight import Strategy
+from scg.agents.experience.rollout import Block, Experience, Rollout
 from scg.agents.networks.encoder import Encoder, obs_normaliser
 from scg.agents.networks.normalisers import ObsNormaliser
-from scg.agents.networks.policy import FastPolicy
+from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Means, Metrics
-from scg.agents.updates.off_policy_step import OffPolicyStep
-from scg.agents.updates.off_policy_update import OffPolicyUpdate
-from scg.agents.updates.optimiser import Adam
-from scg.agents.updates.prefetch import Prefetch, PrefetchedBlock
+from scg.agents.updates.optimiser import Adam, Optimiser
 from scg.trace import Trace
 
 
@@ -91,16 +88,6 @@ class OffPolicy(AgentConfig):
             "gamma tau priority_beta",
         )
 
-    def check(self, execution: Execution) -> None:
-        super().check(execution)
-        if self.updates % execution.together:
-            raise OptionError(f"--together {execution.together} does not divide --updates {self.updates}.")
-
-    def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
-        self.check(execution)
-        algorithm = self.algorithm(obs_space, action_space, generator)
-        return off_policy(self, algorithm, obs_space, action_space, generator, execution)
-
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         """The page's part."""
         raise NotImplementedError
@@ -119,15 +106,76 @@ class OffPolicy(AgentConfig):
         """The learning rate after this share of the run."""
         return self.lr
 
-    def memory(self, space: gym.Space) -> Replay:
-        target = Multistep(self.gamma, self.n_step)
-        priorities: dict[str, Any] = {"alpha": self.priority_alpha, "beta": self.priority_beta} if self.prioritised else {}
-        if self.her != "none":
-            buffer = PrioritisedHindsight if self.prioritised else Hindsight
-            return buffer(self.replay, target, self.mapped, space=space, strategy=self.her, k=self.her_k, **priorities)
-        if self.prioritised:
-            return PrioritisedReplay(self.replay, target, self.mapped, **priorities)
-        return Replay(self.replay, target, self.mapped)
+    def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
+        algorithm = self.algorithm(obs_space, action_space, generator)
+        parts = (*algorithm.state.values(), *algorithm.objectives.values(), *algorithm.targets)
+        modules = [part for part in (*parts, algorithm.policy, algorithm.behaviour) if isinstance(part, nn.Module)]
+        for module in modules:
+            updates.place(module)
+        within = dict.fromkeys(part for module in modules for part in module.modules())
+        normalisers = [part for part in within if isinstance(part, ObsNormaliser)]
+        optimisers = {cost: self.optimiser(module) for cost, module in algorithm.objectives.items()}
+        memory, random = replay_buffer(self, obs_space), uniform_policy(action_space)
+        own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
+        step = updates.off_policy(OffPolicyStep(algorithm, optimisers, self.tau), own)
+        step.examine(example_rows(obs_space, random, own, self.prioritised))
+        collector = updates.collector(step, algorithm.behaviour, algorithm.state)
+
+        def collect(rollout: Rollout, steps_left: int) -> Experience:
+            warmup = memory.count == 0
+            steps = -(-self.warmup // rollout.envs.batch) if warmup else self.horizon
+            steps = min(steps, -(-steps_left // rollout.envs.batch))
+            return rollout.collect(random, steps, log_prob=False) if warmup else collector.collect(rollout, steps)
+
+        def learn(progress: float) -> Metrics:
+            scheduled, means = algorithm.schedule(progress), Means()
+            for optimiser in optimisers.values():
+                optimiser.rate.fill_(self.rate(progress))
+            for drawn in memory.minibatches(self.updates, self.batch, own, progress, updates.together):
+                metrics, errors = step(drawn.rows, updates.together)
+                memory.learned(drawn.index, errors)
+                means.add(*metrics)
+            return {**means.take(), **scheduled}
+
+        def add(block: Block) -> None:
+            memory.add(block)
+            for normaliser in normalisers:
+                normaliser.absorb(block.obs.to(updates.device))
+
+        def update(experience: Experience, progress: float) -> Metrics:
+            return collector.update(experience, add, lambda: learn(progress))
+
+        saved = {f"{cost}_optimiser": optimiser for cost, optimiser in optimisers.items()}
+        state = {**algorithm.state, **saved, "learner": step}
+        return Agent(algorithm.graph, algorithm.policy, collect, update, state, memory, self.report)
+
+
+def bellman(
+    graph: scg.Graph, critics: nn.Module, q: Callable[[Tensor, Tensor], Tensor] | None = None, half: bool = False
+) -> None:
+    """The regression that trains the critics; `target` `[*batch]` is the page's node.
+
+        (obs, action) → q = Q(obs, action) → ⟨importance · Σ (q − target)²⟩        target detached
+
+    `q` `[*batch, critics]` are the critics themselves by default; `half` halves the square. `importance` is 1, or the weight of
+    prioritised replay.
+    """
+
+    def values(obs: Tensor, action: Tensor) -> Tensor:
+        return critics(obs, action)
+
+    graph.deterministic(values if q is None else q, name="q")
+
+    @graph.cost(name="bellman", trains=critics)
+    def _(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
+        squares = importance * (q - target.unsqueeze(-1)).square().sum(-1)
+        return squares / 2 if half else squares
+
+
+def bellman_errors(trace: Trace) -> Tensor:
+    """`|q − target|`, the mean over critics or heads, `[*batch]`."""
+    q, target = trace["q"], trace["target"]
+    return (q - (target if target.ndim == q.ndim else target.unsqueeze(-1))).abs().mean(-1)
 
 
 @dataclass(frozen=True)
@@ -155,93 +203,47 @@ class Algorithm:
     """called before each update with the share of the run that is over; what it returns is logged"""
 
 
-def off_policy(
-    config: OffPolicy,
-    algorithm: Algorithm,
-    obs_space: gym.Space,
-    action_space: gym.Space,
-    generator: Generator,
-    execution: Execution = EAGER,
-) -> Agent:
-    """The agent of an algorithm: a replay buffer, minibatches from it, and a step on each."""
-    modules = [part for part in algorithm.state.values() if isinstance(part, nn.Module)]
-    for module in (*modules, *algorithm.objectives.values(), *algorithm.targets, algorithm.policy, algorithm.behaviour):
-        module.to(execution.device)
-    normalisers = {part for module in modules for part in module.modules() if isinstance(part, ObsNormaliser)}
-    optimisers = {cost: config.optimiser(module) for cost, module in algorithm.objectives.items()}
-    memory, random = config.memory(obs_space), uniform_policy(action_space)
-    own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
-    step = OffPolicyStep(
-        algorithm.graph,
-        optimisers,
-        list(algorithm.targets.items()),
-        config.tau,
-        algorithm.delay,
-        algorithm.watched,
-        algorithm.errors,
-    )
-    thread = WorkerThread() if execution.overlap else None
-    learner = OffPolicyUpdate(step, own, execution, thread)
-    rows = examples(obs_space, random, own, config.prioritised)
-    learner.examine({name: value.to(execution.device) for name, value in rows.items()})
-    prefetch = None if thread is None else Prefetch(thread, algorithm.behaviour, algorithm.state)
+class OffPolicyStep:
+    """Gradients → the optimisers' steps → the targets' step, on one minibatch. `optimisers` has one for every objective."""
 
-    def collect(rollout: Rollout, steps_left: int) -> Block | PrefetchedBlock:
-        first = memory.count == 0
-        steps = -(-config.warmup // rollout.envs.batch) if first else config.horizon
-        steps = min(steps, -(-steps_left // rollout.envs.batch))
-        if first:
-            return rollout.collect(random, steps, log_prob=False)
-        if prefetch is not None:
-            return prefetch.collect(rollout, steps)
-        return rollout.collect(algorithm.behaviour, steps, log_prob=False)
+    def __init__(self, algorithm: Algorithm, optimisers: Mapping[str, Optimiser], tau: float) -> None:
+        self.graph, self.optimisers, self.tau = algorithm.graph, dict(optimisers), tau
+        self.watched, self.delay, self.errors = algorithm.watched, algorithm.delay, algorithm.errors
+        self.targets: list[Tensor] = [p for target in algorithm.targets for p in target.parameters()]
+        self.sources: list[Tensor] = [p for source in algorithm.targets.values() for p in source.parameters()]
 
-    def learn(progress: float, begin: Callable[[], object] | None = None) -> Metrics:
-        scheduled, means = algorithm.schedule(progress), Means()
-        for optimiser in optimisers.values():
-            optimiser.rate.fill_(config.rate(progress))
-        for drawn in memory.minibatches(config.updates, config.batch, own, progress, execution.together):
-            rows = {name: value.to(execution.device) for name, value in drawn.rows.items()}
-            metrics, errors = learner(rows, len(drawn.index) // config.batch, begin)
-            begin = None
-            memory.learned(drawn.index, errors)
-            for of_step in metrics:
-                means.add(of_step)
-        return {**means.take(), **scheduled}
+    def __call__(self, rows: dict[str, Any], due: bool = True) -> tuple[Tensor, Tensor]:
+        """The step; its metrics, named by `names(due)`, and the critics' errors at each row. `due`: it is the turn of the
+        delayed objectives and of the targets too."""
+        costs = self.costs(due)
+        gradients, means, errors = self.gradients(rows, costs, self.watched)
+        return torch.cat([means, self.descend(gradients, costs, due)]), errors
 
-    def add(block: Block) -> None:
-        memory.add(block)
-        for normaliser in normalisers:
-            normaliser.absorb(block.obs.to(execution.device))
+    def costs(self, due: bool) -> list[str]:
+        return list(self.optimisers) if due else list(self.optimisers)[:1]
 
-    def update(experience: Block | PrefetchedBlock, progress: float) -> Metrics:
-        if isinstance(experience, Block):
-            add(experience)
-            return learn(progress)
-        assert prefetch is not None
-        metrics = prefetch.update(experience, lambda begin: learn(progress, begin))
-        add(experience.block())
-        return metrics
+    def names(self, due: bool) -> list[str]:
+        costs = self.costs(due)
+        return [*costs, *self.watched, *[f"{cost}_grad_norm" for cost in costs]]
 
-    saved = {f"{cost}_optimiser": optimiser for cost, optimiser in optimisers.items()}
-    state = {**algorithm.state, **saved, "learner": learner}
-    return Agent(algorithm.graph, algorithm.policy, collect, update, state, memory, config.report)
+    def gradients(
+        self, rows: dict[str, Any], costs: Sequence[str], watched: Sequence[str]
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of `costs`; the means of these and of `watched`; with the first objective, the errors at each row."""
+        trace = self.graph.sample(**rows)
+        # Each objective's gradient reaches its own parameters alone, so that of the sum is all of theirs.
+        parameters = [p for cost in costs for p in self.optimisers[cost].parameters]
+        gradients = torch.autograd.grad(trace.surrogate(*costs), parameters)
+        with torch.no_grad():
+            means = torch.stack([trace[name].mean() for name in (*costs, *watched)])
+            errors = self.errors(trace) if costs[0] == next(iter(self.optimisers)) else means[:0]
+        return list(gradients), means, errors
 
-
-def examples(space: gym.Space, random: FastPolicy, generator: Generator, importance: bool = False, rows: int = 8) -> Rows:
-    """Rows that look like a minibatch, to try a graph on."""
-
-    def obs() -> torch.Tensor:
-        encoder = Encoder(space)
-        if encoder.start is not None:
-            return encoder.start + torch.randint(encoder.features, (rows,), generator=generator)
-        return torch.randn(rows, *(space.shape or ()), generator=generator)
-
-    made = {
-        "obs": obs(),
-        "action": torch.from_numpy(random.noise((rows,), generator)),
-        "reward": torch.randn(rows, generator=generator),
-        "next_obs": obs(),
-        "discount": torch.full((rows,), 0.9),
-    }
-    return {**made, "importance": torch.rand(rows, generator=generator)} if importance else made
+    def descend(self, gradients: list[Tensor], costs: Sequence[str], due: bool) -> Tensor:
+        """The optimisers' steps, and that of the targets where it is `due`; the gradients' norms."""
+        each = iter(gradients)
+        norms = [self.optimisers[cost].step([next(each) for _ in self.optimisers[cost].parameters]) for cost in costs]
+        with torch.no_grad():
+            if due:
+                torch._foreach_lerp_(self.targets, self.sources, self.tau)
+            return torch.stack(norms)

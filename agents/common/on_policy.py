@@ -1,11 +1,11 @@
-"""What the on-policy actor-critics share: networks, normalisers, and the recording that their graphs replay.
+"""On-policy actor-critics: the nodes and objectives that their graphs share, their networks, and the advantages.
 
     obs_t → (action_t) → reward_t, obs_{t+1}
     obs_t → value_t → ⟨(value_t − target_t)²⟩            target_t = A_t + value_t, recorded
 
 `world` declares the environment's part of the graph, `gain`, `regression` and `entropy` the objectives; each agent's page
-adds its action. An action answers for every later reward. What the *policy* is charged with at a state (entropy, nearness)
-reads `detach("obs")`: it counts where it stands and is no part of the return that earlier actions answer for.
+adds its action. The credit of an action sums all later rewards. Costs of the *policy* at a state (entropy, KL) read
+`detach("obs")`, so that they are no part of the return of earlier actions.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach, prev
-from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
+from scg.agents.common.agent import Agent, AgentConfig, check_options
+from scg.agents.common.recorder import Recorder, Recording
 from scg.agents.execution.settings import EAGER, Execution
-from scg.agents.experience.rollout import Block, Rollout, Rows
+from scg.agents.experience.rollout import Rows
 from scg.agents.networks.critics import value_critic
 from scg.agents.networks.encoder import obs_normaliser
-from scg.agents.networks.normalisers import ObsNormaliser, RewardScale
+from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import PolicyKind, make_policy
 from scg.agents.updates.factory import Updates
 from scg.estimators.credit import GAE
-
-Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
 
 
 def world(graph: scg.Graph, value: nn.Module) -> None:
@@ -98,85 +97,12 @@ class OnPolicy(AgentConfig):
         return self.around(ActorCritic(self, obs_space, action_space, generator, execution), generator)
 
     def around(self, nets: ActorCritic, generator: Generator) -> Agent:
-        """The page's part: its graph and its update, around these networks."""
+        """The agent's own graph and update, with these networks."""
         raise NotImplementedError
 
 
-class Recorder:
-    """Collects blocks of experience with a policy, and makes of them what a graph replays: on the updates' device, normalised.
-
-    `value` is the critic, where there is one. The normalisers are those inside the two.
-    """
-
-    def __init__(
-        self,
-        policy: nn.Module,
-        value: nn.Module | None,
-        horizon: int,
-        updates: Updates,
-        reward_scale: RewardScale | None = None,
-    ) -> None:
-        self.policy, self.critic, self.horizon = policy, value, horizon
-        self.updates, self.reward_scale = updates, reward_scale
-        for part in (policy, value, reward_scale):
-            if part is not None:
-                updates.place(part)
-        modules = [module for part in (policy, value) if part is not None for module in part.modules()]
-        self.normalisers = list(dict.fromkeys(module for module in modules if isinstance(module, ObsNormaliser)))
-        self.fresh = True  # until the first block: it is normalised by itself
-
-    @property
-    def state(self) -> dict[str, Stateful]:
-        parts = {"policy": self.policy, "value": self.critic, "reward_scale": self.reward_scale}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def collect(self, rollout: Rollout, steps_left: int, log_prob: bool = True) -> Block:
-        return rollout.collect(self.policy, min(self.horizon, -(-steps_left // rollout.envs.batch)), log_prob)
-
-    def recording(self, block: Block) -> Recording:
-        """What the graphs replay, `[time, batch, …]`: observations, actions, scaled rewards, log-probabilities."""
-        return self.scaled(self.raw(block))
-
-    def raw(self, block: Block) -> Recording:
-        """The block on the device of the updates, its rewards as they were."""
-        given = block.given("first", "terminated", "obs", "next_obs", "action", "reward")
-        given = {name: value.to(self.updates.device) for name, value in given.items()}
-        if block.log_prob is not None:
-            given["action.log_prob"] = block.log_prob.to(self.updates.device)
-        if self.normalisers and not self.normalisers[0].count:
-            # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
-            # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
-            for normaliser in self.normalisers:
-                normaliser.absorb(given["obs"])
-            if block.log_prob is not None:
-                with torch.no_grad():
-                    given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
-        else:
-            self.fresh = False
-        # The last block of a run may be shorter, and after the first one the normaliser does not move.
-        self.updates.usual = len(block.reward) == self.horizon and not self.fresh
-        return given
-
-    def scaled(self, given: Recording) -> Recording:
-        """The rewards as the graphs learn from them; the statistics move."""
-        given = self.with_empty_target(given)
-        if self.reward_scale is None:
-            return given
-        return {**given, "reward": self.reward_scale(given["reward"], given["first"], given["terminated"])}
-
-    @staticmethod
-    def with_empty_target(given: Recording) -> Recording:
-        """Adds a zero `target`, which `advantages` fills."""
-        return {**given, "target": torch.zeros_like(given["reward"])}
-
-    def absorb(self, given: Recording) -> None:
-        """Once a block is learned from, the normaliser may move."""
-        for normaliser in self.normalisers if not self.fresh else ():
-            normaliser.absorb(given["obs"])
-
-
 class ActorCritic(Recorder):
-    """Policy and critic as an `OnPolicy` config says, their normalisers, and the way from experience to what a graph replays."""
+    """The recorder of an actor-critic: policy, critic and normalisers as an `OnPolicy` config says."""
 
     def __init__(
         self,
@@ -201,8 +127,8 @@ class ActorCritic(Recorder):
 
 
 def standardised(advantage: Tensor) -> Tensor:
-    """`(A − mean A) / std A` over the block. The mean is a constant baseline, the scale one more factor of the rate, so
-    neither turns the expected gradient (but for each step's share 1/n in the mean)."""
+    """`(A − mean A) / std A` over the block. The mean acts as a constant baseline and the scale as a
+    factor of the learning rate, so the direction of the expected gradient stays (up to each step's share 1/n in the mean)."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if advantage.numel() > 1 else advantage
 
 

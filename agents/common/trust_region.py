@@ -1,4 +1,4 @@
-"""Trust regions on a graph: the KL between a node's distributions at two parameter vectors, and steps measured by it.
+"""Trust regions on a graph: the KL between a node's distributions at two parameter vectors, and steps of a given KL.
 
     KL(θ₀ ‖ θ) = mean KL(p(·; θ₀) ‖ p(·; θ))            F v = ∇_θ (∇_θ KL · v) at θ = θ₀          F d = g, by conjugate gradient
 

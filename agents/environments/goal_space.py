@@ -96,7 +96,7 @@ def _batched(function: Callable[[Any, Any, dict], Any], shape: tuple[int, ...], 
     """`function` of goals for flat batches of them, tried at its first call on rows of which every other one is achieved."""
     vectorised: bool | None = None
 
-    def whole(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    def in_one_call(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.asarray(function(achieved, desired, {}), kind), len(achieved))
 
     def one_by_one(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def _batched(function: Callable[[Any, Any, dict], Any], shape: tuple[int, ...], 
         rows = np.resize(achieved, (8, *shape))
         goals = np.where(np.arange(8).reshape(-1, *[1] * len(shape)) % 2, rows, np.resize(desired, (8, *shape)) + 1)
         try:
-            return bool(np.array_equal(whole(rows, goals), one_by_one(rows, goals)))
+            return bool(np.array_equal(in_one_call(rows, goals), one_by_one(rows, goals)))
         except (ValueError, TypeError, IndexError):  # an `if` on an array, a shape that does not fit
             return False
 
@@ -115,6 +115,6 @@ def _batched(function: Callable[[Any, Any, dict], Any], shape: tuple[int, ...], 
         achieved, desired = achieved.reshape(-1, *shape), desired.reshape(-1, *shape)
         if vectorised is None and len(achieved):
             vectorised = is_vectorised(achieved, desired)
-        return whole(achieved, desired) if vectorised else one_by_one(achieved, desired)
+        return in_one_call(achieved, desired) if vectorised else one_by_one(achieved, desired)
 
     return call

@@ -1,7 +1,7 @@
 """Precision of matrix products in an update: float32 by oneDNN, or factors rounded to bfloat16.
 
-    with products(bf16=False):      x @ y in float32, by the faster of torch's two libraries
-    with products(bf16=True):       product(x, y) = round(round(x) @ round(y)), sums in float32
+    with matmul_precision(bf16=False):      x @ y in float32, by the faster of torch's two libraries
+    with matmul_precision(bf16=True):       matmul(x, y) = round(round(x) @ round(y)), sums in float32
 
 Torch calls oneDNN for float32 products only in the setting that also permits rounding factors to bfloat16. oneDNN rounds
 where the processor has units for bfloat16 (AMX). On other processors it computes in float32, and on AMD's processors twice as
@@ -29,7 +29,7 @@ def rounds_factors() -> bool:
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """`x @ y`; inside `products(bf16=True)`, of float32 factors rounded to bfloat16, and rounded to it."""
+    """`x @ y`; inside `matmul_precision(bf16=True)`, float32 factors and the product are rounded to bfloat16."""
     if _rounded and x.dtype == torch.float32:
         return (x.bfloat16() @ y.bfloat16()).to(x.dtype)
     return x @ y
@@ -37,7 +37,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def matmul_precision(bf16: bool) -> Iterator[None]:
-    """What `product` is inside, and who computes float32 ones."""
+    """Inside, `matmul` multiplies as `bf16` says, and oneDNN computes float32 products."""
     global _rounded
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, rounding = matmul.fp32_precision, _rounded
@@ -52,7 +52,7 @@ def matmul_precision(bf16: bool) -> Iterator[None]:
 
 @cache
 def rounds_to_bfloat16() -> bool:
-    """Whether oneDNN rounds float32 factors when it is let: a product's error is then 2⁻⁹, not 2⁻²⁴ times its size."""
+    """Whether oneDNN, when permitted, rounds float32 factors: the relative error of a product is then 2⁻⁹ in place of 2⁻²⁴."""
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     x = torch.linspace(1, 2, 256, dtype=torch.float64).expand(256, 256).contiguous()

@@ -1,4 +1,4 @@
-"""Free memory, checked before a large allocation: Linux grants more than there is, and kills the process that uses it."""
+"""Free memory, checked before a large allocation: Linux grants more memory than it has and kills the process that uses it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scg.agents.execution.options import OptionError
 
-SMALL = 2**28  # bytes that nobody is asked about
+SMALL = 2**28  # bytes; smaller allocations are not checked
 MIB, GIB = 2**20, 2**30
 
 
@@ -25,7 +25,7 @@ def free() -> float:
             cached = [
                 int(line.split()[1]) for line in _read(f"/sys/fs/cgroup/{stat}").splitlines() if line.startswith(f"{inactive} ")
             ]
-            found.append(float(int(most) - int(now) + sum(cached)))  # files that were read are given back
+            found.append(float(int(most) - int(now) + sum(cached)))  # the cache of files that were read is freed on demand
     return min(found)
 
 

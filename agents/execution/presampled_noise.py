@@ -2,9 +2,10 @@
 
     requests = recorded_requests(sample)      noise = presample(requests, generator)      with replayed(noise): sample()
 
-torch's distributions draw from one default generator. On two threads the order of draws would depend on timing, and a GPU's
-generator is in no checkpoint. Whatever calls `standard_normal` can be given noise that was drawn before, in the order of the
-requests. Cost: a graph that draws other random numbers (a categorical sample, say) cannot be presampled.
+Why: torch's distributions draw from one default generator. On two threads the order of draws would depend on timing, and the
+state of a GPU's generator is not part of a checkpoint. Distributions that call `standard_normal` can use noise that was drawn
+before, in the order of the requests. Cost: a graph that draws other random numbers (a categorical sample, say) cannot be
+presampled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Request = tuple[tuple[int, ...], torch.dtype]
 
 @dataclass
 class _Source:
-    """Where `standard_normal` takes its numbers from: the presampled `noise`, where there is some."""
+    """The source of `standard_normal`: presampled `noise`, or the default generator where `noise` is None."""
 
     noise: list[Tensor] | None = None
     requests: list[Request] = field(default_factory=list)
@@ -68,7 +69,8 @@ register_source(_suspended)
 
 
 def recorded_requests(draw: Callable[[], object]) -> list[Request] | None:
-    """Shapes and types of what `draw()` asks of `standard_normal`; None if it draws other random numbers too. No generator moves."""
+    """Shapes and types of the tensors that `draw()` requests from `standard_normal`; None if it draws other random numbers too.
+    The states of all generators are restored."""
     with torch.random.fork_rng(devices=[]):
         state = torch.get_rng_state()
         _source.recording, _source.requests = True, []

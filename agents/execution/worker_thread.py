@@ -3,9 +3,9 @@
     main     ──┬─ gradient of the first objective ───────────────────┬─► step of all ─►
     worker     └─ gradients of the others ─► the next block's steps ─┴──────────────────────►
 
-Why: compiled calls and the simulator release Python's lock, so both threads compute. Two threads with different
-work synchronise once per step. Torch's own threads share every matrix product: they synchronise at each one, and its data
-move between their caches.
+Why: compiled calls and the simulator release Python's lock, so both threads compute. Two threads with separate tasks
+synchronise once per step, whereas torch's own threads share every matrix product: they synchronise at each of them and move
+its data between their caches. Cost: the tasks must not draw from the default generator (`presampled_noise.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class WorkerThread:
-    """Started with the first task, with as many of torch's threads as the thread that starts it."""
+    """The thread starts with the first task; torch uses as many threads in it as in the thread that submits the task."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None

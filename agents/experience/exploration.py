@@ -1,11 +1,11 @@
-"""How an off-policy agent acts while it collects: uniformly at first, later as its actor does, with noise.
+"""Exploration of off-policy agents: uniform actions at first, then the actor's with noise.
 
     uniform      a ~ U(-1, 1)                                            until the replay buffer has something to learn from
     Gaussian     a = clip(μ(obs) + σ ε),  ε ~ N(0, 1)                     Fujimoto et al. (2018)
     OU           a = clip(μ(obs) + σ x),  x ← (1 − θ) x + ε √(θ (2 − θ))   Ornstein & Uhlenbeck (1930); Lillicrap et al. (2016)
 
 The Ornstein–Uhlenbeck process is in its discrete, stationary form: x has variance 1 at every step, so σ means the same for
-both kinds of noise, and θ is what the process forgets in a step. It runs on from one episode into the next.
+both kinds of noise; 1 − θ is the correlation of successive steps. The process continues from one episode into the next.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class ActionNoise:
 
     def __init__(self, dim: int, scale: float, forget: float = 1.0) -> None:
         self.dim, self.scale, self.forget = dim, scale, forget
-        self._last: Tensor | None = None  # [batch, dim]: where the process stands
+        self._last: Tensor | None = None  # [batch, dim]: the state of the process
 
     def __call__(self, shape: Sequence[int], generator: Generator) -> Tensor:
-        """The process goes on where the last call left it."""
+        """Continues the process from the last call."""
         white = torch.randn(*shape, self.dim, generator=generator)
         if self.forget == 1.0:
             return self.scale * white
@@ -109,7 +109,7 @@ class RandomChoice(nn.Module):
 
 
 def uniform_policy(space: gym.Space) -> UniformActions | RandomChoice:
-    """Actions that look at nothing: uniform over a bounded box, or over all choices."""
+    """Uniform actions, whatever the observation: over a bounded box, or over all choices."""
     return UniformActions(action_dim(space)) if isinstance(space, spaces.Box) else RandomChoice(space)
 
 

@@ -1,4 +1,4 @@
-"""Hindsight: replay in which an episode that missed its goal is also one that reached where it went.
+"""Hindsight experience replay: rows are replayed as if a goal that their episode achieved had been the desired one.
 
     row t of an episode (begin … t … end):     goal ← achieved_goal of next_obs_j           with probability k / (k + 1)
 
@@ -8,11 +8,11 @@
     reward ← compute_reward(achieved_goal of next_obs_t, goal)       terminated ← compute_terminated(the same)
 
 An n-step target sums recomputed rewards under the one goal, up to the first recomputed termination; where the episode ended
-for its own goal or its time limit, but not for the new one, the critic predicts the rest. An episode that is still going on
-ends, so far, at the newest step. Goals are drawn when a row is, so the buffer holds every step once.
+at its own goal or time limit, but not at the new goal, the critic predicts the rest. For an episode that still continues, the
+newest step counts as its end. Goals are drawn together with the rows, so the buffer holds every step once.
 
-The rest of the rows keep their own goal and their recorded reward. The first 1000 recorded steps are compared with what the
-environment's functions say of them: if these need more than the goals, hindsight would learn from wrong rewards, so it stops.
+The other rows keep their own goal and their recorded reward. The first 1000 recorded steps are compared with the environment's
+reward function: if it depends on more than the goals, the recomputed rewards would be wrong, and the run stops.
 
 Andrychowicz et al. (2017), "Hindsight experience replay".
 """
@@ -33,13 +33,13 @@ from scg.agents.experience.replay import Drawn, Multistep, Replay
 from scg.agents.experience.rollout import Block, Rows
 
 Strategy = Literal["final", "future", "episode", "random"]
-OPEN = 2**62  # the end of an episode that goes on
+OPEN = 2**62  # the end of an episode that still continues
 CHECKED = 1000  # recorded steps compared with the environment's functions
 ROUNDED = 1e-3  # share of them that may differ: a goal rounded to float32 can cross a threshold
 
 
 class Hindsight(Replay):
-    """The last `capacity` steps of a goal environment, drawn with goals that the episode reached; `k` of `k + 1` rows are."""
+    """The last `capacity` steps of a goal environment; `k` of `k + 1` rows get a goal that their episode achieved."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Hindsight(Replay):
         last[:-1] |= first[1:]
         end = torch.where(last, time, OPEN).flip(0).cummin(0).values.flip(0)
         self._begin[slots], self._end[slots] = begin[steps - len(slots) :], end[steps - len(slots) :]
-        # What the rows before were waiting for; those that these have overwritten are left out.
+        # The ends of episodes that began in earlier blocks, except of rows that this block overwrites.
         ended = torch.where(first[0], start - 1, end[0])
         for env in torch.nonzero((ended < OPEN) & (self._open < start)).flatten().tolist():
             kept = min(start, max(int(self._open[env]), self.count - self.slots))
@@ -113,7 +113,7 @@ class Hindsight(Replay):
         return drawn
 
     def sources(self, index: Tensor, generator: Generator) -> Tensor:
-        """For rows at flat indices, the flat indices of those whose achieved goals become theirs."""
+        """For rows at flat indices, the flat indices of the rows whose achieved goals replace their desired ones."""
         if self.strategy == "random":
             return torch.randint(len(self), index.shape, generator=generator)
         slot, env = index // self.envs, index % self.envs
@@ -129,7 +129,7 @@ class Hindsight(Replay):
         return (low + (uniform * (end - low + 1)).long()) % self.slots * self.envs + env
 
     def relabelled(self, index: Tensor, goal: Tensor) -> Rows:
-        """What a graph takes, at flat indices, had the desired goals been `goal [rows, …]`."""
+        """The rows at flat indices as a graph takes them, with `goal [rows, …]` as the desired goals."""
         gamma, total, end, kind = self.target.gamma, self.slots * self.envs, self._ends(index), self._data["reward"].dtype
         last, time, power = index, self._time(index // self.envs), torch.full((len(index),), gamma, dtype=kind)
         reward, over = self._outcome(last, goal)

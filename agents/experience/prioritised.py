@@ -1,10 +1,10 @@
-"""Prioritised replay: rows are drawn in proportion to how wrong the critics were there.
+"""Prioritised replay: rows are drawn in proportion to a power of the critics' last error on them.
 
     P(i) = p_i^α / Σ_j p_j^α,   p_i = |δ_i| + ε          importance_i = (N P(i))^−β / max over the minibatch
 
-New rows get the largest priority so far, so that each is seen soon. `importance` goes to the graph, where it weighs the
-critics' regression; it corrects the sampling fully at β = 1, which β reaches at the end of the run. A minibatch of k is
-stratified: one draw from each k-th of the total priority.
+New rows get the largest priority so far, so that each is drawn soon. The graph multiplies the critics' regression by
+`importance`, which corrects the sampling fully at β = 1, reached at the end of the run. A minibatch of k rows is stratified:
+one draw from each k-th of the total priority.
 
 Schaul, Quan, Antonoglou & Silver (2016), "Prioritized experience replay".
 """
@@ -26,7 +26,7 @@ EPSILON = 1e-6  # no row's priority is zero
 
 
 class SumTree:
-    """Numbers ≥ 0 at `size` leaves; their sum, and the leaf that a point of [0, sum) falls on, in log₂ size steps.
+    """A sum tree: numbers ≥ 0 at `size` leaves, their sum, and the leaf that a point of [0, sum) falls on, in log₂ size steps.
 
     Every inner node is computed as the sum of its two, never by differences, so no rounding error accumulates and the
     tree that is rebuilt from its leaves has the same bits.
@@ -112,7 +112,7 @@ class PrioritisedReplay(Replay):
     def minibatches(
         self, count: int, rows: int, generator: Generator, progress: float = 0.0, together: int = 1
     ) -> Iterator[Drawn]:
-        """One after the other: each changes the priorities that the next is drawn by."""
+        """Minibatches one after the other, since each changes the priorities by which the next is drawn."""
         for _ in range(count):
             yield self.sample(rows, generator, progress)
 

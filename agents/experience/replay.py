@@ -1,15 +1,16 @@
-"""Replay: what happened, kept in a ring, drawn from uniformly, and saved piece by piece.
+"""Replay: a ring buffer of environment steps, sampled uniformly and saved in pieces.
 
     slot t   obs_t, action_t, reward_t, next_obs_t, terminated_t, first_t, over_t = terminated_t ∨ truncated_t      [slots, envs, …]
 
     n-step   R = Σ_{k<m} γ^k reward_{t+k}     next_obs = next_obs_{t+m-1}     discount = γ^m (1 − terminated_{t+m-1})
 
-m ≤ n is how far the episode and the ring go on: it stops after a termination, where nothing follows (discount 0), after
-a truncation, where the critic predicts what would have (discount γ^m), and at the newest slot. `next_obs` is where the
-action led, never the first observation of another episode.
+m ≤ n is the number of steps until the sum stops: after a termination (discount 0), after a truncation, where the critic
+predicts the rest (discount γ^m), and at the newest slot. `next_obs` is the observation that the action led to, never the first
+one of another episode.
 
-A buffer of a million steps is not written anew at every checkpoint. `save` writes what came in since the last time to a
-file of its own, and says which files hold the ring; files that no kept checkpoint needs are removed. Restored bit for bit.
+A checkpoint does not write a buffer of a million steps anew: `save` writes the steps since the last call to a file of their
+own, and returns the names of the files that hold the ring. Files that no kept checkpoint needs are removed. A restored buffer
+has the same bits.
 
 Lin (1992); Mnih et al. (2015). Truncation: Pardo et al. (2018).
 """
@@ -38,7 +39,7 @@ FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "first", "over")
 
 @dataclass(frozen=True)
 class Drawn:
-    """A minibatch: what a graph takes, and where it lay (flat: slot · envs + environment)."""
+    """A minibatch: the rows that a graph takes, and their flat indices, slot · envs + environment."""
 
     rows: Rows
     index: Tensor
@@ -46,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Multistep:
-    """How rows become targets: `steps` rewards, discounted by `gamma`, before the critic takes over."""
+    """The n-step target: the sum of `steps` rewards, discounted by `gamma`, before the critic's value."""
 
     gamma: float = 0.99
     steps: int = 1
@@ -89,7 +90,7 @@ class Replay:
             self._allocate(fields)
         if envs != self.envs:
             raise ValueError(f"replay: a block of {envs} environments, but the buffer was begun with {self.envs}.")
-        skipped = max(0, steps - self.slots)  # would be overwritten by this very block
+        skipped = max(0, steps - self.slots)  # the block itself would overwrite it
         slots = np.arange(self.count + skipped, self.count + steps) % self.slots
         for name, ring in self._rings.items():
             ring[slots] = fields[name].numpy()[skipped:]
@@ -132,16 +133,16 @@ class Replay:
     def minibatches(
         self, count: int, rows: int, generator: Generator, progress: float = 0.0, together: int = 1
     ) -> Iterator[Drawn]:
-        """`count` of them, drawn at once, as a draw costs as much as a small update; `together` end to end."""
+        """`count` minibatches from one draw, which takes as long as a small update; `together` of them end to end."""
         drawn = self.sample(count * rows, generator, progress)
         for part, index in zip(parts(drawn.rows, count // together), drawn.index.split(together * rows), strict=True):
             yield Drawn(part, index)
 
     def learned(self, index: Tensor, error: Tensor) -> None:
-        """What the critics' errors were at drawn rows. Uniform sampling does not care."""
+        """Takes the critics' errors at drawn rows. Uniform sampling ignores them."""
 
     def rows(self, index: Tensor) -> Rows:
-        """What a graph takes, at flat indices."""
+        """The rows at flat indices, as a graph takes them."""
         data = self._rows
         last, reward, power = index, data["reward"].index_select(0, index), self.target.gamma
         if self.target.steps > 1:
@@ -159,7 +160,7 @@ class Replay:
         last, power = index, torch.full_like(reward, gamma)
         for _ in range(self.target.steps - 1):
             following = (last + self.envs) % total
-            # `over` does not tell where a resumed run restarted the episodes of environments that cannot be saved.
+            # `over` is False where a resumed run restarted the episodes of environments that cannot be saved.
             goes_on = ~data["over"][last] & (last // self.envs != newest) & ~data["first"][following]
             last = torch.where(goes_on, following, last)
             reward = reward + torch.where(goes_on, power * data["reward"][last], 0.0)
@@ -171,7 +172,7 @@ class Replay:
     # -- saving --------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write what is new since the last call to `directory`; what `load` needs besides."""
+        """Write the steps since the last call to `directory`; returns the other state that `load` needs."""
         saved = self._files[-1][1] if self._files else 0
         if self.count > saved:
             start = max(saved, self.count - self.slots)
@@ -192,7 +193,7 @@ class Replay:
         files = [(start, end) for start, end in state["files"]]
         for start, end in files:
             if start > self.count:
-                self.count = start  # what came before has left the ring
+                self.count = start  # earlier slots have left the ring
             fields = tensor_files.load(_piece(directory, start))
             fields.pop("format")
             if len(fields["reward"]) != end - start:
@@ -221,7 +222,7 @@ def _piece(directory: Path, start: int) -> Path:
 
 
 def _mapped(shape: tuple[int, ...], dtype: torch.dtype, directory: str) -> Tensor:
-    """Zeros in a file that has no name any more: the system writes pages there when memory is short."""
+    """Zeros in an unlinked file, to which the system writes pages when memory is short."""
     kind = torch.zeros((), dtype=dtype).numpy().dtype
     with tempfile.TemporaryFile(dir=directory) as file:
         file.truncate(max(1, int(np.prod(shape)) * kind.itemsize))

@@ -1,9 +1,9 @@
-"""Rollouts: blocks of experience, `[time, batch, …]`, that know where episodes begin and end.
+"""Rollouts: blocks of experience, `[time, batch, …]`, with the ends of episodes marked.
 
     obs_t ─π→ action_t ─env→ reward_t, terminated_t, truncated_t, next_obs_t
     first_{t+1} = terminated_t ∨ truncated_t
 
-`next_obs_t` is where the action led, also where the episode ends; `obs_{t+1}` is then the next episode's first one.
+`next_obs_t` is the observation that the action led to, also at an episode's end; `obs_{t+1}` then begins the next episode.
 
     cost_to_go_t = -reward_t + γ · { 0                     if terminated_t
                                    { value(next_obs_t)     if truncated_t, or at the block's end
@@ -32,7 +32,7 @@ from scg.agents.environments.envs import Environments
 from scg.agents.environments.faults import EnvironmentFailed, first_line
 from scg.agents.execution import memory
 from scg.agents.experience.acting import Act, mode, sampler
-from scg.agents.networks.finite import REMEDY, NotFinite
+from scg.agents.networks.finite_check import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
 
 Rows = dict[str, Tensor]  # named tensors with one element a row: a minibatch, or a recording `[1, rows, …]`
@@ -59,7 +59,7 @@ class Block:
 
     obs: Tensor  # [time, batch, obs…]
     action: Tensor  # [time, batch, action…] as the policy drew it
-    log_prob: Tensor | None  # [time, batch] under the policy that acted; None where nobody asked
+    log_prob: Tensor | None  # [time, batch] under the policy that acted; None unless requested
     reward: Tensor  # [time, batch]
     terminated: Tensor  # [time, batch] bool
     truncated: Tensor  # [time, batch] bool
@@ -111,7 +111,7 @@ class Rollout:
     def collect(self, policy: nn.Module, steps: int, log_prob: bool = True, pause: float = 0.0) -> Block:
         """`steps` steps of every environment: a block `[steps, batch]`. Episodes go on in the next block.
 
-        With a `pause`, so many seconds at least between two steps: for the sake of another thread.
+        `pause`: sleep at least so many seconds between two steps, so that another thread can take Python's lock.
         """
         record = _Record(steps, self.envs)
         act = sampler(policy, self.generator, steps, self.envs.batch)
@@ -127,15 +127,15 @@ class Rollout:
     ) -> Block:
         """`each` whole episodes of every environment, end to end: a block `[total time, 1]`, restarted by `first`.
 
-        Every environment gives the same number of episodes: taking the first n to finish would favour short ones. An
-        environment that has given its share is stepped on, and what it then does is neither kept nor counted. After `limit`
-        steps (0: never) an episode is truncated, for `each` = 1 alone: the environment itself goes on.
+        Every environment gives the same number of episodes: the first n to finish would be the short ones. An environment
+        that has given its share is stepped further, and those steps are neither kept nor counted. After `limit` steps (0:
+        never) an episode is truncated in the block, though not in the environment; this needs `each` = 1.
         """
         if limit and each > 1:
             raise ValueError(
                 f"episodes: a limit of {limit} steps and {each} episodes of every environment. Ask for one of each."
             )
-        if not self._first.all():  # somebody is in the middle of an episode
+        if not self._first.all():  # some environment is in the middle of an episode
             self._obs, self._first = self.envs.reset().copy(), np.ones(self.envs.batch, bool)
             self._total[:], self._length[:] = 0.0, 0
         chunk, count = 256, np.zeros(self.envs.batch, np.int64)
@@ -174,11 +174,11 @@ class Rollout:
         try:
             action = act(self._obs)
         except (NotFinite, ValueError) as error:  # ValueErrors are torch's, of distributions with such parameters
-            record.check(t)  # was it the environment, before?
+            record.check(t)  # the environment may have been the cause
             if not isinstance(error, NotFinite) and "Expected" not in str(error):
                 raise
             raise NotFinite(f"step {t} of the block: {first_line(error)}") from error
-        record.action[t] = action  # before the environments, which may write into what they are given
+        record.action[t] = action  # before stepping: environments may write into the arrays they are given
         try:
             step = self.envs.step(action)
         except EnvironmentFailed as fault:
@@ -210,7 +210,7 @@ class Rollout:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Whether the environments go on where they were. False: their episodes start afresh (with other seeds)."""
+        """Restores the state; False where the environments cannot, so that their episodes start anew with other seeds."""
         self.generator.set_state(state["generator"])
         if state["envs"] is None:
             fresh = torch.randint(2**31 - 1, (self.envs.batch,), generator=self.generator)
@@ -255,7 +255,8 @@ class _Record:
         return vars(self)
 
     def check(self, steps: int) -> None:
-        """EnvironmentFailed or NotFinite by what was not finite first in so many steps: what the policy saw, did, or caused."""
+        """EnvironmentFailed or NotFinite, by the first of so many steps with a number that is not finite: in the
+        observation, the action, or the outcome."""
         found = []
         for order, name in enumerate(("obs", "action", "reward", "next_obs")):
             array = getattr(self, name)[:steps]
@@ -274,7 +275,7 @@ class _Record:
         self.check(len(self.reward))
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
         log_prob = None
-        if policy is not None:  # in one pass, by the very function that the graph will differentiate
+        if policy is not None:  # in one pass, by the function that the graph will differentiate
             device = next((p.device for p in policy.parameters()), torch.device("cpu"))
             with torch.no_grad():
                 log_prob = policy(tensors["obs"].to(device)).log_prob(tensors["action"].to(device)).cpu()
@@ -282,7 +283,7 @@ class _Record:
 
 
 def row_bytes(envs: Environments) -> int:
-    """What one step of one environment takes."""
+    """Bytes of one step of one environment."""
     obs, action = (math.prod(space.shape or ()) * _kind(space).itemsize for space in (envs.obs_space, envs.action_space))
     return 2 * obs + action + float_type().itemsize + 3
 

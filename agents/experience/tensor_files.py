@@ -1,9 +1,9 @@
-"""Files of tensors: written whole or not at all, verified, loaded without executing code.
+"""Files of tensors: written atomically, verified by a digest, loaded without executing code.
 
     archive ‖ SHA-256(archive)         → `scg.files.whole_file`
 
-A kill at any moment leaves the previous file as it was. The digest is checked before anything else is read of a file: an
-archive's own checksums do not cover its directory. `torch.load(weights_only=True)` refuses pickles that would run something.
+A process that is killed leaves the previous file intact. The digest is checked before the archive is read, because an
+archive's own checksums do not cover its directory. `torch.load(weights_only=True)` refuses pickles that would run code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 class _Hashing:
-    """A file to write to, in order, and the digest of what was written: replay buffers are not held in memory twice."""
+    """A file that is written sequentially, with the digest of what was written, so that no second copy is held in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -61,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
     content = _content(path)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever an unpickler raises on bytes that were not written by `save`
+    except Exception as error:  # an unpickler raises many types on bytes that `save` did not write
         raise _unreadable(path, error, len(content)) from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:

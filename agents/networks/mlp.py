@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
 from scg.agents.execution import memory
-from scg.agents.networks.finite import checked_output
+from scg.agents.networks.finite_check import checked_output
 from scg.agents.networks.linear import linear, weights_and_biases
 
 SMALL = 0.01  # gain of a policy's last layer

@@ -1,10 +1,10 @@
-"""What all search agents share: their common options, and the way from a step of the distribution to an agent.
+"""Search agents: their common options, and an agent made from a step of the search distribution.
 
     generation g:    ξ(seed, g, e) ─► theta_e = members(ξ) ─► returns ─► step(generation) ─► g + 1
 
-`collect` evaluates a whole generation, `update` makes the members again from their seeds and takes the step: nothing of the
-size of a member is kept in between, or saved. The state of a run is the distribution, its optimiser, the policy with the
-observations' statistics, and the generation's number.
+`collect` evaluates a whole generation; `update` regenerates the members from their seeds and takes the step. So no member's
+parameters are kept in between, or saved. The state of a run is the distribution, its optimiser, the policy with the statistics
+of the observations, and the number of the generation.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.search.controllers import HoverPolicy, ScorePolicy
-from scg.agents.search.perturbations import Kind, Perturbations
+from scg.agents.search.perturbations import NoiseKind, Perturbations
 from scg.agents.search.policies import NetworkPolicy, SearchPolicy
-from scg.agents.search.population import Job, Returns, evaluate
+from scg.agents.search.population import Job, Returns, evaluate_population
 from scg.agents.updates.metrics import Metrics, NotFinite
 
-ENDLESS = 100_000  # steps; an episode that is longer, and longer than what is left of the run, has no end
+ENDLESS = 100_000  # steps; an episode longer than this, and than the rest of the run, is taken to be endless
 
 
 class SearchDistribution(Protocol):
@@ -89,7 +89,7 @@ class SearchConfig(AgentConfig):
 
 
 class Generations:
-    """How many generations are done: what members and scenarios are derived from, beside the seed."""
+    """The number of generations done. Members and scenarios are derived from it and the seed."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -103,7 +103,7 @@ class Generations:
 
 @dataclass(frozen=True)
 class Generation:
-    """What `collect` returns: a generation's returns, and how to make its members again."""
+    """What `collect` returns: a generation's returns, and a function that regenerates its members."""
 
     number: int
     returns: Returns
@@ -143,7 +143,7 @@ class Search:
     def start(self) -> Tensor:
         return self.policy.start
 
-    def perturbations(self, kind: Kind = "normal", mirrored: bool = False) -> Perturbations:
+    def perturbations(self, kind: NoiseKind = "normal", mirrored: bool = False) -> Perturbations:
         return Perturbations(self.seed, len(self.start), kind, mirrored)
 
     def jobs(self, members: int) -> list[Job]:
@@ -175,7 +175,9 @@ class Search:
             number, count = generations.done, size()
             crowd = policy.crowd(rollout.envs.batch)
             limit = max(ENDLESS, steps_left)
-            returns = evaluate(rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit)
+            returns = evaluate_population(
+                rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit
+            )
             return Generation(number, returns, make, noise.rows)
 
         def update(generation: Generation, progress: float) -> Metrics:

@@ -2,7 +2,7 @@
 
     v ← momentum · v + rate · g / ‖g‖          ‖v‖ > limit:  v ← limit · v / ‖v‖          x ← x − v
 
-Its two numbers are lengths in parameter space, where ranks have taken the scale out of a search gradient anyway.
+Rate and limit are lengths in parameter space: ranks have removed the scale of a search gradient anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 
 class ClipUp(Optimizer):
-    """Descends, as torch's optimisers do. `limit` defaults to twice the rate, as in the paper."""
+    """Minimises, as torch's optimisers do. `limit` defaults to twice the rate, as in the paper."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9, limit: float | None = None) -> None:
         if lr <= 0 or not 0 <= momentum < 1 or (limit is not None and limit <= 0):

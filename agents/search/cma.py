@@ -109,7 +109,8 @@ class Diagonal(nn.Module):
 
 
 class Full(nn.Module):
-    """C = B diag(ℓ²) Bᵀ. The decomposition is as old as costs O(d²) a member; samples and lengths are of the same one."""
+    """C = B diag(ℓ²) Bᵀ. The decomposition is renewed so rarely that it costs O(d²) a member; samples and lengths use the same
+    one."""
 
     covariance: Tensor
     basis: Tensor
@@ -190,7 +191,7 @@ class CMA(nn.Module):
 
     @torch.no_grad()
     def restart(self, mean: Tensor, members: int) -> None:
-        """From the beginning, elsewhere and with another population."""
+        """Restart at another mean, with another population."""
         self.size.fill_(members)
         self.mean.copy_(mean)
         self.sigma.fill_(self.first_sigma)
@@ -241,7 +242,7 @@ class CMA(nn.Module):
         self.sigma.mul_(math.exp(min(1.0, r.c_sigma / r.damping * (speed / r.length - 1))))
 
     def stalled(self, smallest: float = 1e-12) -> str:
-        """Why it cannot go on, or "": steps below `smallest`, a degenerate covariance, a mean that steps do not move."""
+        """The reason to stop, or "": steps below `smallest`, a degenerate covariance, or a mean that steps do not change."""
         scale = self.scale
         if float(scale.max()) < smallest and float((self.sigma * self.path).abs().max()) < smallest:
             return f"steps are below {smallest}"

@@ -1,4 +1,4 @@
-"""Policies that are no networks: the helicopter's controller, and a scorer of placements.
+"""Policies other than networks: the helicopter's controller, and a linear scorer of placements.
 
 hover       collective = θ₁ f₁(z* − z) + θ₂ ż                               u, v for ẋ, ẏ: the helicopter's own frame
             elevator   = θ₃ f₂(x* − x) + θ₄ f₄(ẋ) + θ₅ q + θ₆ n_y           f: clipping to ± LIMIT

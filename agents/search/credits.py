@@ -1,4 +1,4 @@
-"""What a member's return counts: weights `[n]` from returns `U [n]`, in reward units (the larger, the better).
+"""Credits of search: the weight of each member, `[n]`, from the returns `U [n]`, in reward units (the larger, the better).
 
     centred ranks    (rank − (n − 1)/2) / (n − 1) ∈ [−½, ½]; ties share their mean rank          Salimans et al. (2017)
     elite            1/k for the k best                                                          Rubinstein (1999)
@@ -7,8 +7,8 @@
     directions       U / std U of the b pairs whose better member is best                        Mania et al. (2018)
     returns          U − mean U                                                                  REINFORCE's baseline
 
-A NaN is a member that failed. Where only order counts it is the worst; where size counts it has no weight, and in mirrored
-pairs its partner has none either, for a return without its mirror image would be a bias.
+NaN is the return of a failed member. Rank-based credits rank it last; the others give it weight 0, and in mirrored pairs its
+partner too, since a return without its mirror image would bias the gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scg.agents.updates.metrics import NotFinite
 
 
 class AllFailed(NotFinite):
-    """No member of a generation has a return."""
+    """All members of a generation have failed."""
 
 
 def alive(utility: Tensor) -> Tensor:
@@ -114,5 +114,5 @@ def directions(utility: Tensor, best: int) -> Tensor:
 
 
 def effective(weight: Tensor) -> float:
-    """How many members of equal weight would average as well: `(Σ w)² / Σ w²`."""
+    """The effective sample size of the weights, `(Σ w)² / Σ w²`."""
     return float(weight.sum() ** 2 / weight.square().sum())

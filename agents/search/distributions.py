@@ -76,7 +76,7 @@ class FullGaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, theta: Tensor, weight: Tensor, extra: float = 0.0) -> None:
-        """ValueError where the weighted members do not span the space and nothing is added."""
+        """ValueError if the weighted members do not span the space and `extra` is 0."""
         p = weight / weight.sum()
         self.mean.copy_(p @ theta)
         centred = theta - self.mean

@@ -1,4 +1,4 @@
-"""Perturbations: a member's unit noise is a function of (seed, generation, index), so none is stored or sent.
+"""Perturbations: a member's unit noise is a function of (seed, generation, index), so that no noise is stored or sent.
 
     normal    ξ ~ N(0, I)                               es, ars, pgpe, cem, cma-es, …
     signs     ξⱼ = ±1                                   spsa
@@ -12,7 +12,8 @@ for theta ~ N(mean, s²I), is one formula for three methods: with `normal` noise
 `(U(mean + h eⱼ) − U(mean − h eⱼ)) / 2h`. The axes are the Gaussian's cubature of degree 3: where U is quadratic the
 differences, SPSA's mean and the gradient of the smoothed U are all equal.
 
-The stream is Philox, counter-based, keyed by seed and position (Salmon et al. 2011), so a member costs nothing but its numbers.
+The generator is Philox, which is counter-based and keyed by seed and position (Salmon et al. 2011): any member's noise can be
+drawn without that of the members before it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Kind = Literal["normal", "signs", "axes"]
+NoiseKind = Literal["normal", "signs", "axes"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Perturbations:
 
     seed: int
     dim: int
-    kind: Kind = "normal"
+    kind: NoiseKind = "normal"
     mirrored: bool = False
 
     def rows(self, generation: int, members: Iterable[int]) -> Tensor:
-        """`[len(members), dim]`, float64: the same rows whoever asks for which of them together."""
+        """`[len(members), dim]`, float64. A member's row does not depend on which others are asked for."""
         return torch.from_numpy(np.stack([self.row(generation, member) for member in members]))
 
     def row(self, generation: int, member: int) -> np.ndarray:

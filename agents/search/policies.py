@@ -1,4 +1,4 @@
-"""Policies as vectors: one module that holds the searched parameters, and a crowd of them that acts at once.
+"""Policies as parameter vectors: a module that acts by one vector, and a crowd that acts by one vector in each slot.
 
     policy.start [d]                    where a search begins              policy.hold(theta)    what acts in evaluation
     crowd = policy.crowd(slots)         crowd.load(slot, theta)            crowd.act(obs [slots, …]) → action [slots, …]

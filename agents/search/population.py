@@ -1,13 +1,13 @@
-"""A population's returns: whole episodes of many members at once, in the slots of a vector environment.
+"""The returns of a population: whole episodes of many members at once, in the slots of a vector environment.
 
     jobs (member, episode, seed) ─► slots ─► crowd.act ─► envs.step ─► U(member) = mean over its episodes
 
-A slot that is free takes the next job: the member's parameters are made from its seed, the environment is reset with the job's.
-So an episode depends on (parameters, seed) alone, and nothing on how many slots there are, on their order, or on threads.
+A free slot takes the next job: the member's parameters are generated from its seed, and the environment is reset with the seed
+of the job. So an episode depends on (parameters, seed) alone, not on the number of slots, their order, or threads.
 
-A member fails when its environment raises, or an action, observation or reward of its is not finite. Its return is then NaN, its
-other episodes are dropped, the rest goes on; what to make of a NaN is the credit's affair. Moments of the observations are summed
-episode by episode and joined in the order of the jobs.
+A member fails when its environment raises, or when one of its actions, observations or rewards is not finite. Its return is
+then NaN, its other episodes are dropped, and the other members continue; the credit decides how a NaN counts. Moments of the
+observations are summed episode by episode and joined in the order of the jobs.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Returns:
 
     utility: np.ndarray  # [members] mean return; NaN where one failed
     steps: int
-    episodes: list[Episode]  # those that ended, in the order of the jobs
-    failures: dict[int, str]  # member → what happened first
+    episodes: list[Episode]  # of the episodes that ended, in the order of the jobs
+    failures: dict[int, str]  # member → its first error
     seen: tuple[int, np.ndarray, np.ndarray]  # observations: count, sum, sum of squares
 
 
-def evaluate(
+def evaluate_population(
     envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job], limit: int = 0
 ) -> Returns:
     """Run every job. `theta(member)` gives its parameters `[d]`. EnvironmentFailed by an episode of more than `limit` steps (0: none)."""
@@ -64,7 +64,7 @@ def evaluate(
             failures[member] = job, message
 
     def fill(slot: int) -> None:
-        """The next job whose environment starts; else the slot rests."""
+        """The next job whose environment starts; without any the slot stays idle."""
         nonlocal upcoming
         active[slot] = False
         while upcoming < len(jobs) and not active[slot]:

@@ -31,7 +31,7 @@ class Restarting:
         return 10 + -(-30 * rates.dim // rates.members)
 
     def update(self, theta: Tensor, utility: Tensor) -> str:
-        """One generation. Returns why it was restarted, or ""."""
+        """Take one generation. Returns the reason of a restart, or ""."""
         self.cma.update(theta, self.cma.credit(utility))
         alive = utility[torch.isfinite(utility)]
         self.extremes.append((float(alive.min()), float(alive.max())))
@@ -50,6 +50,6 @@ class Restarting:
         return {"restarts": self.restarts, "extremes": [list(pair) for pair in self.extremes]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """After the CMA's own state, which knows the population."""
+        """To be called after the state of the CMA is loaded, which has the size of the population."""
         self.restarts = state["restarts"]
         self.extremes = deque((tuple(pair) for pair in state["extremes"]), maxlen=self._patience())

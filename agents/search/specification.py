@@ -1,4 +1,4 @@
-"""The one graph of gradient-free search: a stochastic `theta` over a black-box return.
+"""The graph of all gradient-free search: a stochastic `theta` and a black-box return.
 
     (theta ~ p(·; distribution)) → utility = U(theta) → ⟨gain⟩          ∇J = E[credit(U) ∇ log p(theta)]
                ▲┄┄┄┄┄ credit ◄──────┘
@@ -11,8 +11,8 @@
     exp(λ U), U                weighted maximum likelihood                         rwr, pi2; power
     log-rank weights           natural gradient (of the mean: the same as w.m.l.)  cma-es
 
-A member is one element of the batch: the surrogate is a mean over members. With weights wₑ as credit it is
-`1/n Σₑ wₑ log p(thetaₑ)` in value of its gradient, so weighted maximum likelihood is where that gradient vanishes.
+A member is one element of the batch: the surrogate is a mean over members. With weights wₑ as credit,
+the surrogate has the gradient of `1/n Σₑ wₑ log p(thetaₑ)`, which vanishes at the weighted maximum likelihood.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scg import ScoreFunction
 
 
 def search_graph(distribution: nn.Module, credit: str, objective: Callable[[Tensor], Tensor] | None = None) -> scg.Graph:
-    """`distribution()` gives p; `credit` names what a member's return counts.
+    """`distribution()` gives p; `credit` names the weight of each member.
 
     With an `objective` (`theta [*batch, d] → U [*batch]`) the graph is complete: no credit but the return itself, so that
     it can be sampled, and checked against an oracle of the smoothed objective.

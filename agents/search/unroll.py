@@ -1,14 +1,14 @@
-"""Search inside an episode: members that live on across updates, and the perturbations that their rewards are due to.
+"""Search inside an episode: updates after every K steps, and the perturbations that each reward depends on.
 
     window:      ──── K steps ────┬──── K steps ────┬──── K steps ────        one update a window
-    persistent   ε₁               ε₂                ε₃                         due: ε₁, ε₁ + ε₂, ε₁ + ε₂ + ε₃        PES
-    reused       ε                ε                 ε                          due: ε, ε, ε                          NRES
+    persistent   ε₁               ε₂                ε₃                         ξ: ε₁, ε₁ + ε₂, ε₁ + ε₂ + ε₃          PES
+    reused       ε                ε                 ε                          ξ: ε, ε, ε                            NRES
 
-    g = 1/(n scale) Σ_members Σ_steps reward_t ξ_t,          ξ_t: what is due at step t, begun anew with each episode
+    g = 1/(n scale) Σ_members Σ_steps reward_t ξ_t,          ξ_t: the perturbations since the episode of step t began
 
-The state at a step is due to all perturbations since its episode began, so a reward's score is their sum: the score-function
-estimate of a graph whose theta is drawn anew in every window. Counting the present window's ε alone would be truncated ES, biased.
-Members of a pair (2k, 2k + 1) have opposite perturbations as long as their episodes keep step.
+The state at a step depends on all perturbations since its episode began, so a reward's score is their sum: the score-function
+estimate of a graph that draws theta anew in every window. With the present window's ε alone, the estimate would be that of
+truncated ES, which is biased. Members of a pair (2k, 2k + 1) have opposite perturbations while their episodes end together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Lives:
                 self._begin(slot)
 
     def _begin(self, slot: int) -> None:
-        """An episode's own perturbation: of a pair's k-th episodes they are opposite."""
+        """The perturbation of an episode; those of a pair's k-th episodes are opposite."""
         row = torch.from_numpy(self.noise.row(int(self.fresh[slot]), slot))
         self.now[slot], self.due[slot] = row, row
         self.fresh[slot] += 1

@@ -1,10 +1,10 @@
-"""Checkpoints: written whole or not at all, loaded without executing code.
+"""Checkpoints: written atomically, loaded without executing code.
 
-    state → temporary file → fsync → rename            a kill at any moment leaves the previous file as it was
-    newest file → (damaged? say so) → the one before    digest checked first, plain values and tensors only
+    state → temporary file → fsync → rename                 a process that is killed leaves the previous file intact
+    newest file → (damaged? warn) → the one before it       digest checked first, plain values and tensors only
 
-Older ones are deleted once the new one has been read back: never the new one, never the one that this process resumed
-from before a newer one is good. Damaged files are not counted among the kept ones.
+Older checkpoints are deleted once the new one has been read back: never the new one, and never the one that this process
+resumed from before a newer one is verified. Damaged files do not count as kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write, read back, then delete what `keep` newer good ones replace. CheckpointError where what was written is damaged."""
+        """Write, read back, then delete all but the `keep` newest verified ones. CheckpointError if the new file is damaged."""
         path = self.directory / f"step-{step:012d}.pt"
         save(path, state)
         verify(path)
@@ -47,7 +47,7 @@ class Checkpoints:
         return path
 
     def _kept(self, newest: Path) -> set[Path]:
-        """`newest` and the good ones before it, `keep` in all: first those that this process knows, then any that verify."""
+        """`newest` and the verified ones before it, `keep` in all: those that this process has verified, then others."""
         kept = [newest]
         others = [path for path in reversed(self.paths()) if path != newest]
         for path in [*reversed(self._good), *others]:

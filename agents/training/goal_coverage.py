@@ -20,7 +20,7 @@ from scg.agents.experience.acting import sampler
 from scg.agents.experience.rollout import Rollout
 from scg.files import whole_file
 
-STATES = ((0.0, 0.0), (2.5, 2.5), (-2.5, 0.0))  # where the picture looks at Q: between four goals, two, and near one
+STATES = ((0.0, 0.0), (2.5, 2.5), (-2.5, 0.0))  # states at which Q is drawn: between four goals, between two, and near one
 
 
 def reached(policy: nn.Module, episodes: int = 100, seed: int = 0) -> tuple[list[int], list[np.ndarray]]:

@@ -1,15 +1,15 @@
-"""The training loop, the only one: collect, update, check, and now and then evaluate and save.
+"""The training loop of all agents: collect, update, check, and at times evaluate and save.
 
     ┌─► block = collect(rollout) ─► metrics = update(block) ─► finite? ─► log ─► evaluate? ─► save? ─┐
     │   └──────────── until `agent.report` steps ─────────┘                                          │
     └─────────────────────────────────────────────────────────────────────────────────────────────────┘
 
 Nothing is shared between training and evaluation: environments, seeds and generators are their own, so how often a run
-is evaluated changes nothing in it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
+is evaluated does not change it. A checkpoint holds parameters, optimisers, generators, counters, the replay buffer (in
 pieces beside it) and the environments' states (`scg.agents.environments.environment_state` says which can be saved; others restart their episodes,
 and the run says so), so a killed run whose environments can be saved ends in the same bits when it resumes. A NaN stops
-the run by name; what was saved before it stays. Callbacks are called at the moments of `scg.agents.common.callbacks`; the
-numbers that they return become columns of the same tables.
+the run with an error that names its node or parameter; earlier checkpoints stay. `scg.agents.common.callbacks` says when
+callbacks are called; the numbers that they return become columns of the same tables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Generator
 
 import scg.draw
@@ -33,9 +32,10 @@ from scg.agents.common.callbacks import Callback, Now
 from scg.agents.environments import envs
 from scg.agents.environments.envs import EnvironmentFault, Environments
 from scg.agents.environments.faults import described, first_line
+from scg.agents.execution.threads import torch_threads
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Episode, Rollout
-from scg.agents.networks.finite import REMEDY
+from scg.agents.networks.finite_check import REMEDY
 from scg.agents.training import curves
 from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
@@ -73,12 +73,12 @@ class Counters:
 def train(
     run: RunDirectory, resume: bool = False, quiet: bool = False, callbacks: Sequence[Callback] = ()
 ) -> Evaluation | None:
-    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, None of none.
+    """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, or None without any.
 
     `callbacks` are called after the agent's own.
     """
-    torch.set_num_threads(run.execution.threads)
     with (
+        torch_threads(run.execution.threads),
         run.writing(),
         _event_writer_told(),
         one_blas_thread(),
@@ -171,7 +171,7 @@ class _Training:
                     self.progress.say(f"stopped at step {counters.step:,}: {'; '.join(self.now.reasons)}")
                     break
         finally:
-            with suppress(OSError):  # what could not be written has been told
+            with suppress(OSError):  # the error that stopped the run is reported already
                 self.events.close()
         if not options.evaluations:
             return None
@@ -181,7 +181,7 @@ class _Training:
 
     @contextmanager
     def _stopping(self, where: Callable[[], str]) -> Iterator[None]:
-        """Faults inside stop the run, and say where and what is left of it."""
+        """Turns errors inside into TrainingStopped, which names the step and the last good checkpoint."""
         try:
             yield
         except Exception as error:
@@ -281,11 +281,11 @@ class _Training:
         )
         if evaluation.mean >= counters.best:
             counters.best = evaluation.mean
-            self.directory.checkpoints.save_best(self._state())  # without memory: to be looked at, not to go on from
+            self.directory.checkpoints.save_best(self._state())  # without the replay buffer: for evaluation, not for resuming
         return evaluation
 
     def _called(self, moment: str, metrics: Metrics, *about: Any) -> Metrics:
-        """`metrics`, and those that the callbacks return under names of their own."""
+        """`metrics` with those that the callbacks return, whose names must be new."""
         for callback in self.callbacks:
             more = getattr(callback, moment)(self.now, *(about or (metrics,))) or {}
             for name in more:

@@ -1,14 +1,14 @@
-"""Overestimation: what the critics promise of the policy, against what it then gets.
+"""Overestimation: the critics' estimates of the policy's value against its true discounted return.
 
     estimate   mean over visited states of  min Q(obs_t, action_t)
     truth      mean over the same of        G_t = reward_t + γ (1 − terminated_t) (G_{t+1} − α log π(action_{t+1} | obs_{t+1}))
     bias       estimate − truth
 
-Both along the current policy's own paths, its actions drawn as the critics assume them: an actor's without noise, a
-stochastic policy's sampled; the entropy counts where the critics count it (α > 0). Critics bootstrap at time limits, so
-the paths are walked without one, on for as long as what is left out has weight γ^m ≤ `tolerance`; a state from which neither
-a termination nor so many steps follow is not counted. `error` is the standard error of the bias over environments, which
-are independent where the states on one path are not.
+Both are means over paths of the current policy, with actions as the critics assume them: without noise for a deterministic
+actor, sampled for a stochastic policy; the return includes the entropy where the critics do (α > 0). Critics bootstrap at time
+limits, so the paths have none; they are continued until the rest of the return has weight γ^m ≤ `tolerance`. A state that is
+followed by neither a termination nor so many steps is not counted. `error` is the standard error of the bias over
+environments: these are independent, while the states of one path are not.
 
 Fujimoto, van Hoof & Meger (2018), section 4.1 and figure 1; van Hasselt, Guez & Silver (2016). Fujimoto et al. start from
 states of the replay buffer; here they are the current policy's, or (`states="start"`) its first ones alone.
@@ -41,7 +41,7 @@ from scg.agents.training.run_directory import RunDirectory, RunError, write_tabl
 States = Literal["visited", "start"]
 Estimate = Callable[[Block], Tensor]  # block [time, batch, …] → Q(obs, action) [time, batch]
 ROWS = 4096  # evaluated at once
-NO_LIMIT = 10**9  # steps: a wrapper that never speaks, for vectors that expect one
+NO_LIMIT = 10**9  # steps: a time limit that no path reaches, for vectors that expect one
 ENDLESS = 1000  # states to visit in an environment without a time limit
 
 
@@ -72,7 +72,7 @@ class Paths(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """How to measure: `envs` paths, whose states count if what is not seen of their return has weight ≤ `tolerance`."""
+    """How to measure: on `envs` paths, counting the states the unseen rest of whose return has weight ≤ `tolerance`."""
 
     envs: int = 8
     """independent paths"""
@@ -91,7 +91,7 @@ class Measurement:
 
 
 def returns(block: Block, gamma: float, alpha: float = 0.0) -> tuple[Tensor, Tensor]:
-    """`G [time, batch]` as far as the block goes, and the weight of what it does not show: 0 where a termination follows."""
+    """`G [time, batch]` as far as the block goes, and the weight γ^m of the unseen rest: 0 where a termination follows."""
     over = block.terminated | block.truncated
     reward = block.reward
     if alpha:
@@ -115,7 +115,7 @@ def follow(
     visit: int,
     alpha: float = 0.0,
 ) -> Paths:
-    """Walk in `vector`, whose environments have no time limit; the states of the first `visit` steps are looked at.
+    """Step `vector`, whose environments have no time limit, and measure at the states of the first `visit` steps.
 
     RunError if no state can be counted: γ too close to 1 for episodes that do not end.
     """
@@ -138,7 +138,7 @@ def follow(
 
 
 def critics_of(agent: Agent, space: gym.Space, generator: Generator, device: str = "cpu") -> Estimate:
-    """Node `q` of an off-policy agent's graph: the smallest of several critics; the mean over several heads' choices."""
+    """Q from node `q` of an off-policy agent's graph: the minimum of several critics; the mean over several heads."""
 
     def estimate(block: Block) -> Tensor:
         names = ("obs", "action", "reward", "next_obs")

@@ -2,11 +2,11 @@
 
     {"version": 2, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
 
-What is read decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another
-type is an error with its name. Files of earlier versions go through `migrated` first.
+The file decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another type is an
+error that names it. Files of earlier versions go through `migrated` first.
 
-Reading imports nothing that only the file names: where `agent` is a target (`/path/to/file.py:Name`, `module:Name`), its
-section stays `Unread` until somebody says that it is trusted.
+Reading the file imports no code that it names: where `agent` is a target (`/path/to/file.py:Name`, `module:Name`), its section
+stays `Unread` until the caller declares the run trusted.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def options(section: Any) -> dict[str, Any]:
 
 
 def read(content: Any, where: str, say: Callable[[str], None], trusted: bool = False) -> Settings:
-    """Settings from the content of a `config.json`; what its migration had to assume goes to `say`.
+    """Settings from the content of a `config.json`; `say` is told the values that its migration assumed.
 
-    A target's code is imported where it is `trusted`, and nothing is otherwise.
+    The code of a target is imported only if `trusted`.
     """
     content, assumed = migrated(content, where)
     for text in assumed:
@@ -139,7 +139,7 @@ def read(content: Any, where: str, say: Callable[[str], None], trusted: bool = F
 
 
 def migrated(content: Any, where: str) -> tuple[dict[str, Any], list[str]]:
-    """`content` of any earlier version in the layout of today's, and what had to be assumed for that."""
+    """`content` of any earlier version in the present layout, and the values that were assumed for it."""
     if not isinstance(content, dict):
         raise RunError(f"{where}: found {_shown(content)}, expected an object. Train again.")
     version = content.get("version", 0)
@@ -246,7 +246,7 @@ def _typed(kind: Any, values: dict[str, Any], section: str, where: str) -> dict[
 
 
 def _value(value: Any, kind: Any) -> Any:
-    """`value` as a `kind`. TypeError where it is none: a flag is no number, 5.5 is no integer."""
+    """`value` as a `kind`. TypeError for a value of another type: a bool is not a number here, and 5.5 not an integer."""
     origin, options = get_origin(kind), get_args(kind)
     if kind is float and type(value) is not bool and isinstance(value, int | float):
         return float(value)
@@ -280,6 +280,6 @@ def _spelt(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As it is in the file, without characters that a terminal would obey."""
+    """The value as JSON, without characters that control a terminal."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,4 +1,4 @@
-"""A run directory: everything that a result depends on, and everything that it says.
+"""A run directory: the inputs of a run, so that it can be repeated or resumed, and its results.
 
     config.json        agent, hyperparameters, environment, seed: what `--resume` and `eval` start from (`run_config.py`)
     versions.json      interpreter, libraries, simulator, environment settings
@@ -7,7 +7,7 @@
     graph.dot, .png    the agent's graph               curve.png          the learning curve
     replay/            the replay buffer in pieces     lock               held while a process writes in it
 
-What is there is never overwritten: `--resume` continues it, a new run takes the next free name.
+An existing run is never overwritten: `--resume` continues it, and a new run takes the next free name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RunDirectory:
         return directory
 
     def _remove(self, keep_directory: bool) -> None:
-        """Take back what `create` has written."""
+        """Remove the files that `create` has written."""
         with suppress(OSError):
             for name in ("versions.json", "config.json", LOCK):
                 (self.path / name).unlink(missing_ok=True)
@@ -83,8 +83,8 @@ class RunDirectory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run for this process, without what killed ones left half-written. RunError names who holds it already, or a
-        folder that is a link: to write and delete there is to do it somewhere else."""
+        """Lock the run for this process, and remove half-written files of killed ones. RunError names the process that holds
+        the lock, or a folder that is a symbolic link, through which files elsewhere would be written or deleted."""
         with locked(self.path):
             folders = [self.path, self.path / "checkpoints", self.path / "replay"]
             for folder in folders[1:]:
@@ -97,17 +97,18 @@ class RunDirectory:
             yield
 
     def has_begun(self) -> bool:
-        """Whether there was a first checkpoint: tables are begun after it. Without one nothing is lost from the beginning."""
+        """Whether the run has saved a checkpoint. Without one, the run starts again from step 0 and loses nothing: the tables
+        are begun after the first checkpoint."""
         tables = [self.path / name for name in ("metrics.csv", "evaluations.csv")]
         return any(map(os.path.lexists, [*self.checkpoints.paths(), self.checkpoints.best, *tables]))
 
     def extend(self, steps: int) -> None:
-        """Another total of steps; schedules that follow the share of steps done stretch with it. Written down once the run has
-        resumed, so that a resumption that fails changes nothing."""
+        """Change the total number of steps, which schedules follow. It is written to `config.json` once the run has resumed, so
+        that a failed resumption changes nothing."""
         self.run, self.extended = replace(self.run, steps=steps), True
 
     def record(self) -> None:
-        """Write the configuration, where it is not what is there."""
+        """Write the configuration if it differs from the file's."""
         file, content = self.path / "config.json", written(Settings(self.name, self.run, self.agent, self.execution))
         if not file.exists() or file.is_symlink() or file.read_bytes() != json_bytes(content):
             write_json(file, content)
@@ -128,7 +129,7 @@ class RunDirectory:
         return cls(path, *read(content, f"run {path}: config.json", say, trusted))
 
     def changed_versions(self) -> list[str]:
-        """What differs from the libraries that the run began with, as `name: then → now`."""
+        """Changes since the libraries that the run began with, as `name: then → now`."""
         try:
             then = dict(json.loads((self.path / "versions.json").read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError):
@@ -168,7 +169,7 @@ class Table:
             file.write(_lines([self.columns, cells] if new else [cells]))
 
     def _widen(self, columns: list[str]) -> None:
-        """Write the file again with more columns."""
+        """Rewrite the file with more columns."""
         _, *rows = _complete_rows(self.path)
         with whole_file(self.path) as file:
             file.write(_lines([columns, *([*row, *[""] * (len(columns) - len(row))] for row in rows)]))

@@ -1,4 +1,4 @@
-"""Runs that are one curve: the same configuration but for the seed, labelled by what differs from the other curves.
+"""Groups of runs that form one curve: equal configurations up to the seed, labelled by the options in which curves differ.
 
 paths → runs (a folder stands for the runs below it) → panel (environment) → label → runs, of different seeds each
 """
@@ -15,13 +15,13 @@ from scg.agents.training.run_config import options
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 IGNORED = {"env", "seed", "evaluations", "eval_episodes", "checkpoints", "keep_checkpoints", "threads", "step_threads"}
-"""options of a run that decide how often and how closely it is looked at, or how fast it is: its expected curve is the same"""
+"""options of a run that leave its expected curve unchanged: how often it is evaluated and saved, and how fast it is"""
 
 Groups = dict[str, dict[str, list[RunDirectory]]]
 
 
 def grouped(paths: Sequence[Path]) -> Groups:
-    """The runs of `paths` by environment and label. RunError where there is none, or one is there twice."""
+    """The runs of `paths` by environment and label. RunError if there is none, or if one appears twice."""
     runs = [RunDirectory.open(path) for given in paths for path in _runs_in(given)]
     if not runs:
         raise RunError("no runs given. Give run directories, or a folder of them.")
@@ -45,7 +45,7 @@ def _runs_in(path: Path) -> list[Path]:
 
 
 def configuration(run: RunDirectory) -> dict[str, Any]:
-    """What decides the expected curve on an environment: the agent, its options, and those of the run."""
+    """The options that determine the expected curve on an environment: the agent, its options, and those of the run."""
     of_run = {name: value for name, value in options(run.run).items() if name not in IGNORED}
     return {"agent": run.name, **of_run, **options(run.agent)}
 

@@ -1,8 +1,8 @@
-"""One process at a time writes in a run directory: a lock that the system takes back when its holder dies.
+"""The lock of a run directory, for one writing process at a time; the system releases it when its holder dies.
 
     open `lock` → flock (exclusive, without waiting) → write the pid for others to read → … → unlock
 
-The file stays: were it removed, two processes could hold locks of two files of one name.
+The file is never removed: otherwise two processes could hold locks of two files of the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _held: set[int] = set()  # descriptors; a forked child must not hold the lock of
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run for this process. RunError names the process that holds it already."""
+    """Lock the run for this process. RunError names the process that holds the lock."""
     try:
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
@@ -52,7 +52,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _let_go() -> None:
-    """In a forked child: close what was inherited. The parent's lock is not touched by that."""
+    """In a forked child: close the inherited descriptors; the parent keeps its lock."""
     for descriptor in _held:
         with suppress(OSError):
             os.close(descriptor)

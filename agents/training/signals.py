@@ -1,7 +1,7 @@
-"""A polite end: SIGINT (Ctrl-C), SIGTERM and SIGHUP stop a run after the update that is under way; a second one, at once.
+"""Signals: SIGINT (Ctrl-C), SIGTERM and SIGHUP stop a run after the present update; a second signal stops it at once.
 
-An exception raised by a signal, wherever the program happens to be, can leave another thread's lock taken (the event writer's:
-the run then hangs in its own end) or be swallowed in a destructor. So the first signal is only remembered.
+An exception raised from a signal handler can leave another thread's lock taken (the event writer's, so that the run hangs when
+it ends) or be swallowed in a destructor. So the first signal only sets a flag, which the loop reads between updates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _asked: list[int] = []  # signals that have arrived
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to end. `code` is what a shell shows for it."""
+    """A signal asked the process to end. `code` is the exit code by a shell's convention."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Inside, `stop_if_asked` raises `Stopped` after one of the signals. What is ignored, as under nohup, stays ignored."""
+    """Inside, `stop_if_asked` raises `Stopped` after one of the signals. Signals that are ignored, as under nohup, stay so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

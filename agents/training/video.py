@@ -1,4 +1,4 @@
-"""Films of a policy: every step's picture, at the speed of the environment's own time, without a display.
+"""Videos of a policy: rendered frames at the speed of simulated time, without a display.
 
     obs ─most probable action→ step → picture → one frame of GIF or MP4, whenever 1/fps of simulated time has passed
 

@@ -1,4 +1,8 @@
-"""Block update: all updates from one block as one function of its recording, run eagerly or compiled as a whole."""
+"""Block update: all updates from one block as one function of its recording, run eagerly or compiled as a whole.
+
+Why: an update of A2C takes one short block, so that most of its time is Python and kernel launches. Cost: the compilation, and
+that the function may hold no Python control flow which depends on values.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ from scg.agents.updates.metrics import NotFinite
 class BlockUpdate:
     """`update` changes parameters and statistics in place and returns its metrics as one tensor.
 
-    `check` evaluates the same graph and changes nothing: before the first compiled call it lets the graph examine itself,
-    which compiled code cannot.
+    `check` evaluates the same graph and changes nothing. It is called before the first compiled call, because the checks of a
+    graph run in eager evaluations only.
     """
 
     def __init__(

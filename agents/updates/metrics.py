@@ -1,4 +1,4 @@
-"""Metrics of updates: what is logged, averaged over a report, and refused where it is not finite."""
+"""Metrics of updates: running means over a report, explained variance, and the signal-to-noise ratio of gradients."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 import scg
 from scg.agents.experience.rollout import Rows
-from scg.agents.networks.finite import NotFinite as NotFinite
+from scg.agents.networks.finite_check import NotFinite as NotFinite
 
 Metrics = dict[str, float]
 
 
 class Means:
-    """Running means of metrics, each over the times that it was there."""
+    """Means of metrics, each over the updates that reported it."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, int]] = {}
 
-    def add(self, metrics: Metrics) -> None:
-        for name, value in metrics.items():
+    def add(self, *metrics: Metrics) -> None:
+        for name, value in (item for some in metrics for item in some.items()):
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
 
@@ -30,7 +30,7 @@ class Means:
 
 
 def explained_variance(prediction: Tensor, target: Tensor) -> float:
-    """`1 - Var[target - prediction] / Var[target]`: 1 is perfect, 0 no better than a constant; 0 where the target is one."""
+    """`1 - Var[target - prediction] / Var[target]`: 1 is perfect, 0 no better than a constant; 0 for a constant target."""
     variance = target.var(correction=0)
     return float(1 - (target - prediction).var(correction=0) / variance) if variance > 0 else 0.0
 
@@ -47,7 +47,8 @@ def signal_to_noise(mean: float, power: float, squares: float) -> float:
 
 
 def parts_signal_to_noise(graph: scg.Graph, given: Rows, parameters: Sequence[Tensor], cost: str) -> float:
-    """`|E g|² / tr Var g` of one objective's gradient on a quarter of the batch, from the four of them; 0 with fewer elements."""
+    """`|E g|² / tr Var g` of one objective's gradient on a quarter of the batch, estimated from the four quarters; 0 for a
+    batch of fewer than four elements."""
     indices = torch.arange(next(iter(given.values())).shape[1]).chunk(PARTS)
     if len(indices) < PARTS:
         return 0.0

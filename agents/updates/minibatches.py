@@ -2,8 +2,8 @@
 
     g = ∇ surrogate(minibatch)        g ← g · min(1, max_norm / ‖g‖)        θ ← θ − rate · Adam(g)
 
-A minibatch is 64 rows of small networks, so kernel launches cost more than arithmetic. Compiled, all of it is one call on
-preallocated tensors; eagerly, the optimiser works on lists of tensors.
+Why: a minibatch is 64 rows of small networks, so kernel launches cost more than arithmetic. Compiled, the update is one call
+on preallocated tensors; eagerly, the optimiser works on lists of tensors. Cost: compilation (`compilation.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Shuffle:
 
 
 class MinibatchUpdate:
-    """Steps of `optimiser` on the surrogate of `costs` (without any: of all costs), at chosen rows of a recording."""
+    """Steps of `optimiser` on the surrogate of `costs` (by default of all costs), at chosen rows of a recording."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class MinibatchUpdate:
         execution: Execution = EAGER,
         pieces: int = 1,
     ) -> None:
-        """`size` is that of a usual minibatch; None: whatever the rows are. A minibatch's gradient is the sum over so many
-        `pieces` of it, one after the other: the same to rounding, in less memory."""
+        """`size` is the number of rows of most minibatches (None: any number). The gradient of a minibatch is accumulated over
+        so many `pieces` of it: the same to rounding, in less memory."""
         self.costs, self.optimiser, self.size, self.usual, self.execution = tuple(costs), optimiser, size, usual, execution
         parameters = optimiser.parameters
 
@@ -85,8 +85,8 @@ class MinibatchUpdate:
     def __call__(self, rows: Rows, index: Tensor) -> None:
         """One step on the rows `index`.
 
-        Only minibatches of the usual size from a `usual` recording run compiled: a last, shorter one is not worth another
-        compilation. Which ones do depends on nothing but the run's position, or resuming would change bits.
+        Only minibatches of `size` rows from a `usual` recording run compiled: a last, shorter one would need a compilation of
+        its own. Which minibatches run compiled depends on the position in the run alone, so that a resumed run has equal bits.
         """
         index = index.to(self._total.device)
         step = self._eager

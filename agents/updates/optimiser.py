@@ -1,8 +1,8 @@
-"""Optimisers over lists of tensors: clipping, running moments and a rule, in one function that a compiler can take whole.
+"""Optimisers over lists of tensors: clipping, running moments and an update rule, in one function that can be compiled whole.
 
     g ← g · min(1, max_norm / ‖g‖)        θ ← θ − rate · rule(g)
 
-torch's optimisers are called parameter by parameter from Python and cannot be compiled together with the gradient. These
+Why: torch's optimisers are called parameter by parameter from Python and cannot be compiled together with the gradient. These
 keep their counters and rates in tensors, so that one compiled function serves every step.
 
 Kingma & Ba (2015); ε = 1e-5 as in Huang et al. (2022), "The 37 implementation details of PPO".
@@ -21,32 +21,32 @@ from torch import Tensor
 from scg.agents.updates.metrics import signal_to_noise
 
 Tensors = tuple[Tensor, ...]
-MEMORY = 0.9  # of the running mean of gradients: Adam's first moment, and what the signal-to-noise ratio looks at
+MEMORY = 0.9  # decay of the mean gradient: Adam's first moment, and of the signal-to-noise ratio
 
 
 class Optimiser:
-    """Gradient clipping, running moments and a rule, over lists of tensors, so that a compiler can take both with the gradient."""
+    """Gradient clipping and running moments; subclasses add the update rule, `change`."""
 
     def __init__(
         self, parameters: Iterable[Tensor], max_norm: float = float("inf"), eps: float = 1e-5, rate: float = 0.0
     ) -> None:
-        """`rate` is the learning rate at first; who trains may set it anew before each step."""
+        """`rate` is the initial learning rate; it may be filled with another value before each step."""
         self.parameters, self.max_norm, self.eps = list(parameters), max_norm, eps
         self.means = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.squares = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         device = self.parameters[0].device
-        self.count, self.rate, self.power = (torch.zeros((), device=device) for _ in range(3))  # tensors: see compile
+        self.count, self.rate, self.power = (torch.zeros((), device=device) for _ in range(3))  # tensors: for `compile`
         self.rate.fill_(rate)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
-        """One step; the gradient's norm before clipping. A gradient that is not finite makes every parameter so."""
+        """Take one step and return the gradient's norm before clipping. A gradient that is not finite spoils all parameters."""
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
         self.count.add_(1.0)
         shortened, length = tuple(gradients), norm
         if self.max_norm < float("inf"):
-            # min(1, max_norm / norm), by a function that compilers compute once, as they would not a division: they would
-            # divide again for every few elements of the parameters. NaN stays NaN.
+            # min(1, max_norm / norm) as exp(log …): a compiler computes this once, but would fuse a division into the loop over
+            # the parameters and divide again for every few elements. NaN stays NaN.
             factor = (math.log(max(self.max_norm, 1e-30)) - norm.log()).clamp(max=0.0).exp()
             shortened, length = torch._foreach_mul(list(gradients), factor), norm * factor
         torch._foreach_mul_(self.means, MEMORY)
@@ -61,7 +61,7 @@ class Optimiser:
         return [*self.parameters, *self.means, *self.squares, self.count, self.power]
 
     def signal_to_noise(self) -> float:
-        """`|E g|² / tr Var g` of the last ten steps' gradients, each as it was applied; 0 before the second step."""
+        """`|E g|² / tr Var g` of the clipped gradients of about the last ten steps; 0 before the second step."""
         t = float(self.count)
         if t < 2:
             return 0.0
@@ -86,8 +86,8 @@ class Optimiser:
 class Adam(Optimiser):
     """`rate · m̂ / (√v̂ + ε)`, where m̂ = m / (1 − 0.9^t) and v̂ = v / (1 − 0.999^t).
 
-    The two denominators are looked up: a compiler would take powers that it finds inside again for every few elements of
-    the parameters, which was two thirds of what this function took there.
+    The two denominators are looked up in a table: a compiler fuses powers into the loop over the parameters and computes them
+    again for every few elements, which took two thirds of the function's time.
     """
 
     def __init__(

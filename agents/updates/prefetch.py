@@ -1,10 +1,10 @@
 """Prefetch: the next block's environment steps run on a worker thread while the gradient steps before it are computed.
 
-    block k + 1 is collected by the policy as it was before the updates of block k            PolicySnapshot
-    while these run, which do not know block k + 1 yet                                        PrefetchedBlock
+    block k + 1 is collected by the policy as it was before the updates that follow block k       PolicySnapshot
+    while these updates run, on a replay buffer without block k + 1                               PrefetchedBlock
 
-Why: the simulator and compiled updates release Python's lock, so two cores are busy. Cost: with one update per step, the acting
-policy is current, and data arrive one update late.
+Why: the simulator and compiled updates release Python's lock, so two cores are busy. Cost: data arrive in the buffer one update
+late.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from scg.agents.execution.worker_thread import WorkerThread
-from scg.agents.experience.rollout import Block, Episode, Rollout
+from scg.agents.experience.rollout import Block, Episode, Experience, Rollout
 from scg.agents.updates.metrics import Metrics
+from scg.agents.updates.off_policy_update import OffPolicyUpdate
 
-PAUSE = 1e-6  # seconds; sleeping at all takes some 60 µs. A thread that never sleeps keeps Python's lock from one that waits.
+PAUSE = 1e-6  # seconds; a sleep takes at least some 60 µs. It lets the waiting thread take Python's lock.
 
 
 class PrefetchedBlock:
@@ -50,7 +51,7 @@ class PrefetchedBlock:
 
 
 class PolicySnapshot:
-    """A behaviour with weights and statistics of its own: those that it had when it last was told to `remember`. All else it shares."""
+    """A copy of the behaviour with the weights and statistics of the last call of `remember`; it shares noise and schedules."""
 
     def __init__(self, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
         shared = {id(part): part for part in state.values() if not isinstance(part, nn.Module)}
@@ -63,19 +64,32 @@ class PolicySnapshot:
         torch._foreach_copy_(self._own, self._live)
 
 
-class Prefetch:
-    """Collects an agent's blocks on `thread`, beside the updates that come before them."""
+class Collector:
+    """Collects blocks with `behaviour`: before the updates of `learner` or, where it has a worker thread, during them."""
 
-    def __init__(self, thread: WorkerThread, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
-        self.thread, self.snapshot = thread, PolicySnapshot(behaviour, state)
+    def __init__(self, learner: OffPolicyUpdate, behaviour: nn.Module, state: Mapping[str, Any]) -> None:
+        self.learner, self.behaviour = learner, behaviour
+        self.snapshot = None if learner.thread is None else PolicySnapshot(behaviour, state)
 
-    def collect(self, rollout: Rollout, steps: int) -> PrefetchedBlock:
-        return PrefetchedBlock(rollout, self.snapshot.policy, steps)
+    def collect(self, rollout: Rollout, steps: int) -> Experience:
+        if self.snapshot is not None:
+            return PrefetchedBlock(rollout, self.snapshot.policy, steps)
+        return rollout.collect(self.behaviour, steps, log_prob=False)
 
-    def update(self, upcoming: PrefetchedBlock, learn: Callable[[Callable[[], object]], Metrics]) -> Metrics:
-        """`learn(begin)` runs the updates and calls `begin` when the worker thread has got its share of the first one."""
+    def update(self, experience: Experience, add: Callable[[Block], object], learn: Callable[[], Metrics]) -> Metrics:
+        """Call `add`, which stores the block in the replay buffer, and `learn`; in the other order for a prefetched block."""
+        if isinstance(experience, Block):
+            add(experience)
+            return learn()
+        thread = self.learner.thread
+        assert isinstance(experience, PrefetchedBlock)
+        assert self.snapshot is not None
+        assert thread is not None
         self.snapshot.remember()
+        self.learner.begin = lambda: experience.begin(thread)
         try:
-            return learn(lambda: upcoming.begin(self.thread))
+            metrics = learn()
         finally:
-            upcoming.wait()  # nobody may close the environments while they are stepped
+            experience.wait()  # the environments must not be closed while they are stepped
+        add(experience.block())
+        return metrics

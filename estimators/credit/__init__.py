@@ -10,12 +10,12 @@
     LoadedDice                            wraps a credit: right to second order
     valid_conditioning_sets               what a node's baselines and critics may be functions of
 
-`evaluate(credit, trace, node)` is any credit on any trace: λ-return targets for a critic, say.
+`evaluate_credit(credit, trace, node)` is any credit on any trace: λ-return targets for a critic, say.
 """
 
 from scg.estimators.credit.batch_leave_one_out import BatchLeaveOneOut
 from scg.estimators.credit.conditioning import Conditioning, valid_conditioning_sets
-from scg.estimators.credit.evaluation import cost_to_go, evaluate
+from scg.estimators.credit.evaluation import cost_to_go, evaluate_credit
 from scg.estimators.credit.lambda_return import GAE, LambdaReturn
 from scg.estimators.credit.leading_discount import LeadingDiscount
 from scg.estimators.credit.loaded_dice import LoadedDice
@@ -30,5 +30,5 @@ from scg.estimators.credit.vimco import VIMCO
 
 __all__ = [
     "GAE", "VIMCO", "BatchLeaveOneOut", "Conditioning", "EarlierRatios", "LambdaReturn", "LeadingDiscount", "LoadedDice", "MonteCarlo", "NStep",
-    "QCritic", "QLambda", "QReturn", "Retrace", "SelfNormalisedRatios", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate", "valid_conditioning_sets",
+    "QCritic", "QLambda", "QReturn", "Retrace", "SelfNormalisedRatios", "TreeBackup", "VTrace", "VTraceTarget", "cost_to_go", "evaluate_credit", "valid_conditioning_sets",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from scg.surrogate.credit_view import CreditView
 from scg.trace import Trace
 
 
-def evaluate(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
+def evaluate_credit(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
     """`credit` of `node`, detached, `[(time,) batch…]`; no baseline is subtracted. Without `costs`, of all costs that
     train the node's distribution."""
     if node not in trace.structure.stochastic:
@@ -22,7 +22,7 @@ def evaluate(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
 
 def cost_to_go(trace: Trace, node: str, *costs: str, discount: float = 1.0) -> Tensor:
     """The discounted cost that `node` still influences: what its baseline should predict."""
-    return evaluate(MonteCarlo(discount), trace, node, *costs)
+    return evaluate_credit(MonteCarlo(discount), trace, node, *costs)
 
 
 def _trains(trace: Trace, cost: str, node: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from scg.papers.figures import panels, save
 from scg.papers.report import FAILED, REFUTED, REPRODUCED, Claim, Job, Results, Say, collect, number, over_seeds
 from scg.papers.toy import descent, exact
-from scg.papers.toy.descent import Descents, descend, toy
+from scg.papers.toy.descent import OptimisationRuns, descend, toy
 from scg.papers.toy.learned import EachRELAX
 from scg.papers.toy.pictures import draw
 from scg.testing import check_unbiased
@@ -35,7 +35,7 @@ class Settings(descent.Settings):
 def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Results:
     """All claims about the toy."""
     out.mkdir(parents=True, exist_ok=True)
-    lab = Descents(TARGETS, settings)
+    lab = OptimisationRuns(TARGETS, settings)
     for i, contender in enumerate(CONTENDERS):
         say(f"descending with {contender.name}", i / (len(CONTENDERS) + 1))
         lab.of(contender)
@@ -69,12 +69,12 @@ def unbiased(settings: Settings) -> Claim:
     return "Section 3: RELAX is unbiased for every control", "unbiased", text, set(verdicts.values()) == {"unbiased"}, verdicts
 
 
-def left_over(lab: Descents, name: str) -> Tensor:
+def left_over(lab: OptimisationRuns, name: str) -> Tensor:
     (contender,) = (c for c in CONTENDERS if c.name == name)
     return lab.of(contender).of(HARD).excess[-1]
 
 
-def losses(lab: Descents) -> Claim:
+def losses(lab: OptimisationRuns) -> Claim:
     names = (descent.SCORE.name, descent.REBAR.name, descent.RELAX.name)
     left = {name: left_over(lab, name) for name in names}
     numbers = {name: values.tolist() for name, values in left.items()}
@@ -85,7 +85,7 @@ def losses(lab: Descents) -> Claim:
     return claim, "curves", text, relax < 0.2 and min(score, rebar) > 0.5, numbers
 
 
-def variances(lab: Descents) -> Claim:
+def variances(lab: OptimisationRuns) -> Claim:
     lines, numbers = [], {}
     for target in TARGETS:
         for contender in CONTENDERS:
@@ -102,7 +102,7 @@ def variances(lab: Descents) -> Claim:
     return claim, "curves", text, bool(relax.mean() < -3) and bool(relax.mean() < rebar.mean() - 3), numbers
 
 
-def no_faster(lab: Descents) -> Claim:
+def no_faster(lab: OptimisationRuns) -> Claim:
     area = {c.name: lab.of(c).of(HARD).excess.mean(0) for c in (descent.SCORE, descent.REBAR)}
     score, rebar = area.values()
     gap, error = float(score.mean() - rebar.mean()), float(((score.var() + rebar.var()) / len(score)).sqrt())
@@ -178,7 +178,7 @@ def best_control() -> Claim:
     return claim, "—", text, max(gaps.values()) < 1e-25, gaps
 
 
-def baselines(lab: Descents) -> Claim:
+def baselines(lab: OptimisationRuns) -> Claim:
     names = (descent.RELAX.name, descent.AVERAGE.name, descent.LEAVE_ONE_OUT.name, descent.DISARM.name)
     numbers = {name: left_over(lab, name).tolist() for name in names}
     text = f"excess loss left at t = 0.499 after {lab.settings.steps:,} steps: " + ", ".join(

@@ -85,8 +85,8 @@ class Settings:
             raise ValueError(f"--steps {self.steps}: nothing is learned in fewer than 100")
 
 
-class Descents:
-    """Each contender's descent on `seeds` toys for each target, made once, a hundred points along it."""
+class OptimisationRuns:
+    """The optimisation runs of contenders on `seeds` toys for each target: computed once each, recorded at a hundred steps."""
 
     def __init__(self, targets: Sequence[float], settings: Settings) -> None:
         self.settings, self.targets = settings, targets

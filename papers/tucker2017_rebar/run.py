@@ -15,7 +15,7 @@ import torch
 
 from scg.papers.report import FAILED, REFUTED, Claim, Job, Results, Say, collect, number, over_seeds
 from scg.papers.toy import descent, exact
-from scg.papers.toy.descent import Contender, Descents, Settings, concrete, toy
+from scg.papers.toy.descent import Contender, OptimisationRuns, Settings, concrete, toy
 from scg.papers.toy.learned import EachREBAR
 from scg.papers.toy.pictures import draw
 from scg.testing import check_unbiased
@@ -39,7 +39,7 @@ DETERMINISTIC = 0.1
 def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Results:
     """All claims about the toy."""
     out.mkdir(parents=True, exist_ok=True)
-    lab = Descents(TARGETS, settings)
+    lab = OptimisationRuns(TARGETS, settings)
     jobs: list[Job] = [
         ("unbiased ones converge", partial(converge, lab)),
         ("Concrete", partial(stochastic_solution, lab)),
@@ -60,7 +60,7 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
     return results
 
 
-def converge(lab: Descents) -> Claim:
+def converge(lab: OptimisationRuns) -> Claim:
     lines, numbers, right = [], {}, True
     for contender in UNBIASED:
         found = lab.of(contender).of(0.45)
@@ -73,7 +73,7 @@ def converge(lab: Descents) -> Claim:
     return claim, "0", text, right, numbers
 
 
-def stochastic_solution(lab: Descents) -> Claim:
+def stochastic_solution(lab: OptimisationRuns) -> Claim:
     lines, numbers, right = [], {}, True
     for tau in (1.0, 0.5):
         found = lab.of(CONCRETE[tau]).of(0.45)
@@ -87,7 +87,7 @@ def stochastic_solution(lab: Descents) -> Claim:
     return claim, "p not 0 or 1", "<br>".join(lines), right, numbers
 
 
-def lower_temperature(lab: Descents) -> Claim:
+def lower_temperature(lab: OptimisationRuns) -> Claim:
     found = lab.of(CONCRETE[0.1]).of(0.45)
     where = {t: {tau: exact.concrete_optimum(t, tau) for tau in (0.5, 0.2, 0.1, 0.05)} for t in (0.45, 0.499)}
     points = {
@@ -108,7 +108,7 @@ def lower_temperature(lab: Descents) -> Claim:
     )
 
 
-def unbiased(lab: Descents) -> Claim:
+def unbiased(lab: OptimisationRuns) -> Claim:
     inputs = {"theta": torch.tensor([-0.8], dtype=torch.float64, requires_grad=True), "t": exact.scalar(0.45).reshape(1)}
     verdicts = {}
     for tau, eta in ((0.1, 1.0), (0.5, 1.0), (2.0, -0.7)):
@@ -187,7 +187,7 @@ def shares_table() -> str:
     return "\n".join(rows)
 
 
-def learned(lab: Descents) -> Claim:
+def learned(lab: OptimisationRuns) -> Claim:
     lines, numbers, ends = [], {}, {}
     for contender in (descent.REBAR, descent.REBAR_PLAIN):
         for target in TARGETS:
@@ -209,7 +209,7 @@ def learned(lab: Descents) -> Claim:
     return claim, "curves", text, ends[descent.REBAR.name, 0.45] < 0.1, numbers
 
 
-def harder(lab: Descents) -> Claim:
+def harder(lab: OptimisationRuns) -> Claim:
     left = {c.name: lab.of(c).of(0.499).excess[-1] for c in UNBIASED}
     gap, theirs = left[descent.SCORE.name], left[descent.REBAR.name]
     error = float((gap.var() + theirs.var()).div(len(gap)).sqrt())

@@ -13,12 +13,12 @@ from torch import Generator, Tensor, nn
 from scg.agents import AGENTS, config_type
 from scg.agents.commands import cli
 from scg.agents.common.agent import Agent
-from scg.agents.common.off_policy import examples
 from scg.agents.double_q import DoubleQ
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
 from scg.agents.execution.settings import Execution
 from scg.agents.experience import acting
+from scg.agents.experience.buffers import example_rows
 from scg.agents.experience.exploration import uniform_policy
 from scg.agents.experience.rollout import Rollout
 from scg.agents.naf import NAF
@@ -52,7 +52,7 @@ def built(name: str) -> tuple[Agent, dict[str, Tensor]]:
     env_id, bins, config = CONFIGS[name]
     with envs.make(env_id, 1, bins=bins) as vector:
         agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
-        return agent, examples(
+        return agent, example_rows(
             vector.obs_space, uniform_policy(vector.action_space), Generator().manual_seed(1), config.prioritised, rows=5
         )
 

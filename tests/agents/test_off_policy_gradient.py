@@ -72,9 +72,8 @@ def test_it_learns_from_several_blocks_and_goes_on_from_its_state(weights: Any) 
         rollout = Rollout(vector, [0, 1], Generator().manual_seed(0))
         before = copy.deepcopy(agent.policy.state_dict())
         for _ in range(3):
-            metrics = agent.update(agent.collect(rollout, 10_000), 0.0)
+            agent.update(agent.collect(rollout, 10_000), 0.0)
         assert len(agent.state["memory"]) == 2
-        assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
         assert not torch.equal(before["logits.layers.0.weight"], agent.policy.state_dict()["logits.layers.0.weight"])
         other.load_state_dict(copy.deepcopy(agent.state_dict()))
         block = agent.collect(rollout, 10_000)

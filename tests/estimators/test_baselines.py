@@ -19,7 +19,7 @@ from scg.estimators.baselines import (
     scores,
     squared_norm,
 )
-from scg.estimators.credit import GAE, BatchLeaveOneOut, LoadedDice, MonteCarlo, NStep, cost_to_go, evaluate
+from scg.estimators.credit import GAE, BatchLeaveOneOut, LoadedDice, MonteCarlo, NStep, cost_to_go, evaluate_credit
 from tests.exact import assert_same, derivatives, expectation, log_prob, mean_surrogate, outcomes
 
 BIT = [0.0, 1.0]
@@ -477,7 +477,7 @@ def test_loaded_dice_is_a_recorded_baseline_of_no_cost(credit):
     for outcome in every:
         given = {**outcome, "t": torch.arange(steps)}
         trace = credited.replay(given, **inputs)
-        advantage = evaluate(credit, trace, "a")
+        advantage = evaluate_credit(credit, trace, "a")
         p = log_prob(trace, ["s", "a"]).exp().detach()
         total = total + p * loaded.replay({**given, "advantage": advantage}, **inputs).surrogate()
     ours = derivatives(total, [theta])

@@ -26,7 +26,7 @@ from scg.estimators.credit import (
     TreeBackup,
     VTrace,
     VTraceTarget,
-    evaluate,
+    evaluate_credit,
 )
 from tests.exact import derivatives, expectation, mean_surrogate, outcomes
 
@@ -298,7 +298,7 @@ def test_truncating_rho_biases_v_trace_as_documented():
             n = world.p.numel()
             theta = LOGITS.expand(n, STATES, ACTIONS).clone().requires_grad_()
             trace = agent(credit, tables(critic), world).replay({**world.given, **recorded(world)}, theta=theta)
-            target = evaluate(credit, trace, "action")
+            target = evaluate_credit(credit, trace, "action")
             for t in range(world.steps):
                 for s in range(STATES):
                     here = world.p * (world.given["obs"][t] == s)
@@ -320,10 +320,12 @@ def test_v_trace_truncates_the_weight_of_its_own_step():
     log_prob = LOGITS.log_softmax(-1)[given["obs"], given["action"]]
     rho = (log_prob - given["action.log_prob"]).exp()
     assert (rho > 1.1).any() and (rho < 1.1).any()
-    assert torch.allclose(rho * evaluate(cut, trace, "action"), rho.clamp(max=1.1) * evaluate(whole, trace, "action"))
+    assert torch.allclose(
+        rho * evaluate_credit(cut, trace, "action"), rho.clamp(max=1.1) * evaluate_credit(whole, trace, "action")
+    )
     clipped = agent(whole, tables(v), world, estimator=Clipped(0.2)).replay(given, theta=theta)
     live = theta.log_softmax(-1)[torch.arange(n), given["obs"], given["action"]]
-    r, credit = (live - given["action.log_prob"]).exp(), evaluate(whole, trace, "action")
+    r, credit = (live - given["action.log_prob"]).exp(), evaluate_credit(whole, trace, "action")
     pessimistic = torch.maximum(r * credit, r.clamp(0.8, 1.2) * credit).sum(0).mean()
     ours, expected = (torch.autograd.grad(loss, theta)[0] for loss in (clipped.surrogate(), pessimistic))
     assert torch.allclose(ours, expected)

@@ -32,7 +32,7 @@ from scg.estimators.credit import (
     VTrace,
     VTraceTarget,
     cost_to_go,
-    evaluate,
+    evaluate_credit,
 )
 
 GAMMA, LAM = 0.9, 0.7
@@ -363,11 +363,11 @@ def test_any_credit_can_be_read_from_a_trace():
         graph.cost(lambda value, reward: (value - reward) ** 2, name="regression", trains=critic)
     given = {k: torch.randn(4, 3, 2) for k in ("obs", "next_obs")} | {"reward": torch.randn(4, 3)}
     trace = graph.replay({**given, "action": torch.zeros(4, 3)})
-    target = evaluate(LambdaReturn(terminated=None), trace, "action")
+    target = evaluate_credit(LambdaReturn(terminated=None), trace, "action")
     assert torch.allclose(target, trace.credit("action") + trace["value"]) and not target.requires_grad
     assert torch.allclose(cost_to_go(trace, "action"), -given["reward"].flip(0).cumsum(0).flip(0))
     with pytest.raises(GraphError, match="'acton' is no stochastic node of this trace. Did you mean 'action'"):
-        evaluate(MonteCarlo(), trace, "acton")
+        evaluate_credit(MonteCarlo(), trace, "acton")
 
 
 # -- batch leave-one-out -----------------------------------------------------------------------------------

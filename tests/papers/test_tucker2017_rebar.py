@@ -87,7 +87,7 @@ def test_a_wrong_rebar_is_not_called_unbiased(monkeypatch):
             return type(branches)(branches.values, 3, torch.cat([w, 2 * eta, other]))
 
     monkeypatch.setattr(run, "EachREBAR", Doubled)
-    assert unbiased(descent.Descents([0.45], Settings()))[3] is False
+    assert unbiased(descent.OptimisationRuns([0.45], Settings()))[3] is False
 
 
 def test_the_papers_folder_holds_this_very_settings():

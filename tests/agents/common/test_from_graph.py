@@ -16,7 +16,8 @@ from scg import ScoreFunction, detach, prev
 from scg.agents import Adam, Agent, StopAtReturn, agent, make_policy, on_policy, value_critic
 from scg.agents.common.callbacks import Now
 from scg.agents.common.from_graph import Preparation, credited
-from scg.agents.common.on_policy import Recorder, advantages
+from scg.agents.common.on_policy import advantages
+from scg.agents.common.recorder import Recorder
 from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution

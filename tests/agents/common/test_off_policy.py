@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.functional import relu, softplus
 
 import scg
 from scg.agents import config_type
 from scg.agents.commands import cli
-from scg.agents.common.bellman import bellman_errors
+from scg.agents.common.off_policy import Algorithm, OffPolicyStep
 from scg.agents.ddpg import DDPG
 from scg.agents.environments import envs
 from scg.agents.environments.action_spaces import action_dim
@@ -36,7 +37,6 @@ from scg.agents.training.loop import TrainingStopped
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory, read_table
 from scg.agents.updates.metrics import Means
-from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from tests.agents.networks.test_networks import BOX
 from tests.agents.test_off_policy_graphs import DIM, Nets, rows
@@ -154,10 +154,13 @@ def made(
     targets: Any,
     seed: int = 0,
     execution: Execution = EAGER,
-    **options: Any,
+    tau: float = 0.005,
+    watched: Sequence[str] = (),
+    delay: int = 1,
 ) -> OffPolicyUpdate:
-    step = OffPolicyStep(graph, objectives, targets, errors=bellman_errors, **options)
-    return OffPolicyUpdate(step, Generator().manual_seed(seed), execution)
+    """The update of an algorithm, by its parts that it looks at; `objectives` are the costs' optimisers."""
+    algorithm = Algorithm(graph, {}, dict(targets), nn.Identity(), nn.Identity(), {}, watched=watched, delay=delay)
+    return OffPolicyUpdate(OffPolicyStep(algorithm, objectives, tau), Generator().manual_seed(seed), execution)
 
 
 # -- the update ------------------------------------------------------------------------------------------------
@@ -413,7 +416,7 @@ def test_a_nan_stops_the_run_before_it_reaches_a_checkpoint(tmp_path: Path, monk
     def poisoned(self: OffPolicyUpdate, *given: Any) -> Any:
         if next(calls) == 20:
             with torch.no_grad():
-                next(iter(self.step.slow)).fill_(float("nan"))
+                next(iter(self.step.targets)).fill_(float("nan"))
         return call(self, *given)
 
     monkeypatch.setattr(OffPolicyUpdate, "__call__", poisoned)

@@ -11,7 +11,7 @@ from scg.agents.environments import envs
 from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.search.perturbations import Perturbations
 from scg.agents.search.policies import NetworkPolicy
-from scg.agents.search.population import Job, Returns, evaluate
+from scg.agents.search.population import Job, Returns, evaluate_population
 
 from . import worlds  # noqa: F401  registers them
 
@@ -26,7 +26,7 @@ def biases(policy: NetworkPolicy, values: list[float]) -> np.ndarray:
 def run(env_id: str, slots: int, theta: np.ndarray, policy: NetworkPolicy, jobs: list[Job], threads: int = 1) -> Returns:
     with envs.make(env_id, slots, threads=threads) as vector:
         vector.reset(list(range(slots)))
-        return evaluate(vector, policy.crowd(slots), lambda member: theta[member], len(theta), jobs)
+        return evaluate_population(vector, policy.crowd(slots), lambda member: theta[member], len(theta), jobs)
 
 
 def network(env_id: str, hidden: tuple[int, ...] = ()) -> NetworkPolicy:

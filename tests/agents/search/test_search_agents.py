@@ -119,10 +119,15 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def test_failures_are_counted_and_said_and_the_run_goes_on() -> None:
     agent, rollout, _ = started("cem", "Fragile-v0", population=20, scale=1.5)
+    before, generation = agent.policy.theta.clone(), agent.collect(rollout, 10**6)
     with pytest.warns(UserWarning, match=r"generation 0: \d+ of 20 members failed; member \d+: step \d"):
-        metrics = agent.update(agent.collect(rollout, 10**6), 0.0)
-    assert metrics["failed"] > 0
-    assert math.isfinite(metrics["population_best"])
+        metrics = agent.update(generation, 0.0)
+    utility = generation.utility  # type: ignore[attr-defined]
+    kept = utility[~utility.isnan()]
+    assert 0 < metrics["failed"] == 20 - len(kept) < 20
+    assert metrics["population_best"] == float(kept.max())
+    assert metrics["population_mean"] == pytest.approx(float(kept.mean()))
+    assert not torch.equal(agent.policy.theta, before)
     agent.check_finite()
 
 

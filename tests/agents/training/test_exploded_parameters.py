@@ -17,7 +17,7 @@ from scg.agents.environments import envs
 from scg.agents.environments.faults import EnvironmentFailed
 from scg.agents.experience import acting
 from scg.agents.experience.rollout import Rollout
-from scg.agents.networks.finite import NotFinite
+from scg.agents.networks.finite_check import NotFinite
 from scg.agents.networks.policies import make_policy
 
 ON = "--epochs 1 --steps 4096"

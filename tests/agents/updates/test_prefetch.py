@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal
 
 import scg
 from scg.agents.common.agent import Agent
-from scg.agents.common.bellman import bellman_errors
+from scg.agents.common.off_policy import Algorithm, OffPolicyStep
 from scg.agents.ddpg import DDPG
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
@@ -34,7 +34,6 @@ from scg.agents.td3 import TD3, td3
 from scg.agents.training import loop
 from scg.agents.training.loop import TrainingStopped
 from scg.agents.training.run_directory import RunConfig, RunDirectory
-from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
 from scg.agents.updates.prefetch import PolicySnapshot, PrefetchedBlock
 from tests.agents.training.test_loop import assert_same
@@ -90,7 +89,8 @@ def learner(
         modules = [actor, critics, target_actor, target_critics]
         targets, delay, watched = [(target_critics, critics), (target_actor, actor)], 2, ("q",)
     objectives = {cost: SAC().optimiser(module) for cost, module in trained.items()}
-    step = OffPolicyStep(graph, objectives, targets, 0.05, delay, watched, bellman_errors)
+    algorithm = Algorithm(graph, trained, dict(targets), modules[0], modules[0], {}, watched, delay)
+    step = OffPolicyStep(algorithm, objectives, 0.05)
     made = OffPolicyUpdate(step, Generator().manual_seed(1), Execution(compile=compiled, **execution), thread)
     made.examine(minibatch(0))
     return made, modules
@@ -108,7 +108,8 @@ def test_a_step_on_two_threads_is_the_step_on_one(name: str, quick_compiler: Non
     begun = []
     for i in range(5):
         metrics, error = one(minibatch(i))
-        theirs, their_error = two(minibatch(i), 1, lambda: begun.append(True))
+        two.begin = lambda: begun.append(True)
+        theirs, their_error = two(minibatch(i))
         assert set(theirs[0]) == set(metrics[0])
         assert theirs[0] == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
         torch.testing.assert_close(their_error, error, rtol=1e-4, atol=1e-6)
@@ -161,7 +162,7 @@ def test_cuda_graphs_keep_what_a_step_changes_where_it_is(monkeypatch: pytest.Mo
     assert [options["triton.cudagraphs"] for options in asked_for] == [True]
     addresses = {p.data_ptr() for module in modules for p in module.parameters()}
     addresses |= {
-        t.data_ptr() for adam in made.step.objectives.values() for t in adam.state_dict().values() if isinstance(t, Tensor)
+        t.data_ptr() for adam in made.step.optimisers.values() for t in adam.state_dict().values() if isinstance(t, Tensor)
     }
     assert addresses <= told
     made.execution = Execution(compile=True)
