@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.stats import trim_mean
@@ -21,6 +21,9 @@ from scipy.stats import trim_mean
 from scg.agents.training.run_directory import RunError, read_table
 from scg.agents.training.run_groups import grouped
 from scg.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Statistic = Literal["mean", "iqm"]
 
@@ -48,7 +51,7 @@ def on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np
     return grid, np.stack([np.interp(grid, steps, values) for steps, values in curves])
 
 
-def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> None:
+def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> Figure:
     """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). RunError if one has no evaluation yet."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -75,6 +78,7 @@ def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> Non
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:
             figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
+    return figure
 
 
 def _evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
