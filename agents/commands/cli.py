@@ -87,6 +87,9 @@ def train(argv: list[str]) -> int:
     return 0
 
 
+train.subjects = names  # type: ignore[attr-defined]
+
+
 class _Early(argparse.ArgumentParser):
     """A look at two options before the parser that knows all of them, which is the one to complain."""
 
