@@ -20,6 +20,7 @@ Mnih et al. (2016), "Asynchronous methods for deep reinforcement learning".
 from __future__ import annotations
 
 import queue
+import signal
 import time
 import weakref
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from scg.agents.a2c import A2C
 from scg.agents.common.agent import Agent
 from scg.agents.common.on_policy import ActorCritic
 from scg.agents.environments import envs
+from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault
 from scg.agents.environments.recipe import Recipe
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import EAGER, Execution
@@ -46,12 +48,28 @@ PATIENCE = 120.0  # seconds without a word from any worker, after which somethin
 
 
 class Report(NamedTuple):
-    """What a worker did with one block, or the error that ended it."""
+    """What a worker did with one block."""
 
     steps: int
     episodes: list[Episode]
     metrics: Metrics
-    error: str = ""
+
+
+class Ended(NamedTuple):
+    """A worker whose environment or whose numbers ended it: the environment's index (None: not known), step and fault."""
+
+    worker: int
+    of_environment: bool
+    index: int | None
+    when: str
+    found: str
+
+    def error(self) -> Exception:
+        if not self.of_environment:
+            return NotFinite(f"worker {self.worker}: {self.found}")
+        return EnvironmentFailed(
+            self.index, self.found, f"{self.when} of worker {self.worker}" if self.when else f"worker {self.worker}"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,11 @@ class WorkerPool:
             self.granted.value += steps
         done, episodes, means = 0, list[Episode](), Means()
         while done < steps:
-            report = self._next()
+            try:
+                report = self._next()
+            except Exception:
+                _stop(self.processes)  # the others would go on as long as anybody looks at the error
+                raise
             done, episodes = done + report.steps, episodes + report.episodes
             means.add(report.metrics)
         with self.granted.get_lock():
@@ -149,17 +171,24 @@ class WorkerPool:
         return Progress(done, episodes, means.take())
 
     def _next(self) -> Report:
-        try:
-            report = self.reports.get(timeout=PATIENCE)
-        except queue.Empty:
-            codes = [process.exitcode for process in self.processes]
-            raise NotFinite(f"no worker has reported for {PATIENCE:.0f} s; their exit codes are {codes}.") from None
-        return self._heard(report)
+        until = time.monotonic() + PATIENCE
+        while True:
+            ended = {i: process.exitcode for i, process in enumerate(self.processes) if process.exitcode is not None}
+            try:  # after the look at who has ended: what those said is in the queue by now
+                return self._heard(self.reports.get(timeout=min(1.0, PATIENCE)))
+            except queue.Empty:
+                if ended:
+                    said = ", ".join(f"worker {i} with exit code {code}" for i, code in ended.items())
+                    raise NotFinite(
+                        f"ended without a word: {said}. Something outside killed it, or it could not start."
+                    ) from None
+                if time.monotonic() > until:
+                    raise NotFinite(f"no worker has reported for {PATIENCE:.0f} s.") from None
 
     @staticmethod
-    def _heard(report: Report) -> Report:
-        if report.error:
-            raise NotFinite(report.error)
+    def _heard(report: Report | Ended) -> Report:
+        if isinstance(report, Ended):
+            raise report.error()
         return report
 
 
@@ -183,6 +212,7 @@ def _work(
     reports: Any,
 ) -> None:
     """One worker: copies, acts, learns, reports, until it is stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training loop is the one to stop
     torch.set_num_threads(1)  # this process is the worker's own
     try:
         weights, acting = (Generator().manual_seed(envs.seeds(seed, stream, 1, index)[0]) for stream in ("weights", "actions"))
@@ -199,8 +229,14 @@ def _work(
                     time.sleep(0.001)
                     continue
                 reports.put(learn(rollout))
-    except Exception as error:  # to the main process, which knows what to do with it
-        reports.put(Report(0, [], {}, f"worker {index}: {type(error).__name__}: {error}"))
+    except EnvironmentFailed as fault:  # to the main process, which knows what to do with it
+        reports.put(Ended(index, True, fault.index, fault.when, fault.found))
+    except EnvironmentFault as fault:
+        reports.put(Ended(index, True, None, "", str(fault)))
+    except NotFinite as error:
+        reports.put(Ended(index, False, None, "", str(error)))
+    except Exception as error:
+        reports.put(Ended(index, False, None, "", f"{type(error).__name__}: {error}"))
 
 
 def _parent_lives() -> bool:

@@ -1,6 +1,6 @@
 """Every agent on environments of one or two steps whose best policy and return are known.
 
-    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--out docs/closed_form.md]
+    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--out docs/closed-form.md]
 
 Such tasks show what long ones hide: an offset of the rewards that the scale eats, a bootstrap after a termination or none
 after a truncation, actions mapped to the wrong bounds, a discount in the wrong place. A row is one training with the seed
@@ -237,7 +237,7 @@ def page(rows: Sequence[Row]) -> str:
         [
             "# Tasks with a known optimum",
             "",
-            "Written by `python -m benchmarks.closed_form --out docs/closed_form.md`; one seed, eight environments side by side.",
+            "Written by `python -m benchmarks.closed_form --out docs/closed-form.md`; one seed, eight environments side by side.",
             "",
             f"The return that an agent's most probable actions lose to the best policy, after {STEPS['on-policy']:,} steps of an "
             f"on-policy agent, {STEPS['off-policy']:,} of one with a replay buffer, {STEPS['search']:,} of a search. "

@@ -79,12 +79,11 @@ def compare(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(comparison)
-    for path in (
-        None if wish.csv is None else comparison.to_csv(wish.csv),
-        None if wish.plot is None else comparison.plot(wish.plot),
-    ):
-        if path is not None:
-            print(path)
+    if wish.csv is not None:
+        print(comparison.to_csv(wish.csv))
+    if wish.plot is not None:
+        comparison.plot(wish.plot)
+        print(wish.plot)
     if comparison.interrupted:
         return 130
     if wish.attribute:

@@ -46,7 +46,10 @@ def paper(argv: list[str]) -> int:
         described = f"{option.metadata.get('help', '')} (default: {default})"
         parser.add_argument(f"--{option.name}", type=type(default), default=default, help=described)
     parser.add_argument(
-        "--out", type=Path, default=Path("runs") / name, help="where results.json and pictures go (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("runs") / name,
+        help="where results.json and pictures go, and where a README.md that lies there is filled in (default: %(default)s)",
     )
     try:
         wish = vars(parser.parse_args(argv[1:]))
@@ -78,3 +81,6 @@ def paper(argv: list[str]) -> int:
     for row in results.failed:
         print(f"not reproduced: {row.claim}", file=sys.stderr)
     return 1 if results.failed else 0
+
+
+paper.subjects = papers.names  # type: ignore[attr-defined]

@@ -64,6 +64,8 @@ def test_the_table_of_papers_is_their_results():
     shown = re.search(r"<!-- papers -->\n(.*?)\n?<!-- /papers -->", text("docs/papers.md"), flags=re.S)
     assert shown is not None
     assert shown[1].strip() == papers.as_markdown().strip()
+    for name in papers.names():  # the table and `scg paper` show the first line alone
+        assert (papers.load(name).__doc__ or "").splitlines()[0].endswith("."), name
 
 
 def test_the_table_of_estimators_is_the_catalogue():

@@ -87,6 +87,9 @@ def train(argv: list[str]) -> int:
     return 0
 
 
+train.subjects = names  # type: ignore[attr-defined]
+
+
 class _Early(argparse.ArgumentParser):
     """Read two options ahead of the full parser, which reports errors."""
 
@@ -228,6 +231,8 @@ class Plot:
     """PNG, PDF or SVG by its ending"""
     statistic: Literal["mean", "iqm"] = "mean"
     """over seeds: their mean, or their interquartile mean"""
+    label: tuple[str, ...] = ()
+    """names of the curves, one for each of the paths (for seeds of one curve the same); default: what they differ in"""
 
 
 @reported
@@ -239,7 +244,7 @@ def plot(argv: list[str]) -> int:
     from scg.agents.training import curves
 
     check_figure(wish.out)
-    curves.plot(wish.runs, wish.out, wish.statistic)  # which makes no environment
+    curves.plot(wish.runs, wish.out, wish.statistic, wish.label)  # which makes no environment
     print(f"{wish.out}")
     return 0
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -26,6 +26,9 @@ from scg.agents.training.curves import bootstrap_interval, on_common_steps
 from scg.agents.training.overestimation import Measurement, over_training
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = list[dict[str, float]]
 
@@ -59,20 +62,19 @@ def overestimation(argv: list[str]) -> int:
     return 0
 
 
-def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
+def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> Figure:
     """Estimates (solid) and truths (dashed) against steps: a panel an environment, a colour an agent, seeds averaged."""
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     panels: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for run, curve in runs:
         panels[run.run.env][run.name].append(curve)
     style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
-    with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.0), squeeze=False)
+    with matplotlib.rc_context(style):  # and no pyplot, whose backend is the user's
+        figure = Figure(figsize=(4.2 * len(panels), 3.0))
+        axes = figure.subplots(1, len(panels), squeeze=False)
         for axis, (env_id, agents) in zip(axes[0], sorted(panels.items()), strict=True):
             for i, (name, curves) in enumerate(sorted(agents.items())):
                 for column, line in (("estimate", "-"), ("truth", "--")):
@@ -90,7 +92,7 @@ def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:
             figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200)
-        pyplot.close(figure)
+    return figure
 
 
 def _column(curve: Curve, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,10 @@
     reset → (obs, info)        step → (obs, reward, terminated, truncated, info)
 
 An array of shape (1,) would be broadcast to an observation of shape (3,), a state of −1 would index a table from its end,
-and 0.5 would be 0 in an array of integers: learning would go on with other data. A Box's bounds are not checked: many
-environments exceed those that they declare, and no network reads them. Cost: 0.8 µs for each environment and step.
+and 0.5 would be 0 in an array of integers: learning would go on with other data. What lies outside a Box is most often
+another array, or one in other units; where the bounds are what is wrong, the wrapper `Unbounded` declares none. Numbers may
+exceed a bound by `SLACK` of the larger of the entry's two, a hundred roundings of float32. Cost: 0.8 µs for each environment
+and step, and 3 µs where a Box has bounds.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, 
 from scg.agents.environments.step_timeout import Watch
 
 FLAG = (bool, np.bool_)
+SLACK = 1e-5
 
 
 class CheckedVector(SyncVectorEnv):
@@ -35,6 +38,7 @@ class CheckedVector(SyncVectorEnv):
         space = self.single_observation_space
         self._shape = space.shape
         self._kind = space.dtype if isinstance(space, spaces.Box) else None  # None: every value is checked
+        self._limits = _limits(space) if isinstance(space, spaces.Box) else None
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self._terminations[:], self._truncations[:] = False, False
@@ -78,11 +82,16 @@ class CheckedVector(SyncVectorEnv):
         return self._observed(i, obs, "step"), reward, terminated, truncated
 
     def _observed(self, i: int, obs: Any, of: str) -> Any:
-        if type(obs) is np.ndarray and obs.dtype == self._kind and obs.shape == self._shape:
-            return obs
-        problem = _problem(self.single_observation_space, obs)
-        if problem:
-            raise EnvironmentFailed(i, f"{of} gave an observation {problem}")
+        if not (type(obs) is np.ndarray and obs.dtype == self._kind and obs.shape == self._shape):
+            problem = _problem(self.single_observation_space, obs)
+            if problem:
+                raise EnvironmentFailed(i, f"{of} gave an observation {problem}")
+        if self._limits is not None:
+            low, high = self._limits
+            if np.count_nonzero(obs < low) or np.count_nonzero(obs > high):  # NaN is found later, by its name
+                raise EnvironmentFailed(
+                    i, f"{of} gave an observation {_outside(self.single_observation_space, obs, low, high)}"
+                )
         return obs
 
     def close(self, **kwargs: Any) -> None:
@@ -146,6 +155,31 @@ def _array(value: Any) -> np.ndarray | None:
         return np.asarray(value)
     except Exception:  # ragged lists, tensors that need a gradient
         return None
+
+
+def _limits(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bounds with their slack; None where nothing that the type can hold is outside."""
+    low, high = space.low, space.high
+    if space.dtype.kind == "f":
+        ends = np.stack([low, high]).astype(np.float64)
+        size = np.where(np.isfinite(ends), np.abs(ends), 0.0).max(0)
+        slack = SLACK * np.where(size == 0.0, 1.0, size)
+        with np.errstate(over="ignore"):
+            low, high = (ends[0] - slack).astype(space.dtype), (ends[1] + slack).astype(space.dtype)
+        return None if np.isneginf(low).all() and np.isposinf(high).all() else (low, high)
+    least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)  # type: ignore[arg-type]
+    return None if (low == least).all() and (high == most).all() else (low, high)
+
+
+def _outside(space: Any, obs: Any, low: np.ndarray, high: np.ndarray) -> str:
+    """Of an observation outside a Box: the first entry that is, and the way on."""
+    found = np.asarray(obs)
+    entry = tuple(np.argwhere((found < low) | (found > high))[0].tolist())
+    return (
+        f"outside its space: entry {list(entry)} is {found[entry]:.6g}, its bounds are {space.low[entry]:.6g} and "
+        f"{space.high[entry]:.6g}. If the environment is right and its bounds are not: "
+        "--wrapper scg.agents.environments.unbounded:Unbounded"
+    )
 
 
 def _problem(space: gym.Space, obs: Any) -> str:

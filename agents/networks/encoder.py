@@ -35,7 +35,9 @@ class Encoder(nn.Module):
         elif isinstance(space, spaces.Discrete):
             self.ndim, self.features, self.start = 0, int(space.n), int(space.start)
         else:
-            raise EnvironmentFault(f"observation space {space}: only Box and Discrete are known. Flatten it with a wrapper.")
+            raise EnvironmentFault(
+                f"observation space {space}: only Box and Discrete are known. Flatten it: --wrapper gymnasium.wrappers:FlattenObservation"
+            )
 
     def forward(self, obs: Tensor) -> Tensor:
         if self.start is not None:

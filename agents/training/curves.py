@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.stats import trim_mean
 
-from scg.agents.training.run_directory import RunError, read_table
+from scg.agents.training.run_directory import DAMAGED, RunError, read_table
 from scg.agents.training.run_groups import grouped
 from scg.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Statistic = Literal["mean", "iqm"]
 
@@ -48,13 +51,14 @@ def on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np
     return grid, np.stack([np.interp(grid, steps, values) for steps, values in curves])
 
 
-def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> None:
-    """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). RunError if one has no evaluation yet."""
+def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean", labels: Sequence[str] = ()) -> Figure:
+    """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). `labels`: one for each path, in
+    place of the options in which configurations differ. RunError if a run has no evaluation yet."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    panels = grouped(paths)
+    panels = grouped(paths, labels)
     style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
@@ -75,6 +79,7 @@ def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean") -> Non
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:
             figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=200, bbox_inches="tight")
+    return figure
 
 
 def _evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -82,4 +87,10 @@ def _evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rows = read_table(file) if file.exists() else []
     if not rows:
         raise RunError(f"run {path}: no evaluation yet. Let it train on with --resume {path}.")
-    return np.array([row["step"] for row in rows]), np.array([row["return"] for row in rows])
+    missing = [name for name in ("step", "return") if name not in rows[0]]
+    if missing:
+        raise RunError(f"{file}: there is no column {missing[0]!r}. {DAMAGED}")
+    steps = np.array([row["step"] for row in rows])
+    if not (np.isfinite(steps).all() and (np.diff(steps) > 0).all()):
+        raise RunError(f"{file}: the column 'step' does not rise from row to row. {DAMAGED}")
+    return steps, np.array([row["return"] for row in rows])

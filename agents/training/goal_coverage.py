@@ -53,10 +53,11 @@ def picture(
     policy: nn.Module, critics: nn.Module, out: Path, episodes: int = 40, samples: int = 200, seed: int = 0
 ) -> list[int]:
     """Write the picture to `out` (by its ending); how many of the episodes drawn there reached each goal."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     counts, paths = reached(policy, episodes, seed)
-    figure, axes = plt.subplots(1, 1 + len(STATES), figsize=(4 * (1 + len(STATES)), 4), layout="constrained")
+    figure = Figure(figsize=(4 * (1 + len(STATES)), 4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(STATES))
     grid = np.linspace(-BORDER, BORDER, 141)
     where = np.stack(np.meshgrid(grid, grid), -1)
     axes[0].contour(grid, grid, -(distance(where) ** 2), 12, linestyles="solid", colors="0.75", linewidths=0.7)
@@ -75,5 +76,4 @@ def picture(
         axis.set(xlim=(-1, 1), ylim=(-1, 1))
     with whole_file(out) as file:
         figure.savefig(file, format=out.suffix.removeprefix(".") or "png", dpi=110)
-    plt.close(figure)
     return counts

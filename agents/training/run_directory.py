@@ -27,6 +27,7 @@ from typing import Any
 from scg.agents import target_of, title
 from scg.agents.common.agent import Config
 from scg.agents.environments import envs
+from scg.agents.environments.faults import first_line
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.training.checkpoint import Checkpoints
 from scg.agents.training.run_config import RunConfig as RunConfig
@@ -35,6 +36,7 @@ from scg.agents.training.run_config import Settings, read, written
 from scg.agents.training.run_lock import LOCK, locked
 from scg.files import TEMPORARY, remove_temporaries, told, whole_file, writing
 
+DAMAGED = "The file is damaged, or is not this run's: put back a copy of it."
 FORMER_TEMPORARIES = ("config.tmp", "versions.tmp", "metrics.tmp", "evaluations.tmp")  # of earlier versions
 
 
@@ -148,9 +150,10 @@ class Table:
         if upto is None:
             path.unlink(missing_ok=True)
         elif os.path.lexists(path):  # a link is replaced by a file, also one that leads nowhere
-            header, *rows = (_complete_rows(path) if path.exists() else []) or [[]]
+            with _of_numbers(path):
+                header, *rows = (_complete_rows(path) if path.exists() else []) or [[]]
+                kept = [row for row in rows if int(row[0]) <= upto]
             self.columns = header or None
-            kept = [row for row in rows if int(row[0]) <= upto]
             with whole_file(path) as file:
                 file.write(_lines([header, *kept] if header else []))
 
@@ -189,9 +192,19 @@ def _lines(rows: list[list[Any]]) -> bytes:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a CSV written by `Table`; a row cut short by a kill is left out, an empty cell is NaN."""
-    header, *rows = _complete_rows(path) or [[]]
-    return [{key: float(cell) if cell else float("nan") for key, cell in zip(header, row, strict=True)} for row in rows]
+    """The rows of a CSV written by `Table`; a row cut short by a kill is left out, an empty cell is NaN. RunError for another."""
+    with _of_numbers(path):
+        header, *rows = _complete_rows(path) or [[]]
+        return [{key: float(cell) if cell else float("nan") for key, cell in zip(header, row, strict=True)} for row in rows]
+
+
+@contextmanager
+def _of_numbers(path: Path) -> Iterator[None]:
+    """RunError for cells that are no numbers, rows of another length, bytes that are no text."""
+    try:
+        yield
+    except (ValueError, IndexError, csv.Error) as error:
+        raise RunError(f"{path}: this is no table of numbers ({first_line(error)}). {DAMAGED}") from error
 
 
 def _complete_rows(path: Path) -> list[list[str]]:

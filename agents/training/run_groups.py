@@ -20,16 +20,23 @@ IGNORED = {"env", "seed", "evaluations", "eval_episodes", "checkpoints", "keep_c
 Groups = dict[str, dict[str, list[RunDirectory]]]
 
 
-def grouped(paths: Sequence[Path]) -> Groups:
-    """The runs of `paths` by environment and label. RunError if there is none, or if one appears twice."""
-    runs = [RunDirectory.open(path) for given in paths for path in _runs_in(given)]
+def grouped(paths: Sequence[Path], labels: Sequence[str] = ()) -> Groups:
+    """The runs of `paths` by environment and label; `labels` are of all runs of a path each. RunError where there is none, one
+    is there twice, or labels and curves do not fit each other."""
+    if labels and len(labels) != len(paths):
+        raise RunError(f"option label: {len(labels)} for {len(paths)} paths. Give one to each, in their order.")
+    for label in labels:
+        _drawable(label)
+    placed = [(place, RunDirectory.open(path)) for place, given in enumerate(paths) for path in _runs_in(given)]
+    runs = [run for _, run in placed]
     if not runs:
         raise RunError("no runs given. Give run directories, or a folder of them.")
     _refuse_duplicates(runs)
     panels: dict[str, list[RunDirectory]] = defaultdict(list)
     for run in runs:
         panels[run.run.env].append(run)
-    return {env_id: _labelled(panel) for env_id, panel in sorted(panels.items())}
+    named = {id(run): labels[place] for place, run in placed} if labels else {}
+    return {env_id: _renamed(_labelled(panel), named) for env_id, panel in sorted(panels.items())}
 
 
 def _runs_in(path: Path) -> list[Path]:
@@ -81,6 +88,39 @@ def _labelled(runs: Sequence[RunDirectory]) -> dict[str, list[RunDirectory]]:
         for run, own in zip(same, configurations, strict=True):
             labelled[", ".join([shown, *(f"{key}={_text(own.get(key, '–'))}" for key in differing)])].append(run)
     return dict(sorted(labelled.items()))
+
+
+def _drawable(label: str) -> None:
+    """matplotlib reads what is between dollars as mathematics."""
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        MathTextParser("path").parse(label)
+    except ValueError as error:
+        raise RunError(
+            f"option label: {label!r} cannot be drawn. Between $ and $ stands mathematics; write \\$ for a dollar."
+        ) from error
+
+
+def _renamed(groups: dict[str, list[RunDirectory]], named: dict[int, str]) -> dict[str, list[RunDirectory]]:
+    """The same curves under the names that were given to their runs."""
+    if not named:
+        return groups
+    renamed: dict[str, list[RunDirectory]] = {}
+    for label, runs in groups.items():
+        given = list(dict.fromkeys(named[id(run)] for run in runs))
+        if len(given) > 1:
+            raise RunError(
+                f"option label: {given[0]!r} and {given[1]!r} are runs of one configuration ({label}), which differ in their "
+                "seed alone: one curve. Give both the same label."
+            )
+        if given[0] in renamed:
+            raise RunError(
+                f"option label: {given[0]!r} has runs of several configurations, each a curve ({label} is one). Give each "
+                "configuration a path and a label of its own."
+            )
+        renamed[given[0]] = runs
+    return renamed
 
 
 def _text(value: Any) -> str:

@@ -118,7 +118,9 @@ def _picture(env: Any, env_id: str, t: int) -> np.ndarray:
     try:
         picture = env.render()
     except (DependencyNotInstalled, ImportError) as error:
-        raise VideoError(f"{env_id} cannot draw itself: {error} Remedy: {EXTRA}.") from error
+        missing = getattr(error.__cause__ or error, "name", None)  # gymnasium's own words name another package's extra
+        found = f"{missing} is not installed. Remedy: {EXTRA}." if missing == "pygame" else f"{error}"
+        raise VideoError(f"{env_id} cannot draw itself: {found}") from error
     except Exception as error:
         raise EnvironmentFailed(0, f"render raised {described(error)}", f"step {t} of the episode") from error
     if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8):

@@ -1,5 +1,6 @@
-"""Kakade (2001): the natural policy gradient does not depend on the parameterisation, points to the greedy action, and
-crosses plateaus. All of it exact: linear solves and differential equations, no samples.
+"""Kakade (2001): the natural policy gradient: free of the parameterisation, towards the greedy action, across plateaus.
+
+All of it exact: linear solves and differential equations, no samples.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points, version
 
 from scg.errors import nearest
@@ -36,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: scg COMMAND …      (scg COMMAND --help says more)\n")
         for name in available:
             print(f"  {name:15} {SUMMARY.get(name, '')}")
+        print('\n  --completion    bash or zsh: completion, as in eval "$(scg --completion bash)"')
         return 0 if argv else 2
+    if argv[0] == "--completion":
+        return _completion(argv[1:], available)
     if argv[0] in ("-V", "--version"):
         print(f"scg {version('torch-scg')}")
         return 0
@@ -53,6 +57,20 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _completion(argv: list[str], available: dict[str, EntryPoint]) -> int:
+    from scg.commands.completion import SHELLS, script
+
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        print(f"scg: --completion {' '.join(argv)}: say which shell, {' or '.join(SHELLS)}.", file=sys.stderr)
+        return 2
+    loaded = {}
+    for name, point in available.items():
+        with suppress(ModuleNotFoundError):  # a command that lacks what it needs completes nothing
+            loaded[name] = point.load()
+    print(script(argv[0], loaded), end="")
+    return 0
 
 
 if __name__ == "__main__":

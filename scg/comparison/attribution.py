@@ -18,14 +18,11 @@ has the rest drawn anew, and m is any constant (here the mean of earlier draws).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from scg.comparison.parameters import Parameters
@@ -34,12 +31,13 @@ from scg.comparison.seeds import seed_of
 from scg.comparison.statistics import Interval, quantile
 from scg.errors import GraphError, visible
 from scg.graph import Graph
+from scg.tables import Table, Tabular
 
 REST = "(baselines, controls)"
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Tabular):
     """Contributions to the total variance, with intervals: by (node, cost), by node, by cost. They add up to `total`.
 
     The cost `(baselines, controls)` is what is left of the gradient with all costs switched off.
@@ -61,25 +59,19 @@ class Attribution:
             part = self.by_node[node] if node is not None else self.by_cost[cost] if cost is not None else self.total
         return part.value / self.total.value if self.total.value else 0.0
 
-    def __str__(self) -> str:
-        table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
-        table.add_column("node", no_wrap=True)
+    def shown(self) -> Iterator[str | Table]:
         costs = [c for c in self.by_cost if c != REST or abs(self.by_cost[c].value) > 1e-6 * abs(self.total.value)]
         shown = [] if len(costs) == 1 else costs
-        for title in [*map(visible, shown), "all costs", "share"]:
-            table.add_column(title, justify="right", no_wrap=True)
+        rows = []
         for node, whole in self.by_node.items():
             cells = [self.parts[node, cost].plausible for cost in shown]
-            table.add_row(visible(node), *cells, whole.plausible, f"{100 * self.share(node):.1f} %")
+            rows.append((node, *cells, whole.plausible, f"{100 * self.share(node):.1f} %"))
         shares = [self.by_cost[cost].plausible for cost in shown]
-        table.add_row("all nodes", *shares, self.total.plausible, "100 %" if self.total.value else "")
-        out = StringIO()
-        Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(table)
-        lines = [line.rstrip() for line in out.getvalue().splitlines()]
-        lines.append(f"variance of the gradient by node and cost, {self.draws:,} draws, {100 * self.confidence:g} % intervals")
+        rows.append(("all nodes", *shares, self.total.plausible, "100 %" if self.total.value else ""))
+        yield Table(("node", *map(visible, shown), "all costs", "share"), rows, {0})
+        yield f"variance of the gradient by node and cost, {self.draws:,} draws, {100 * self.confidence:g} % intervals"
         if self.interrupted:
-            lines.append("interrupted: these are the draws made until then")
-        return "\n".join(lines)
+            yield "interrupted: these are the draws made until then"
 
 
 def attribute(

@@ -11,6 +11,8 @@ import numpy as np
 from scg.errors import GraphError
 
 if TYPE_CHECKING:  # a comparison writes itself: it calls this module
+    from matplotlib.figure import Figure
+
     from scg.comparison.result import Comparison, Row
 
 IMAGES = (".png", ".pdf", ".svg")
@@ -71,22 +73,21 @@ def _ends(name: str, interval: Any) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def plot(comparison: Comparison, path: Path) -> Path:
-    if path.suffix not in IMAGES:
+def plot(comparison: Comparison, path: Path | None) -> Figure:
+    if path is not None and path.suffix not in IMAGES:
         raise GraphError(f"plot({str(path)!r}): a figure's name ends in {', '.join(IMAGES)}")
     if not comparison.rows:
         raise GraphError("plot: no choice was measured")
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "legend.frameon": False}
     positive = [row.variance.value for row in comparison.rows if row.variance.value > 0]
     floor = min(positive, default=1.0) / 10
-    with pyplot.rc_context(style):
-        figure, axis = pyplot.subplots(figsize=(5.4, 3.6 + 0.07 * max(0, len(comparison.rows) - 8)))
+    with matplotlib.rc_context(style):  # and no pyplot, whose backend is the user's
+        figure = Figure(figsize=(5.4, 3.6 + 0.07 * max(0, len(comparison.rows) - 8)))
+        axis = figure.subplots()
         if not positive:
             axis.set(ylim=(floor / 10, floor * 10))
         axis.set(xscale="log", yscale="log", xlabel="time per gradient, ms", ylabel="variance of the gradient (trace)")
@@ -105,10 +106,10 @@ def plot(comparison: Comparison, path: Path) -> Path:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25, which="major")
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
-        pyplot.close(figure)
-    return path
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=200)
+    return figure
 
 
 def _point(axis: Any, row: Row, floor: float, color: str) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from scg.comparison.statistics import Interval, Resampled, ratio
 from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
+from scg.tables import Table, Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 By = Literal["work", "evaluations", "variance", "time"]
 BY: tuple[By, ...] = ("work", "evaluations", "variance", "time")
@@ -76,7 +77,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """The choices by work-normalised variance, best first. `print(comparison)` is a table.
 
     reference     what biases are held against
@@ -134,27 +135,23 @@ class Comparison:
             "time": found.time,
         }[by]
 
-    def __str__(self) -> str:
-        out = StringIO()
-        console = Console(file=out, width=400, color_system=None, markup=False, emoji=False)
-        console.print(self._table())
-        lines = [line.rstrip() for line in out.getvalue().splitlines()]
-        lines += [
-            visible(f"refused: {r.label}: {shorten(r.reason.splitlines()[0], 160, placeholder=' …')}") for r in self.refused
-        ]
-        return "\n".join([*lines, *self._notes()])
+    def shown(self) -> Iterator[str | Table]:
+        yield self._table()
+        for r in self.refused:
+            yield visible(f"refused: {r.label}: {shorten(r.reason.splitlines()[0], 160, placeholder=' …')}")
+        yield from self._notes()
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
-        table.add_column("choice", no_wrap=True)
-        for title in ("bias, worst entry", "variance", "ms", "KiB", "evaluations", "var × ms", "× best", "var × evaluations"):
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
+        numbers = ("bias, worst entry", "variance", "ms", "KiB", "evaluations", "var × ms", "× best", "var × evaluations")
+        return Table(("choice", *numbers, "verdict"), self._cells(), {0, 9})
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells = []
         first = next((row for row in self.rows if row.unbiased), self.rows[0] if self.rows else None)
         for row in self.rows:
             beside = "1" if row is first or first is None else self.ratio(row.label, first.label).plausible
-            table.add_row(
-                visible(row.label) + (f" ({row.learned} steps learned)" if row.learned else ""),
+            cells.append((
+                row.label + (f" ({row.learned} steps learned)" if row.learned else ""),
                 f"{row.bias.value:.2g} ± {(row.bias.high - row.bias.low) / 2:.2g}" if row.verdict != "unknown" else "?",
                 row.variance.plausible,
                 row.time.scaled(1e3).plausible,
@@ -165,8 +162,8 @@ class Comparison:
                 row.cost.plausible,
                 ("biased as measured" if row.verdict == "biased" else row.verdict)
                 + ("" if row.declared else ", biased by design"),
-            )
-        return table
+            ))  # fmt: skip
+        return cells
 
     def _notes(self) -> list[str]:
         share = f"{100 * self.confidence:g} %"
@@ -183,11 +180,12 @@ class Comparison:
 
         return to_csv(self, Path(path))
 
-    def plot(self, path: str | Path) -> Path:
-        """Variance against time, both logarithmic, with intervals and labels (PNG, PDF or SVG by its ending).
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Variance against time, both logarithmic, with intervals and labels; written to `path` (PNG, PDF or SVG by its
+        ending) where one is given.
 
         On a dotted line the product is the same: what lies below the best choice's would be better. Hollow: biased.
         """
         from scg.comparison.export import plot
 
-        return plot(self, Path(path))
+        return plot(self, None if path is None else Path(path))

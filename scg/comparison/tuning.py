@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,21 +22,25 @@ from scg.draw.labels import brief
 from scg.errors import GraphError, visible
 from scg.estimator import Estimator, ScoreFunction
 from scg.graph import Graph
+from scg.tables import Table, Tabular
 
 TOGETHER, PASSES = 32, 2  # combinations measured at once; else nodes in turn, so often
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Tabular):
     """The graph with its chosen estimators, what was chosen by node, and the comparisons that say why."""
 
     graph: Graph
     choice: Mapping[str, Estimator]
     evidence: tuple[Comparison, ...]
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterator[str | Table]:
         chosen = ", ".join(f"{visible(node)}={brief(estimator)}" for node, estimator in self.choice.items())
-        return "\n\n".join([f"chosen: {chosen}", *map(str, self.evidence)])
+        yield f"chosen: {chosen}"
+        for comparison in self.evidence:
+            yield ""
+            yield from comparison.shown()
 
 
 def tune(

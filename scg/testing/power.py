@@ -122,12 +122,10 @@ def text(results: dict[str, tuple[list[Trial], float]], seeds: int) -> str:
 
 
 def picture(results: dict[str, tuple[list[Trial], float]], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for (name, (found, noise)), colour in zip(results.items(), ("#3465a4", "#cc5500"), strict=True):
         seen = [t for t in found if t.share("biased") > 0.5]
         needed = [[n for n, v in zip(t.draws, t.verdicts, strict=True) if v == "biased"] for t in seen]

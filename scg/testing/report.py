@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from scg.errors import visible
+from scg.tables import Table, Tabular
 from scg.testing.sequential import Verdict
 
 
@@ -43,7 +43,7 @@ class Culprit:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Tabular):
     """The verdict on every parameter, with its evidence. `print(report)` is a table.
 
     verdict       "unbiased", "biased" or "undecided", over all parameters; "not finite" where a draw was nan or infinite
@@ -70,7 +70,7 @@ class Report:
     def __bool__(self) -> bool:
         return self.ok
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterator[str | Table]:
         derivative = "gradient" if self.order == 1 else "Hessian"
         titles = ("parameter", "node", "estimator", "oracle", "exact", "mean", "s.e.", "z", "detectable", "verdict")
         cells = [
@@ -88,23 +88,9 @@ class Report:
             )
             for row in self.rows
         ]
-        left = {0, 1, 2, 3, 9}
-        lines = [
-            f"{derivative}: {self.verdict}, {self.draws:,} draws, error rate {self.false_alarm:g}",
-            *table(titles, cells, left),
-        ]
+        yield f"{derivative}: {self.verdict}, {self.draws:,} draws, error rate {self.false_alarm:g}"
+        yield Table(titles, cells, {0, 1, 2, 3, 9})
         if self.culprits:
-            lines.append("the bias comes from " + "; ".join(map(str, self.culprits)))
+            yield "the bias comes from " + "; ".join(map(str, self.culprits))
         if self.note:
-            lines.append(self.note)
-        return "\n".join(lines)
-
-
-def table(titles: tuple[str, ...], cells: Sequence[tuple[str, ...]], left: set[int]) -> list[str]:
-    """Aligned columns; those in `left` flush left, numbers flush right."""
-    cells = [tuple(map(visible, row)) for row in cells]
-    widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
-    return [
-        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in [titles, *cells]
-    ]
+            yield self.note

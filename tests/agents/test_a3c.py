@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Generator
 
 from scg.agents import a3c
 from scg.agents.a2c import A2C
-from scg.agents.a3c import A3C, Common, Report, apprentice
+from scg.agents.a3c import A3C, Common, apprentice
+from scg.agents.commands import cli
 from scg.agents.common.on_policy import ActorCritic
 from scg.agents.environments import envs
 from scg.agents.experience.rollout import Rollout
 from scg.agents.training import loop
-from scg.agents.training.loop import TrainingStopped
 from scg.agents.training.run_directory import RunConfig, RunDirectory, read_table
 from scg.agents.updates.metrics import NotFinite
 from scg.agents.updates.optimiser import RMSprop
@@ -87,11 +88,23 @@ def test_processes_train_together_and_stop_where_they_are_told(tmp_path: Path) -
     assert read_table(tmp_path / "evaluations.csv")[-1]["step"] >= 3500
 
 
-def test_a_workers_fault_stops_the_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunDirectory.create("a3c", RunConfig(env="CartPole-v1", steps=300, envs=1, evaluations=1), A3C(**SMALL), tmp_path)
-    monkeypatch.setattr(a3c.WorkerPool, "_next", lambda self: self._heard(Report(0, [], {}, "worker 1: NotFinite: gone")))
-    with pytest.raises(TrainingStopped, match="worker 1: NotFinite: gone"):
-        loop.train(run, quiet=True)
+@pytest.mark.parametrize(
+    ("env", "found"),
+    [
+        ("Breaks-v0", "step 5 of the block of worker 0: step raised ZeroDivisionError: no mass"),
+        ("Dies-v0", "ended without a word: worker 0 with exit code 7"),
+    ],
+)
+def test_a_fault_in_a_worker_is_one_message_and_leaves_no_process(
+    env: str, found: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = "--steps 300 --envs 1 --workers 1 --horizon 8 --hidden 4 --evaluations 0"
+    code = cli.train(["a3c", "--env", f"tests.agents.breaking:{env}", *words.split(), "--out", str(tmp_path / "run")])
+    shown = capfd.readouterr().err
+    assert code == 1 and shown.startswith("stopped: update 1, after step 0: ")
+    assert found in shown and "Last good checkpoint" in shown and "Traceback" not in shown
+    assert env == "Dies-v0" or ": environment 0, " in shown
+    assert not multiprocessing.active_children()
 
 
 def test_silence_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ RUNS = {
     "ppo, compiled": ("ppo", "--env", "CartPole-v1", *PPO, "--compile"),
     "sac, compiled, overlap": ("sac", *REPLAYED, "--compile", "--overlap"),
 }
+PATIENCE = 900  # seconds: a busy machine is no fault
 MOMENTS = ("of the clock", "in a checkpoint", "in an evaluation")
 
 
@@ -57,7 +58,9 @@ def killed(folder: Path, name: str, moment: str, dice: float, wholes: dict[str, 
     argv, said, out = [*RUNS[name], *SMALL], folder / "said.txt", folder / "run"
     if name not in wholes:
         whole = folder / "whole"
-        assert start(["-m", "scg.commands.cli", "train", *argv, "--out", str(whole)], said).wait(300) == 0, said.read_text()
+        assert start(["-m", "scg.commands.cli", "train", *argv, "--out", str(whole)], said).wait(PATIENCE) == 0, (
+            said.read_text()
+        )
         wholes[name] = whole
     command = ["train", *argv, "--out", str(out)]
     if moment == "of the clock":
@@ -70,7 +73,7 @@ def killed(folder: Path, name: str, moment: str, dice: float, wholes: dict[str, 
     else:
         script, most = (DIES_WRITING, 40) if moment == "in a checkpoint" else (DIES_EVALUATING, 80)
         process = start(["-c", script, str(3 + int(dice * most)), *command], said)
-        assert process.wait(300) == -signal.SIGKILL, said.read_text()
+        assert process.wait(PATIENCE) == -signal.SIGKILL, said.read_text()
     again = ["train", "--resume", str(out)] if (out / "config.json").exists() else command
-    assert start(["-m", "scg.commands.cli", *again], said).wait(300) == 0, said.read_text()
+    assert start(["-m", "scg.commands.cli", *again], said).wait(PATIENCE) == 0, said.read_text()
     same(wholes[name], out)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import resource
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +39,25 @@ def test_words(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not LONG, reason="tests/agents/training/test_kills.py kills two")
 def test_kills(tmp_path: Path) -> None:
     none_lost(campaign(kills.trials(50), tmp_path / "kills"))
+
+
+def test_a_trial_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    before = [*sys.path], os.getcwd(), resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGTERM)
+
+    def disturbs(folder: Path) -> None:
+        (folder / "disturbing.py").write_text("")
+        sys.path.insert(0, str(folder))
+        importlib.import_module("disturbing")
+        os.chdir(folder)
+        os.environ["DISTURBED"] = "1"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, before[2][1]))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exploded = True  # type: ignore[attr-defined]
+        raise AssertionError("gone")
+
+    assert campaign([Trial("a kind", "bad", disturbs)], tmp_path / "trials")[0].lost
+    assert before == ([*sys.path], os.getcwd(), resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGTERM))
+    assert "DISTURBED" not in os.environ and "disturbing" not in sys.modules and not hasattr(sys, "exploded")
 
 
 def test_a_loss_is_counted_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

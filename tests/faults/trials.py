@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from scg.agents.training.run_directory import RunDirectory, read_table
 from scg.commands.cli import main
@@ -39,11 +45,34 @@ class Outcome:
 
 def tried(trial: Trial, folder: Path) -> Outcome:
     folder.mkdir(parents=True)
-    try:
-        trial.run(folder)
-    except Exception as error:
-        return Outcome(trial, f"{type(error).__name__}: {error}")
+    with apart(folder):
+        try:
+            trial.run(folder)
+        except Exception as error:
+            return Outcome(trial, f"{type(error).__name__}: {error}")
     return Outcome(trial)
+
+
+@contextlib.contextmanager
+def apart(folder: Path) -> Iterator[None]:
+    """What a command changes in its process is put back: the next trial finds what this one found."""
+    path, environ, cwd, threads = [*sys.path], {**os.environ}, os.getcwd(), torch.get_num_threads()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        os.chdir(cwd)
+        sys.path[:] = path
+        os.environ.clear(), os.environ.update(environ)
+        torch.set_num_threads(threads)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name, module in [*sys.modules.items()]:  # `good.py` of the next trial is another file
+            if str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
+        vars(sys).pop("exploded", None)
 
 
 def say(*words: str) -> tuple[int, str]:

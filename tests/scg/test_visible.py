@@ -13,7 +13,7 @@ import scg
 from scg.commands.draw import draw
 from scg.credit import Credit
 from scg.errors import visible
-from scg.testing.report import table
+from scg.tables import Table
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e\r\n"
 MARKUP = "[red]x[/red] :smile: [/]"
@@ -93,7 +93,7 @@ def test_tables_hold_names_as_they_are_and_no_escape(text: str) -> None:
 
 
 def test_a_report_holds_no_escape() -> None:
-    for line in table(("parameter",), [(ESCAPE,)], {0}):
+    for line in Table(("parameter",), [(ESCAPE,)], {0}).lines():
         assert_harmless(line)
 
 

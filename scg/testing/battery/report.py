@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from scg.testing.report import table
+from scg.tables import Table, Tabular
 
 Status = Literal["passed", "failed", "undecided", "does not apply"]
 
@@ -37,7 +38,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class LawReport:
+class LawReport(Tabular):
     """What became of every law, `results`; its truth value is `ok`."""
 
     results: tuple[Result, ...]
@@ -77,18 +78,16 @@ class EstimatorReport(LawReport):
     false_alarm: float
     detectable: float
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterator[str | Table]:
         laws = list(dict.fromkeys(r.law for r in self.results))
-        lines = [f"{self.estimator}: {self._verdict()}"]
-        lines += table(
-            ("law", "passed", "exact", "sampled", "failed", "does not apply"), [self._row(law) for law in laws], {0, 5}
-        )
+        yield f"{self.estimator}: {self._verdict()}"
+        titles = ("law", "passed", "exact", "sampled", "failed", "does not apply")
+        yield Table(titles, [self._row(law) for law in laws], {0, 5})
         for law in self.broken:
             worst = [r for r in self.failures if r.law == law]
-            lines += [f"{' · '.join(filter(None, (law, r.kind)))}: {r.status}. {r.evidence}" for r in worst[:3]]
+            yield from (f"{' · '.join(filter(None, (law, r.kind)))}: {r.status}. {r.evidence}" for r in worst[:3])
             if len(worst) > 3:
-                lines.append(f"{law} · and {', '.join(r.kind for r in worst[3:])}")
-        return "\n".join(lines)
+                yield f"{law} · and {', '.join(r.kind for r in worst[3:])}"
 
     def _verdict(self) -> str:
         rates = f"false alarm {self.false_alarm:g}, detectable {self.detectable:g}"

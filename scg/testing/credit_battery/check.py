@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scg.credit import Credit
 from scg.draw.labels import brief
 from scg.errors import nearest
+from scg.tables import Table
 from scg.testing.battery.check import surroundings, words
 from scg.testing.battery.report import Broken, LawReport, NotApplicable, Result
 from scg.testing.credit_battery import laws
 from scg.testing.credit_battery.subject import NAMES, Claim, Subject
-from scg.testing.report import table
 
 Law = Callable[[Subject], str]
 
@@ -39,17 +39,13 @@ class CreditReport(LawReport):
 
     credit: str
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterator[str | Table]:
         passed = [r for r in self.results if r.status == "passed"]
         verdict = f"failed {'; '.join(self.broken)}" if self.failures else f"passed {len(passed)} laws"
         if not self.failures and not passed:
             verdict = "none of these laws applies"
-        return "\n".join(
-            [
-                f"{self.credit}: {verdict}",
-                *table(("law", "result", "evidence"), [(r.law, r.status, r.evidence) for r in self.results], {0, 1, 2}),
-            ]
-        )
+        yield f"{self.credit}: {verdict}"
+        yield Table(("law", "result", "evidence"), [(r.law, r.status, r.evidence) for r in self.results], {0, 1, 2})
 
 
 def check_credit(

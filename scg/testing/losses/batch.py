@@ -9,7 +9,7 @@ averaged over the same seeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from scg.evaluation.objectives import reachable_modules
 from scg.graph import Graph
+from scg.tables import Table, Tabular
 from scg.testing.losses.calls import Calls, Loss, Stream
 from scg.testing.losses.objective import names_of
 from scg.testing.parameters import Parameters, Wrt
-from scg.testing.report import table
 
 DRAWS = 64  # where either side draws
 SAME = 1e-6  # of a gradient's length: what counts as equal, in float64
 
 
 @dataclass(frozen=True)
-class BatchComparison:
+class BatchComparison(Tabular):
     """Both gradients by parameter; for each cost the factor at which the loss has it, and its standard error.
 
     unexplained   by parameter: what is left of the loss's gradient beside the costs at those factors, relative to the graph's
@@ -54,19 +54,16 @@ class BatchComparison:
     def __bool__(self) -> bool:
         return self.ok
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterator[str | Table]:
         cells = [
             (n, f"{float(self.loss[n].norm()):.5g}", f"{float(g.norm()):.5g}", f"{self.differences[n]:.2g}", f"{self.unexplained[n]:.2g}",
              f"{self.noise[n]:.1g}")
             for n, g in self.graph.items()
         ]  # fmt: skip
-        lines = [
-            f"on this batch: {'the same gradient' if self.ok else 'different gradients'}",
-            *table(("parameter", "loss", "graph", "difference", "unexplained", "noise"), cells, {0}),
-        ]
+        yield f"on this batch: {'the same gradient' if self.ok else 'different gradients'}"
+        yield Table(("parameter", "loss", "graph", "difference", "unexplained", "noise"), cells, {0})
         for name, factor in self.factors.items():
-            lines.append(f"cost {name!r} is in the loss {_words(factor)}")
-        return "\n".join(lines)
+            yield f"cost {name!r} is in the loss {_words(factor)}"
 
 
 def _words(factor: float) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from scg.tables import Table, Tabular
 from scg.testing.losses.causes import Cause
-from scg.testing.report import Report, Row, table
+from scg.testing.report import Report, Row
 from scg.testing.sequential import Verdict
 
 SHOWN = 12  # rows of the table
@@ -39,7 +41,7 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class GradientReport:
+class GradientReport(Tabular):
     """The verdict on a loss. `print(report)` says it all; its truth value is `ok`.
 
     table      the verdict on every parameter, as `check_unbiased` reports it
@@ -95,33 +97,34 @@ class GradientReport:
             ],
         }
 
-    def __str__(self) -> str:
-        table_ = self.table
-        lines = [
-            f"gradient of {self.loss}: {self.verdict} after {table_.draws:,} calls; error rate {table_.false_alarm:g}, detectable "
-            f"bias {table_.detectable:g} of a parameter's gradient",
-            *self._rows(),
-        ]
+    def shown(self) -> Iterator[str | Table]:
+        found = self.table
+        yield (
+            f"gradient of {self.loss}: {self.verdict} after {found.draws:,} calls; error rate {found.false_alarm:g}, detectable "
+            f"bias {found.detectable:g} of a parameter's gradient"
+        )
+        yield from self._rows()
         if self.scale is not None and self.direction is not None and self.verdict != "unbiased":
-            lines += _geometry(self.scale, self.direction)
+            yield from _geometry(self.scale, self.direction)
         for i, cause in enumerate(self.causes[:NAMED]):
-            lines.append(
-                f"{'cause' if not i else 'or':10} {cause.cause}: it passes {cause.what}".replace("it passes the", "it has the")
+            yield f"{'cause' if not i else 'or':10} {cause.cause}: it passes {cause.what}".replace(
+                "it passes the", "it has the"
             )
             if cause.same:
-                lines.append(
-                    f"{'':10} the same: {cause.same[0]}" + (f", and {len(cause.same) - 1} more" if len(cause.same) > 1 else "")
+                yield f"{'':10} the same: {cause.same[0]}" + (
+                    f", and {len(cause.same) - 1} more" if len(cause.same) > 1 else ""
                 )
         if self.verdict == "biased":
-            lines.append(self._search())
-        return "\n".join([*lines, *([table_.note] if table_.note else [])])
+            yield self._search()
+        if found.note:
+            yield found.note
 
-    def _rows(self) -> list[str]:
+    def _rows(self) -> Iterator[str | Table]:
         rows = sorted(self.table.rows, key=lambda r: r.verdict == "unbiased")
-        cells = [_cells(r) for r in rows[:SHOWN]]
         titles = ("parameter", "oracle", "exact", "mean", "s.e.", "z", "detectable", "verdict")
-        more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-        return [*table(titles, cells, {0, 1, 7}), *more]
+        yield Table(titles, [_cells(r) for r in rows[:SHOWN]], {0, 1, 7})
+        if len(rows) > SHOWN:
+            yield f"and {len(rows) - SHOWN} more"
 
     def _search(self) -> str:
         tried = f"{self.tried} changes alter the gradient"

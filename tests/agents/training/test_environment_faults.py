@@ -8,11 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from scg.agents.commands import cli
 from scg.agents.environments import envs
-from scg.agents.environments.faults import EnvironmentFailed
+from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault
+from scg.agents.environments.recipe import Recipe
+from scg.agents.networks.encoder import Encoder
 
 
 class Faulty(gym.Env):
@@ -189,7 +192,14 @@ def test_in_a_video(fault: str, says: str, run: Path, capsys: pytest.CaptureFixt
         (spaces.Box(0, 255, (2,), np.uint8), np.array([-1, 0]), "with -1, which uint8 cannot hold"),
         (spaces.Box(-1, 1, (2,)), np.array([1j, 0]), "that is no array of numbers"),
         (spaces.Box(-1, 1, (2,)), [[1.0], [2.0, 3.0]], "that is no array of numbers"),
-        (spaces.Box(-1, 1, (2,)), [0.5, 2], ""),  # a list, and outside the bounds: both are common and harmless
+        (spaces.Box(-1, 1, (2,)), [0.5, 1], ""),
+        (spaces.Box(-1, 1, (2,)), [0.5, 2], "outside its space: entry [1] is 2, its bounds are -1 and 1. If the environment"),
+        (spaces.Box(-1, 1, (2,)), np.array([-1.00002, 0], np.float32), "outside its space: entry [0] is -1.00002"),
+        (spaces.Box(-1, 1, (2,)), np.array([-1.00001, 1.000009], np.float32), ""),  # roundings
+        (spaces.Box(0, np.inf, (2,)), np.array([1e30, -1e-4], np.float32), "outside its space: entry [1] is -0.0001"),
+        (spaces.Box(0, np.inf, (2,)), np.array([1e30, -1e-6], np.float32), ""),
+        (spaces.Box(0, 200, (2,), np.uint8), np.array([3, 201], np.uint8), "outside its space: entry [1] is 201"),
+        (spaces.Box(-np.inf, np.inf, (2,)), np.array([np.inf, -3], np.float32), ""),
         (spaces.Box(0, 255, (2,), np.uint8), np.array([3, 255]), ""),
         (spaces.Discrete(4, start=-1), -1, ""),
     ],
@@ -226,3 +236,34 @@ def test_a_batch_of_observations_of_another_shape_is_not_broadcast() -> None:
         vector.reset([0, 1])
         with pytest.raises(EnvironmentFailed, match=r"step_many gave .* of shapes \[\(2, 1\), \(2,\), \(2,\)\] for 2 of them"):
             vector.step(np.zeros(2, np.int64))
+
+
+def test_an_environment_with_wrong_bounds_has_a_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = np.array([0.0, 7.0, 0.0], np.float32)
+    monkeypatch.setattr(Faulty, "obs", lambda self: outside)
+    with envs.make("Faulty-v0", 1) as vector, pytest.raises(EnvironmentFailed, match="Unbounded") as caught:
+        vector.reset([0])
+    _, _, wrapper = str(caught.value).rpartition("--wrapper ")
+    with envs.make(Recipe("Faulty-v0", (), (wrapper,)), 1) as vector:
+        assert np.array_equal(vector.reset([0])[0], outside)
+    with pytest.raises(EnvironmentFault, match="Only a Box of floating-point numbers"):
+        envs.make(Recipe("Faulty-v0", (), (wrapper,)), 1, space=spaces.Discrete(4))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"])
+def test_the_declared_bounds_of_classic_control_hold(env: str) -> None:
+    with envs.make(env, 2) as vector:
+        vector.reset([0, 1])
+        dice = np.random.default_rng(0)
+        for _ in range(300):
+            discrete = isinstance(vector.action_space, spaces.Discrete)
+            vector.step(dice.integers(2, size=2) if discrete else dice.uniform(-1, 1, (2, 1)).astype(np.float32))
+
+
+def test_observations_that_no_network_reads_are_flattened_as_the_refusal_says() -> None:
+    space = spaces.MultiDiscrete([3, 4])
+    with pytest.raises(EnvironmentFault, match="MultiDiscrete") as caught:
+        Encoder(space)
+    _, _, wrapper = str(caught.value).rpartition("--wrapper ")
+    with envs.make(Recipe("Faulty-v0", (), (wrapper,)), 1, space=space) as vector:
+        assert Encoder(vector.obs_space)(torch.as_tensor(vector.reset([0]))).shape == (1, 7)

@@ -11,7 +11,8 @@ import pytest
 
 from scg.agents.commands import cli
 from scg.agents.reinforce import Reinforce
-from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
+from scg.agents.training import curves
+from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError, Table
 from scg.agents.training.run_groups import grouped
 
 
@@ -81,3 +82,52 @@ def test_the_command_plots_a_folder_and_leaves_the_backend_alone(tmp_path: Path,
     assert "c: has the configuration and seed of" in capsys.readouterr().err
     assert cli.plot([]) == 2
     assert "no runs given" in capsys.readouterr().err
+
+
+def test_labels_name_the_curves_of_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, c = made(tmp_path / "s" / "a", 0, lr=0.1), made(tmp_path / "s" / "b", 1, lr=0.1), made(tmp_path / "c", 0, lr=0.2)
+    assert {label: len(runs) for label, runs in grouped([a.parent, c], ["slow", "fast"])["CartPole-v1"].items()} == {
+        "slow": 2,
+        "fast": 1,
+    }
+    figure = curves.plot([a, b, c], tmp_path / "c.png", labels=["slow", "slow", "fast"])
+    assert [text.get_text().partition(" (")[0] for text in figure.axes[0].get_legend().get_texts()] == ["slow", "fast"]
+    for words, said in (
+        ([a, c, "--label", "x"], "option label: 1 for 2 paths"),
+        ([a, b, "--label", "x", "y"], "'x' and 'y' are runs of one configuration (reinforce)"),
+        ([a.parent, c, "--label", "x", "x"], "'x' has runs of several configurations"),
+        ([a, "--label", "$x"], "option label"),
+    ):
+        assert cli.plot([*map(str, words), "--out", str(tmp_path / "d.png")]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.plot([str(a.parent), str(c), "--label", "slow", "fast", "--out", str(tmp_path / "d.png")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"step,return\n10,1.0\n20,many\n", "no table of numbers (could not convert string to float: 'many')"),
+        (b"step,return\n10,1.0,3\n", "no table of numbers (zip() argument 2 is longer than argument 1)"),
+        (b"step,return\n\xff\xfe,1.0\n", "no table of numbers ('utf-8' codec can't decode"),
+        (b"10,1.0\n20,2.0\n", "no column 'step'"),
+        (b"step,return\n20,1.0\n10,2.0\n", "the column 'step' does not rise"),
+        (b"step,return\nnan,1.0\n", "the column 'step' does not rise"),
+        (b"step,return\n", "no evaluation yet"),
+        (b"", "no evaluation yet"),
+    ],
+)
+def test_a_damaged_table_of_evaluations_is_one_message(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path / "run")
+    (run / "evaluations.csv").write_bytes(content)
+    assert cli.plot([str(run), "--out", str(tmp_path / "c.png")]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and str(run) in shown and len(shown.splitlines()) == 1
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_a_damaged_table_does_not_go_on(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,return\nten,1.0\n")
+    with pytest.raises(RunError, match=r"metrics\.csv: this is no table of numbers"):
+        Table(tmp_path / "metrics.csv", upto=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,13 @@ def test_mujoco_is_filmed_without_a_display(tmp_path: Path) -> None:
     except Exception as error:  # no EGL here: whatever the driver raises
         pytest.skip(f"this machine cannot draw: {type(error).__name__}: {error}")
     assert imageio.imread(out).std() > 5  # something is to be seen
+
+
+def test_a_missing_pygame_is_one_message_with_one_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(VideoError) as caught:
+        video.record(policy("CartPole-v1"), "CartPole-v1", Camera(tmp_path / "film.gif"), steps=3)
+    assert (
+        str(caught.value) == 'CartPole-v1 cannot draw itself: pygame is not installed. Remedy: pip install "torch-scg[video]".'
+    )
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """What cannot be compared is listed with its reason, what makes no sense is refused, and nothing measured is lost."""
 
+import matplotlib
 import pytest
 import torch
 from torch.distributions import Bernoulli
@@ -199,7 +200,10 @@ def test_the_numbers_of_a_csv_are_those_of_the_comparison(comparison, tmp_path):
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_a_plot_is_drawn_with_every_label(comparison, tmp_path, ending):
-    path = comparison.plot(tmp_path / "new" / f"b.{ending}")
+    path, before = tmp_path / "new" / f"b.{ending}", matplotlib.rcParams._get("backend")
+    figure = comparison.plot(path)
+    assert {row.label for row in comparison.rows} <= {text.get_text() for text in figure.axes[0].texts}
+    assert matplotlib.rcParams._get("backend") == before
     assert path.stat().st_size > 5000
     if ending == "svg":
         assert all(row.label in path.read_text() for row in comparison.rows)
@@ -209,9 +213,10 @@ def test_a_plot_shows_choices_without_variance_and_refuses_other_endings(tmp_pat
     from scg.estimators import Enumeration
 
     only = scg.compare(bits(ScoreFunction()), INPUTS, {"b": [Enumeration()]}, draws=16)
-    assert only.plot(tmp_path / "one.png").exists()
+    assert [text.get_text() for text in only.plot().axes[0].texts if text.get_text() == "variance 0"]
     both = scg.compare(bits(ScoreFunction()), INPUTS, {"b": [Enumeration(), ScoreFunction()]}, draws=16)
-    assert "variance 0" in both.plot(tmp_path / "two.svg").read_text()
+    both.plot(tmp_path / "two.svg")
+    assert "variance 0" in (tmp_path / "two.svg").read_text()
     assert both.ratio("ScoreFunction", "Enumeration").value == float("inf")
     with pytest.raises(scg.GraphError, match=r"ends in \.png, \.pdf, \.svg"):
         both.plot(tmp_path / "two.jpg")
