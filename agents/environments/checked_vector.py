@@ -167,7 +167,7 @@ def _limits(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
         with np.errstate(over="ignore"):
             low, high = (ends[0] - slack).astype(space.dtype), (ends[1] + slack).astype(space.dtype)
         return None if np.isneginf(low).all() and np.isposinf(high).all() else (low, high)
-    least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)  # type: ignore[arg-type]
+    least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)  # type: ignore[type-var]
     return None if (low == least).all() and (high == most).all() else (low, high)
 
 
