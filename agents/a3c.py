@@ -60,7 +60,7 @@ class Ended(NamedTuple):
 
     worker: int
     of_environment: bool
-    index: int | None
+    environment: int | None
     when: str
     found: str
 
@@ -68,7 +68,7 @@ class Ended(NamedTuple):
         if not self.of_environment:
             return NotFinite(f"worker {self.worker}: {self.found}")
         return EnvironmentFailed(
-            self.index, self.found, f"{self.when} of worker {self.worker}" if self.when else f"worker {self.worker}"
+            self.environment, self.found, f"{self.when} of worker {self.worker}" if self.when else f"worker {self.worker}"
         )
 
 

@@ -38,7 +38,7 @@ class CheckedVector(SyncVectorEnv):
         space = self.single_observation_space
         self._shape = space.shape
         self._kind = space.dtype if isinstance(space, spaces.Box) else None  # None: every value is checked
-        self._limits = _limits(space) if isinstance(space, spaces.Box) else None
+        self._box = _limits(space) if isinstance(space, spaces.Box) else None
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self._terminations[:], self._truncations[:] = False, False
@@ -86,8 +86,8 @@ class CheckedVector(SyncVectorEnv):
             problem = _problem(self.single_observation_space, obs)
             if problem:
                 raise EnvironmentFailed(i, f"{of} gave an observation {problem}")
-        if self._limits is not None:
-            low, high = self._limits
+        if self._box is not None:
+            low, high = self._box
             if np.count_nonzero(obs < low) or np.count_nonzero(obs > high):  # NaN is found later, by its name
                 raise EnvironmentFailed(
                     i, f"{of} gave an observation {_outside(self.single_observation_space, obs, low, high)}"
@@ -167,7 +167,7 @@ def _limits(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
         with np.errstate(over="ignore"):
             low, high = (ends[0] - slack).astype(space.dtype), (ends[1] + slack).astype(space.dtype)
         return None if np.isneginf(low).all() and np.isposinf(high).all() else (low, high)
-    least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)  # type: ignore[arg-type]
+    least, most = (0, 1) if space.dtype.kind == "b" else (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max)  # type: ignore[type-var]
     return None if (low == least).all() and (high == most).all() else (low, high)
 
 

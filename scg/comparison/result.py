@@ -146,7 +146,7 @@ class Comparison(Tabular):
         return Table(("choice", *numbers, "verdict"), self._cells(), {0, 9})
 
     def _cells(self) -> list[tuple[str, ...]]:
-        cells = []
+        cells: list[tuple[str, ...]] = []
         first = next((row for row in self.rows if row.unbiased), self.rows[0] if self.rows else None)
         for row in self.rows:
             beside = "1" if row is first or first is None else self.ratio(row.label, first.label).plausible
