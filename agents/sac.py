@@ -28,7 +28,6 @@ from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.networks.actors import SquashedPolicy
 from scg.agents.networks.critics import QCritics, Temperature, target_copy
-from scg.agents.networks.encoder import Encoder
 from scg.estimators import LeaveOneOut, NoGradient, Pathwise
 
 
@@ -95,9 +94,9 @@ class SAC(OffPolicy):
         check_options(self, at_least_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), Encoder(obs_space)
-        policy = SquashedPolicy(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2, generator)
         target_critics, temperature = target_copy(critics), Temperature(self.alpha)
         entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
         estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
 import scg
 from scg.agents.common.agent import Agent, AgentConfig, OptionError, Stateful, check_options
 from scg.agents.common.bellman import bellman_errors
+from scg.agents.environments.flat_space import mask_of
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.execution.worker_thread import WorkerThread
 from scg.agents.experience.exploration import uniform_policy
@@ -26,8 +29,9 @@ from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Str
 from scg.agents.experience.prioritised import PrioritisedReplay
 from scg.agents.experience.replay import Multistep, Replay
 from scg.agents.experience.rollout import Block, Rollout, Rows
-from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.networks import make_network, refused, with_whole_path
 from scg.agents.networks.policy import FastPolicy
+from scg.agents.networks.recurrent import is_recurrent
 from scg.agents.updates.metrics import Means, Metrics
 from scg.agents.updates.off_policy_step import OffPolicyStep
 from scg.agents.updates.off_policy_update import OffPolicyUpdate
@@ -60,6 +64,10 @@ class OffPolicy(AgentConfig):
     """learning rate"""
     hidden: tuple[int, ...] = (256, 256)
     """widths of the hidden layers of actor and critics"""
+    network: str = "mlp"
+    """before the hidden layers: mlp, residual, cnn, or path/to/file.py:name"""
+    features: int = 128
+    """width of a network other than mlp"""
     prioritised: bool = False
     """draw in proportion to the critics' errors"""
     priority_alpha: float = 0.6
@@ -81,9 +89,10 @@ class OffPolicy(AgentConfig):
     executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads", "overlap", "together", "cuda_graphs")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", with_whole_path(self.network))
         check_options(
             self,
-            "warmup horizon updates batch replay n_step report",
+            "warmup horizon updates batch replay n_step report features",
             "lr priority_alpha her_k",
             "gamma tau priority_beta",
         )
@@ -101,6 +110,17 @@ class OffPolicy(AgentConfig):
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         """The page's part."""
         raise NotImplementedError
+
+    def encoder(self, space: gym.Space, generator: Generator) -> Callable[[], Any]:
+        """Makes the network that stands before a module's hidden layers; every module has one of its own."""
+
+        def make() -> nn.Module:
+            network = make_network(self.network, space, self.features, generator)
+            if is_recurrent(network):
+                raise OptionError(refused(self.network, type(self).__name__))
+            return network
+
+        return make
 
     def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
         """Adam with ε as published, which shortens gradients to `max_norm`."""
@@ -161,7 +181,7 @@ def off_policy(
     for module in (*modules, *algorithm.objectives.values(), *algorithm.targets, algorithm.policy, algorithm.behaviour):
         module.to(execution.device)
     optimisers = {cost: config.optimiser(module) for cost, module in algorithm.objectives.items()}
-    memory, random = config.memory(obs_space), uniform_policy(action_space)
+    memory, random = config.memory(obs_space), uniform_policy(action_space, obs_space)
     own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
     step = OffPolicyStep(
         algorithm.graph,
@@ -219,14 +239,19 @@ def examples(space: gym.Space, random: FastPolicy, generator: Generator, importa
     """Rows that look like a minibatch, to try a graph on."""
 
     def obs() -> torch.Tensor:
-        encoder = Encoder(space)
-        if encoder.start is not None:
-            return encoder.start + torch.randint(encoder.features, (rows,), generator=generator)
-        return torch.randn(rows, *(space.shape or ()), generator=generator)
+        if isinstance(space, spaces.Discrete):
+            return int(space.start) + torch.randint(int(space.n), (rows,), generator=generator)
+        if space.dtype == np.uint8:
+            return torch.randint(256, (rows, *(space.shape or ())), generator=generator, dtype=torch.uint8)
+        found, masked = torch.randn(rows, *(space.shape or ()), generator=generator), mask_of(space)
+        if masked is not None:
+            masked.mask(found).fill_(1.0)
+        return found
 
+    here = obs()
     made = {
-        "obs": obs(),
-        "action": torch.from_numpy(random.noise((rows,), generator)),
+        "obs": here,
+        "action": torch.from_numpy(random.numpy_actor()(here.numpy(), random.noise((rows,), generator))),
         "reward": torch.randn(rows, generator=generator),
         "next_obs": obs(),
         "discount": torch.full((rows,), 0.9),
