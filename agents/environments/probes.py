@@ -36,7 +36,7 @@ class RepeatPrevious(gym.Env):
 
 
 class MovingTarget(gym.Env):
-    """A target drifts and bounces off the walls; a step pays where the follower's square overlaps it by half."""
+    """A target drifts and bounces off the walls; a step pays the more the nearer the follower is, nothing from half the picture on."""
 
     SIZE, SQUARE, LENGTH = 42, 6, 48
     MOVES: ClassVar[np.ndarray] = 3 * np.array([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)])
@@ -62,7 +62,7 @@ class MovingTarget(gym.Env):
         self.drift = np.where((moved < 0) | (moved > room), -self.drift, self.drift)
         self.target = np.clip(moved, 0, room)
         self.time += 1
-        near = np.abs(self.target - self.follower).max() <= self.SQUARE / 2
+        near = max(0.0, 1 - np.abs(self.target - self.follower).max() / (self.SIZE / 2))
         return self._picture(), float(near) / self.LENGTH, False, self.time == self.LENGTH, {}
 
     def chase(self) -> int:

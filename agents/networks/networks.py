@@ -109,8 +109,9 @@ class TorchNetwork(nn.Module):
 
     def numpy(self) -> Callable[[np.ndarray], np.ndarray]:
         def encode(obs: np.ndarray) -> np.ndarray:
+            kind = float_type() if obs.dtype.kind == "f" else None
             with torch.no_grad():
-                return self(torch.from_numpy(np.ascontiguousarray(obs))).numpy()
+                return self(torch.from_numpy(np.ascontiguousarray(obs, kind))).numpy()
 
         return encode
 

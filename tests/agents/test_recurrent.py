@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 from torch.distributions import Categorical
 
+import scg
 from scg.agents.a2c import A2C
+from scg.agents.commands import cli
 from scg.agents.common.agent import OptionError
 from scg.agents.common.on_policy import ActorCritic, advantages, cut, of_sequences
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
+from scg.agents.environments.probes import RepeatPrevious
 from scg.agents.experience.rollout import Rollout
 from scg.agents.ppo import PPO, distance
 from scg.agents.reinforce import Reinforce
+from scg.agents.training.run_directory import RunDirectory
 from scg.agents.trpo import TRPO
 from scg.agents.updates.minibatches import columns, replayed
 
@@ -186,3 +192,59 @@ def test_agents_without_recurrent_updates_say_so() -> None:
         for settings in (TRPO(network="gru"), DQN(network="gru"), Reinforce(network="gru")):
             with pytest.raises(OptionError, match=r"network is 'gru'.*ppo and a2c do"):
                 settings.build(one.obs_space, one.action_space, Generator())
+
+
+def test_a_memory_solves_what_a_glance_cannot() -> None:
+    gym.register(
+        "RepeatShort-v0", f"{RepeatPrevious.__module__}:RepeatPrevious", kwargs={"symbols": 2, "delay": 1, "length": 9}
+    )
+
+    def score(network: str) -> float:
+        with envs.make("RepeatShort-v0", 16) as vector:
+            settings = PPO(lr=5e-3, horizon=18, sequence=9, minibatch=96, epochs=4, network=network, features=16, hidden=(16,))
+            agent = settings.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+            rollout = Rollout(vector, list(range(16)), Generator().manual_seed(1))
+            for _ in range(16):
+                agent.update(agent.collect(rollout, 10**6), 0.0)
+            block = rollout.episodes(agent.policy, each=4, deterministic=True, log_prob=False)
+            return float(np.mean([episode.total for episode in block.episodes]))
+
+    assert score("gru") >= 0.95
+    assert score("mlp") < 0.7
+
+
+def test_a_run_of_commands_resumes_to_the_same_bits_and_its_policy_remembers(tmp_path: Path) -> None:
+    short = [
+        "--env",
+        "RepeatPrevious-v0",
+        "--envs",
+        "2",
+        "--horizon",
+        "12",
+        "--sequence",
+        "4",
+        "--features",
+        "6",
+        "--network",
+        "gru",
+    ]
+    short += ["--evaluations", "1", "--eval-episodes", "2", "--checkpoints", "2"]
+    assert cli.train(["ppo", *short, "--steps", "96", "--out", str(tmp_path / "run")]) == 0
+    run = RunDirectory.open(tmp_path / "run")
+    newest, first = run.checkpoints.paths()[-1], run.checkpoints.paths()[0]
+    whole = torch.load(newest, weights_only=False)["agent"]
+    for path in run.checkpoints.paths():
+        if path != first:
+            path.unlink()
+    assert cli.train(["--resume", str(tmp_path / "run")]) == 0
+    again = torch.load(newest, weights_only=False)["agent"]
+    assert all(torch.equal(value, again["policy"][name]) for name, value in whole["policy"].items())
+    policy = scg.load(tmp_path / "run")
+    memory, obs = policy.module.memory, [0, 1, 3, 2]
+    for o in obs:
+        policy(o)
+    states = memory.along_time(torch.tensor(obs)[:, None], torch.zeros(1, 6), torch.zeros(4, 1, dtype=torch.bool))
+    torch.testing.assert_close(policy._recall.now, states[-1].detach())
+    policy.reset()
+    policy(2)
+    torch.testing.assert_close(policy._recall.now, memory(torch.tensor([2]), torch.zeros(1, 6), torch.tensor([True])).detach())
