@@ -80,11 +80,11 @@ class MovingTarget(gym.Env):
 class HiddenDoors(gym.Env):
     """The observation says what each door is worth, the mask which two are open."""
 
-    metadata: ClassVar[dict[str, Any]] = {"action_mask": True, "render_modes": []}
+    metadata: dict[str, Any] = {"action_mask": True, "render_modes": []}  # noqa: RUF012 (gymnasium's declaration)
 
     def __init__(self, doors: int = 8, open_doors: int = 2, length: int = 16, masked: bool = True) -> None:
         if not masked:
-            self.metadata = {"render_modes": []}  # type: ignore[misc]
+            self.metadata = {"render_modes": []}
         self.doors, self.open_doors, self.length = doors, open_doors, length
         self.observation_space = spaces.Box(0.0, 1.0, (doors,), np.float32)
         self.action_space = spaces.Discrete(doors)

@@ -13,7 +13,7 @@ from recorded memories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -66,7 +66,8 @@ class Recurrent(nn.Module):
 
     def _lstm(self, x: Tensor, memory: Tensor, goes_on: Tensor) -> Tensor:
         """Step by step: torch's loop would not return the cell's states in between, at which sequences are cut."""
-        cell, out = self.cell, []
+        cell: Any = self.cell
+        out = []
         weights = cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0
         for t in range(len(x)):
             hidden, state = (goes_on[t] * memory).chunk(2, -1)

@@ -28,7 +28,7 @@ from scg.trace import Trace
 def replayed(graph: scg.Graph, rows: Rows, index: Tensor | None = None) -> Trace:
     """The graph at recorded rows `[time, batch, …]`, of which `index` chooses; what belongs to no node is an input `[batch, …]`."""
     of_nodes = {name: value for name, value in rows.items() if name.partition(".")[0] in graph.nodes}
-    inputs = {name: value for name, value in rows.items() if name not in of_nodes}
+    inputs: dict[str, Any] = {name: value for name, value in rows.items() if name not in of_nodes}
     if index is not None:
         of_nodes = {name: value[:, index] for name, value in of_nodes.items()}
         inputs = {name: value[index] for name, value in inputs.items()}
