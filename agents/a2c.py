@@ -14,19 +14,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributions import Distribution
 
 import scg
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, entropy, gain, regression, world
+from scg.agents.common.on_policy import (
+    ActorCritic,
+    OnPolicy,
+    advantages,
+    entropy,
+    gain,
+    of_sequences,
+    reads,
+    regression,
+    world,
+)
 from scg.agents.common.recorder import Recording
 from scg.agents.common.trust_region import distribution
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block, Rollout, Rows
 from scg.agents.updates.metrics import Metrics
+from scg.agents.updates.minibatches import replayed
 from scg.agents.updates.optimiser import Optimiser, RMSprop
 from scg.credit import Credit
 from scg.estimators import ScoreFunction
@@ -39,14 +50,11 @@ def a2c(
     graph = scg.Graph()
     with graph.sequence(first="first"):
         world(graph, value)
-
-        @graph.stochastic(ScoreFunction(), credit=credit)
-        def action(obs: Tensor) -> Distribution:
-            return policy(obs)
-
+        read = reads(graph, policy)
+        graph.stochastic(ScoreFunction(), policy, name="action", parents=[read], credit=credit)
         gain(graph, policy)
         regression(graph, value, weight=value_weight)
-        entropy(graph, policy, entropy_bonus)
+        entropy(graph, policy, entropy_bonus, read)
 
     return graph
 
@@ -69,6 +77,8 @@ class A2C(OnPolicy):
     """standardise the advantages of each block"""
     report: int = 1024
     """environment steps behind one row of metrics: a block of 80 is not worth one"""
+
+    remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,9 +109,11 @@ class A2C(OnPolicy):
     ) -> Callable[[Block], Metrics]:
         """One whole update as a function: advantages, the networks' gradient, the optimiser's step, statistics."""
 
+        learned = of_sequences(graph)
+
         def losses(given: Recording) -> tuple[Rows, Trace, Tensor]:
-            rows = advantages(graph, nets.value, given, self.standardise)
-            trace = graph.replay(rows)
+            rows = advantages(graph, nets.value, given, self.standardise, self.sequence)
+            trace = replayed(learned, rows)
             return rows, trace, trace.surrogate(reduce="mean")
 
         def learn(given: Recording) -> Tensor:

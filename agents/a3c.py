@@ -89,6 +89,7 @@ class A3C(A2C):
     """processes that act and learn; the run's `envs` are how many environments each of them steps"""
 
     compile_from: ClassVar[int | None] = None
+    remembers: ClassVar[bool] = False
     executes: ClassVar[tuple[str, ...]] = ("compile", "bf16", "threads")  # the shared memory is on the CPU
 
     def __post_init__(self) -> None:

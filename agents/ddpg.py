@@ -50,9 +50,9 @@ class DDPG(OffPolicy):
         check_options(self, at_least_zero="noise", unit="forget")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
-        critic = QCritics(encoder, dim, self.hidden, 1, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        actor = DeterministicPolicy(encoder(), dim, self.hidden, generator)
+        critic = QCritics(encoder(), dim, self.hidden, 1, generator)
         target_actor, target_critic = target_copy(actor), target_copy(critic)
         noise = ActionNoise(dim, self.noise, self.forget if self.process == "ou" else 1.0)
         modules = {"policy": actor, "critic": critic, "target_policy": target_actor, "target_critic": target_critic}

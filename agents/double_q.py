@@ -90,14 +90,14 @@ class DoubleQ(OffPolicy):
         check_options(self, at_least_zero="noise")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder, pairs = action_dim(action_space), self.encoder(obs_space), self.remedy == "dq-ac"
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2 if pairs else 1, generator)
+        dim, encoder, pairs = action_dim(action_space), self.encoder(obs_space, generator), self.remedy == "dq-ac"
+        actor = DeterministicPolicy(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2 if pairs else 1, generator)
         target_critics = target_copy(critics)
         targets: dict[nn.Module, nn.Module] = {target_critics: critics}
         state: dict[str, nn.Module] = {"policy": actor, "critics": critics, "target_critics": target_critics}
         if pairs:
-            actors = Actors(actor, DeterministicPolicy(encoder, dim, self.hidden, generator))
+            actors = Actors(actor, DeterministicPolicy(encoder(), dim, self.hidden, generator))
             target_actors = target_copy(actors)
             graph = dq_ac(actors, critics, target_actors, target_critics)
             trained: nn.Module = actors

@@ -98,7 +98,7 @@ class DQN(OffPolicy):
         check_options(self, "target_every", "max_grad_norm", "epsilon epsilon_last epsilon_share lr_last")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        critic = QHeads(self.encoder(obs_space), action_space, self.hidden, generator)
+        critic = QHeads(self.encoder(obs_space, generator)(), action_space, self.hidden, generator, obs_space)
         target_critic = target_copy(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
 
@@ -111,7 +111,7 @@ class DQN(OffPolicy):
             objectives={"bellman": critic},
             targets={target_critic: critic},
             policy=critic,
-            behaviour=EpsilonGreedy(critic, RandomChoice(action_space), epsilon),
+            behaviour=EpsilonGreedy(critic, RandomChoice(action_space, obs_space), epsilon),
             state={"critic": critic, "target_critic": target_critic, "epsilon": epsilon},
             delay=self.target_every,
             schedule=schedule,

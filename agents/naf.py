@@ -105,9 +105,9 @@ class NAF(OffPolicy):
         check_options(self, at_least_zero="noise")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
         unit = 1 / max(1 - self.gamma, 1e-3)
-        critic = QuadraticCritic(encoder, dim, self.hidden, generator, unit)
+        critic = QuadraticCritic(encoder(), dim, self.hidden, generator, unit)
         target_critic, noise = target_copy(critic), ActionNoise(dim, self.noise)
         return Algorithm(
             naf(critic, target_critic),  # type: ignore[arg-type]

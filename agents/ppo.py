@@ -15,19 +15,33 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
 import scg
 from scg import detach
 from scg.agents.common.agent import Agent
-from scg.agents.common.on_policy import ActorCritic, OnPolicy, advantages, entropy, gain, predicted, regression, world
+from scg.agents.common.on_policy import (
+    ActorCritic,
+    OnPolicy,
+    advantages,
+    charged,
+    entropy,
+    gain,
+    of_sequences,
+    predicted,
+    reads,
+    regression,
+    world,
+)
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block
+from scg.agents.networks.recurrent import seen
 from scg.agents.updates.metrics import Metrics, explained_variance
-from scg.agents.updates.minibatches import Shuffle
+from scg.agents.updates.minibatches import Shuffle, columns
 from scg.agents.updates.optimiser import Adam
 from scg.estimators import Clipped, ScoreFunction
 from scg.estimators.credit import GAE
@@ -46,21 +60,23 @@ def ppo(
     graph = scg.Graph()
     with graph.sequence(first="first"):
         world(graph, value)
-
-        @graph.stochastic(Clipped(clip) if clip else ScoreFunction(), credit=credit)
-        def action(obs: Tensor) -> Distribution:
-            return policy(obs)
-
+        read = reads(graph, policy)
+        estimator = Clipped(clip) if clip else ScoreFunction()
+        graph.stochastic(estimator, policy, name="action", parents=[read], credit=credit)
         gain(graph, policy)
         regression(graph, value, weight=value_weight)
-        entropy(graph, policy, entropy_bonus)
+        entropy(graph, policy, entropy_bonus, read)
 
         if penalty is not None:
             before, beta = penalty
 
-            @graph.cost(trains=policy)
-            def nearness(obs: Tensor = detach("obs")) -> Tensor:
-                return beta * kl_divergence(before(obs), policy(obs))
+            def nearness(was: Tensor, now: Tensor) -> Tensor:
+                return beta * kl_divergence(before(was), policy(now))
+
+            recorded = "obs" if read == "obs" else "remembered"  # what the policy before the update read
+            if recorded not in graph.nodes:
+                graph.observed(recorded)
+            graph.cost(nearness, name="nearness", parents=[detach(recorded), charged(read)], trains=policy)
 
     return graph
 
@@ -92,6 +108,8 @@ class PPO(OnPolicy):
     recompute: bool = False
     """recompute the advantages with the new critic before every epoch"""
 
+    remembers: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self, "epochs minibatch", "lr clip kl_penalty kl_stop entropy_bonus value_weight max_grad_norm")
@@ -110,18 +128,20 @@ class PPO(OnPolicy):
         penalty = (before, beta.value) if self.kl_penalty else None
         graph = self.graph(nets, penalty)
         adam, shuffle = Adam(nets.parameters, self.max_grad_norm), Shuffle(generator)
-        step = nets.updates.minibatch(graph, adam, size=self.minibatch)
+        step = nets.updates.minibatch(of_sequences(graph), adam, size=self.minibatch)
 
         def update(block: Block, progress: float) -> Metrics:
             adam.rate.fill_(self.lr * (1 - progress))
             given = nets.recording(block)
             before.load_state_dict(policy.state_dict())
-            rows = advantages(graph, value, given)
+            if "remembered" in graph.nodes:
+                given["remembered"] = seen(before, given)
+            rows = advantages(graph, value, given, sequence=self.sequence)
             metrics = {"explained_variance": explained_variance(predicted(value, rows), rows["target"])}
             for epoch in range(self.epochs):
                 if epoch and self.recompute:
-                    rows = advantages(graph, value, given)
-                for minibatch in shuffle(block.steps, self.minibatch):
+                    rows = advantages(graph, value, given, sequence=self.sequence)
+                for minibatch in shuffle(*columns(rows, self.minibatch)):
                     step(rows, minibatch)  # the surrogate's gradient, clipped; a step of Adam
                 metrics["epochs"] = epoch + 1
                 if beta.every_epoch:
@@ -161,10 +181,10 @@ class Beta(nn.Module):
 def distance(before: nn.Module, policy: nn.Module, rows: dict[str, Tensor], clip: float = 0.0) -> Metrics:
     """How far an update went, over its whole block: exact mean KL(before‖policy), share of clipped ratios, entropy."""
     with torch.no_grad():
-        pi = policy(rows["obs"])
+        pi = policy(seen(policy, rows))
         ratio = (pi.log_prob(rows["action"]) - rows["action.log_prob"]).exp()
         return {
-            "kl": float(kl_divergence(before(rows["obs"]), pi).mean()),
+            "kl": float(kl_divergence(before(seen(before, rows)), pi).mean()),
             "clip_fraction": float(((ratio - 1).abs() > clip).float().mean()) if clip else 0.0,
             "entropy": float(pi.entropy().mean()),
         }

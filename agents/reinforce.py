@@ -27,10 +27,11 @@ from torch.distributions import Distribution
 
 import scg
 from scg import ScoreFunction, prev
-from scg.agents.common.agent import Agent, AgentConfig, check_options
+from scg.agents.common.agent import Agent, AgentConfig, OptionError, check_options
 from scg.agents.common.on_policy import gain, regression
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.critics import value_critic
+from scg.agents.networks.networks import refused, with_whole_path
 from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import make_policy
 from scg.agents.updates.factory import Updates
@@ -74,6 +75,10 @@ class Reinforce(AgentConfig):
     """discount of the cost-to-go"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the hidden layers of policy and critic"""
+    network: str = "mlp"
+    """before the hidden layers: mlp, residual, cnn, or path/to/file.py:name"""
+    features: int = 128
+    """width of a network other than mlp"""
     scale_reward: bool = True
     """with the baseline "value": shape and scale rewards as `RewardScale` says"""
     lr: float = 3e-3
@@ -86,14 +91,18 @@ class Reinforce(AgentConfig):
     """longer gradients of the policy are shortened to this; their direction stays"""
 
     def __post_init__(self) -> None:
-        check_options(self, "value_steps", "horizon lr value_lr max_grad_norm", "gamma")
+        object.__setattr__(self, "network", with_whole_path(self.network))
+        check_options(self, "value_steps features", "horizon lr value_lr max_grad_norm", "gamma")
 
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
-        policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator))
+        network = {"network": self.network, "features": self.features}
+        policy = updates.place(make_policy(obs_space, action_space, self.hidden, generator, **network))  # type: ignore[arg-type]
+        if hasattr(policy, "memory"):
+            raise OptionError(refused(self.network, type(self).__name__))
         # A critic has returns of size 1 to learn. Costs of size 1 sum to 1/(1-γ); a quarter of it is a middling state's.
         scaled = self.baseline == "value" and self.scale_reward
         scale = 0.25 / (1 - self.gamma) if self.gamma < 1 and not scaled else 1.0
-        value = updates.place(value_critic(obs_space, self.hidden, generator, scale))
+        value = updates.place(value_critic(obs_space, self.hidden, generator, scale, **network))  # type: ignore[arg-type]
         shaping = RewardScale(self.gamma) if scaled else None
         average = MovingAverage(MEMORY) if self.baseline in ("mean", "optimal") else None
         graph = reinforce(policy, value, {"none": None, "value": "value"}.get(self.baseline, average))

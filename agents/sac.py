@@ -93,9 +93,9 @@ class SAC(OffPolicy):
         check_options(self, at_least_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        policy = SquashedPolicy(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2, generator)
         target_critics, temperature = target_copy(critics), Temperature(self.alpha)
         entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
         estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)

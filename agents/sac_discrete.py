@@ -14,9 +14,9 @@ Christodoulou (2019), "Soft actor-critic for discrete action settings".
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import torch
@@ -32,6 +32,7 @@ from scg.agents.environments.envs import EnvironmentFault
 from scg.agents.execution.options import check_options
 from scg.agents.networks.critics import Temperature, target_copy
 from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.legal import Legal
 from scg.agents.networks.mlp import ReLUNetwork
 from scg.agents.networks.policy import CategoricalPolicy
 from scg.estimators import Enumeration, LeaveOneOut
@@ -55,10 +56,11 @@ def sac_discrete(
     critics: nn.Module,
     target_critics: nn.Module,
     temperature: nn.Module,
-    target_entropy: float | None = None,
+    target_entropy: float | Callable[[Tensor], Any] | None = None,
     actor: Estimator | None = None,
 ) -> scg.Graph:
-    """Without a `target_entropy` the temperature stays what it is. Inputs: obs, action, reward, discount, next_obs."""
+    """Without a `target_entropy`, a number or a function of obs, the temperature stays what it is. Inputs: obs, action,
+    reward, discount, next_obs."""
     graph = scg.Graph()
 
     @graph.deterministic
@@ -94,8 +96,9 @@ def sac_discrete(
     if target_entropy is not None:
 
         @graph.cost(trains=temperature)
-        def entropy_gap(log_prob: Tensor = detach("log_prob")) -> Tensor:
-            return -temperature().log() * (log_prob + target_entropy)
+        def entropy_gap(obs: Tensor, log_prob: Tensor = detach("log_prob")) -> Tensor:
+            aim = target_entropy(obs) if callable(target_entropy) else target_entropy
+            return -temperature().log() * (log_prob + aim)
 
     return graph
 
@@ -128,16 +131,19 @@ class DiscreteSAC(OffPolicy):
         check_options(self, at_least_zero="alpha", unit="target_entropy_share")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        sizes, encoder = choices(action_space), self.encoder(obs_space)
+        sizes, encoder = choices(action_space), self.encoder(obs_space, generator)
         if not isinstance(action_space, spaces.Discrete):
             raise EnvironmentFault(
                 f"action space {action_space}: this agent has one discrete action. Use dqn, or fewer dimensions."
             )
         actions = sizes[0]
-        policy = CategoricalPolicy(encoder, actions, self.hidden, generator)
-        critics = DiscreteCritics(encoder, actions, self.hidden, generator)
+        legal = Legal(obs_space, sizes, flat=True)
+        policy = CategoricalPolicy(encoder(), actions, self.hidden, generator, legal)
+        critics = DiscreteCritics(encoder(), actions, self.hidden, generator)
         target_critics, temperature = target_copy(critics), Temperature(self.alpha)
-        entropy = self.target_entropy_share * math.log(actions) if self.learn_alpha else None
+        uniform = legal.uniform_entropy if legal else lambda obs: math.log(actions)
+        share = self.target_entropy_share
+        entropy = (lambda obs: share * uniform(obs)) if self.learn_alpha else None
         estimator = Enumeration() if self.actor == "enumeration" else LeaveOneOut(self.actor_samples)
         objectives: dict[str, nn.Module] = {"bellman": critics, "soft_policy": policy}
         if self.learn_alpha:

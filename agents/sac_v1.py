@@ -98,10 +98,10 @@ class SACv1(OffPolicy):
         check_options(self, at_least_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        policy = SquashedPolicy(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
-        value = StateValue(encoder, self.hidden, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2 if self.twin else 1, generator)
+        value = StateValue(encoder(), self.hidden, generator)
         target_value = target_copy(value)
         return Algorithm(
             sac_v1(policy, critics, value, target_value, self.alpha),

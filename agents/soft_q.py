@@ -162,9 +162,9 @@ class SoftQ(OffPolicy):
             raise OptionError(f"option alpha is {self.alpha}. Give a number above 0.")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        sampler = Sampler(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        sampler = Sampler(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2 if self.twin else 1, generator)
         target_critics = target_copy(critics)
         return Algorithm(
             soft_q(sampler, critics, target_critics, self.alpha, dim, self.particles, self.proposals),

@@ -99,9 +99,9 @@ class SVG(OffPolicy):
             raise OptionError(f"option noise is {self.noise}. Give a number above 0; without noise it is ddpg.")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        policy = SteadyPolicy(encoder, dim, self.hidden, self.noise, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        policy = SteadyPolicy(encoder(), dim, self.hidden, self.noise, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2 if self.twin else 1, generator)
         target_critics = target_copy(critics)
         return Algorithm(
             svg(policy, critics, target_critics),

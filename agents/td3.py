@@ -92,9 +92,9 @@ class TD3(OffPolicy):
         check_options(self, at_least_one="delay", at_least_zero="noise smoothing smoothing_clip")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space)
-        actor = DeterministicPolicy(encoder, dim, self.hidden, generator)
-        critics = QCritics(encoder, dim, self.hidden, 2 if self.twin else 1, generator)
+        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
+        actor = DeterministicPolicy(encoder(), dim, self.hidden, generator)
+        critics = QCritics(encoder(), dim, self.hidden, 2 if self.twin else 1, generator)
         target_actor, target_critics = target_copy(actor), target_copy(critics)
         graph = td3(actor, critics, target_actor, target_critics, self.smoothing, self.smoothing_clip)
         noise = ActionNoise(dim, self.noise)

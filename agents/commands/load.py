@@ -19,8 +19,10 @@ from torch import Generator, nn
 from scg.agents.commands.shared import trained
 from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.envs import make
+from scg.agents.environments.flat_space import FlatSpace
 from scg.agents.environments.goal_space import PARTS, GoalSpace
 from scg.agents.experience.acting import mode, sampler
+from scg.agents.networks.recurrent import Recall
 from scg.agents.training.run_directory import RunDirectory
 
 
@@ -42,7 +44,7 @@ class LoadedPolicy:
     """`policy(obs)` is the most probable action, `policy(obs, sample=True)` one that is drawn.
 
     `module` is the network itself, its normaliser included: from tensors of observations to distributions of actions in the
-    units that agents act in, which are [-1, 1] for a bounded Box.
+    units that agents act in, which are [-1, 1] for a bounded Box. A recurrent policy remembers from call to call, until `reset`.
     """
 
     def __init__(
@@ -53,19 +55,40 @@ class LoadedPolicy:
         bins = run.run.action_bins
         self._to_space = to_bins(action_space, bins) if bins else to_space(action_space)
         self._mode = mode(module)
+        self.reset()
 
-    def __call__(self, obs: Any, sample: bool = False) -> Any:
-        """The action for one observation, or `[batch, action…]` for a batch of them."""
-        batch, single = self._batch(obs)
+    def __call__(self, obs: Any, sample: bool = False, mask: Any = None, first: Any = None) -> Any:
+        """The action for one observation, or `[batch, action…]` for a batch of them.
+
+        mask    the info's "action_mask", where the policy was trained with masks
+        first   whether an episode begins, or `[batch]` of them: a recurrent policy remembers from call to call. The first call,
+                one with another batch, and one after `reset` begin without being told
+        """
+        batch, single = self._batch(obs, mask)
+        starts = np.broadcast_to(np.asarray(False if first is None else first, bool), len(batch)).copy()
+        self._recall.begins(self.module, len(batch))
+        read = self._recall.after(self.module, batch, starts)
         act = sampler(self.module, self.generator, 1, len(batch)) if sample else self._mode
-        action = np.asarray(self._to_space(act(batch)), dtype=self.action_space.dtype)
+        action = np.asarray(self._to_space(act(read)), dtype=self.action_space.dtype)
         if not single:
             return action
         return int(action[0]) if isinstance(self.action_space, spaces.Discrete) else action[0]
 
-    def _batch(self, obs: Any) -> tuple[np.ndarray, bool]:
+    def reset(self) -> None:
+        """A new episode: a recurrent policy forgets."""
+        self._recall = Recall()
+
+    def _batch(self, obs: Any, mask: Any) -> tuple[np.ndarray, bool]:
         """`[batch, obs…]`, and whether one observation was given."""
         shape = self.obs_space.shape or ()
+        if isinstance(self.obs_space, FlatSpace):
+            try:
+                return self.obs_space.flattened(obs, mask)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ValueError(
+                    f"policy of {self.run.path}: obs is no observation of {self.obs_space.original}, nor a batch of them, or "
+                    f"its mask does not fit ({error})."
+                ) from error
         found = self._flat(obs) if isinstance(obs, Mapping) else np.asarray(obs)
         if found.shape == shape:
             return found[None], True

@@ -1,6 +1,6 @@
 """Trust in run folders: a run folder is data, and the code that it names runs only with the user's consent.
 
-    env "module:Id", agent "module:Name" or "/path/to/file.py:Name" in config.json
+    env "module:Id", agent or network "module:Name" or "/path/to/file.py:Name" in config.json
         → found outside the run folder? → --trust, or yes on a terminal → imported
 
 `module` may be any that Python finds, and importing runs it. Code inside the run folder may come from whoever made the run, and
@@ -18,6 +18,7 @@ from pathlib import Path
 from scg import targets
 from scg.agents import is_target
 from scg.agents.environments.recipe import look_here
+from scg.agents.networks.networks import target_in
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
@@ -28,16 +29,23 @@ def opened(path: Path, trust: bool) -> RunDirectory:
     look_here()
     for module in run.run.recipe.modules:
         _vet(run, f"environment {run.run.env!r}", module, trust)
-    if not is_target(run.name):
-        return run
-    place, _, _ = run.name.rpartition(":")
+    if is_target(run.name):
+        _vet_target(run, "agent", run.name, trust)
+        run = RunDirectory.open(path, trusted=True)
+    network = target_in(getattr(run.agent, "network", ""))
+    if network:
+        _vet_target(run, "network", network, trust)
+    return run
+
+
+def _vet_target(run: RunDirectory, kind: str, target: str, trust: bool) -> None:
+    """Whether the file or module of `target`, the run's agent or network, may be run."""
+    place, _, _ = target.rpartition(":")
     if targets.is_file(place):
-        _vet_file(run, Path(place), trust)
-    else:
-        with targets.importable(""):  # as the loader looks for it; a folder of the run stays out
-            keep_out(path)
-            _vet(run, f"agent {run.name!r}", place, trust)
-    return RunDirectory.open(path, trusted=True)
+        return _vet_file(run, f"{kind} {target!r}", Path(place), trust)
+    with targets.importable(""):  # as the loader looks for it; a folder of the run stays out
+        keep_out(run.path)
+        _vet(run, f"{kind} {target!r}", place, trust)
 
 
 def keep_out(folder: Path) -> None:
@@ -62,9 +70,8 @@ def _vet(run: RunDirectory, what: str, module: str, trust: bool) -> None:
         _place(run, what, ".".join(parts[:depth]))
 
 
-def _vet_file(run: RunDirectory, file: Path, trust: bool) -> None:
-    """Whether the file that the agent is in may be run."""
-    what = f"agent {run.name!r}"
+def _vet_file(run: RunDirectory, what: str, file: Path, trust: bool) -> None:
+    """Whether the file that `what` is in may be run."""
     if not file.is_absolute():
         raise RunError(f"run {run.path}: {what}: the path of its file must be absolute. Correct it in config.json.")
     if _inside(str(file), run.path):

@@ -21,13 +21,15 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach
-from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
+from scg.agents.common.agent import Agent, AgentConfig, OptionError, Stateful, check_options
 from scg.agents.experience.buffers import example_rows, replay_buffer
 from scg.agents.experience.exploration import uniform_policy
 from scg.agents.experience.hindsight import Strategy
 from scg.agents.experience.rollout import Block, Experience, Rollout
-from scg.agents.networks.encoder import Encoder, obs_normaliser
+from scg.agents.networks.encoder import obs_normaliser
+from scg.agents.networks.networks import make_network, refused, takes_normaliser, with_whole_path
 from scg.agents.networks.normalisers import ObsNormaliser
+from scg.agents.networks.recurrent import is_recurrent
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Means, Metrics
 from scg.agents.updates.optimiser import Adam, Optimiser
@@ -58,6 +60,10 @@ class OffPolicy(AgentConfig):
     """learning rate"""
     hidden: tuple[int, ...] = (256, 256)
     """widths of the hidden layers of actor and critics"""
+    network: str = "mlp"
+    """before the hidden layers: mlp, residual, cnn, or path/to/file.py:name"""
+    features: int = 128
+    """width of a network other than mlp"""
     prioritised: bool = False
     """draw in proportion to the critics' errors"""
     priority_alpha: float = 0.6
@@ -81,9 +87,10 @@ class OffPolicy(AgentConfig):
     executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads", "overlap", "together", "cuda_graphs")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", with_whole_path(self.network))
         check_options(
             self,
-            "warmup horizon updates batch replay n_step report",
+            "warmup horizon updates batch replay n_step report features",
             "lr priority_alpha her_k",
             "gamma tau priority_beta",
         )
@@ -92,9 +99,18 @@ class OffPolicy(AgentConfig):
         """The page's part."""
         raise NotImplementedError
 
-    def encoder(self, obs_space: gym.Space) -> Encoder:
-        """What all networks of an agent read observations by; target networks share its statistics."""
-        return Encoder(obs_space, obs_normaliser(obs_space) if self.normalise_obs else None)
+    def encoder(self, space: gym.Space, generator: Generator) -> Callable[[], Any]:
+        """Makes the network that stands before a module's hidden layers: every module has one of its own. All have the same
+        normaliser of observations; target networks share its statistics."""
+        normaliser = obs_normaliser(space) if self.normalise_obs and takes_normaliser(self.network) else None
+
+        def make() -> nn.Module:
+            network = make_network(self.network, space, self.features, generator, normaliser)
+            if is_recurrent(network):
+                raise OptionError(refused(self.network, type(self).__name__))
+            return network
+
+        return make
 
     def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
         """Adam with ε as published, which shortens gradients to `max_norm`."""
@@ -115,7 +131,7 @@ class OffPolicy(AgentConfig):
         within = dict.fromkeys(part for module in modules for part in module.modules())
         normalisers = [part for part in within if isinstance(part, ObsNormaliser)]
         optimisers = {cost: self.optimiser(module) for cost, module in algorithm.objectives.items()}
-        memory, random = replay_buffer(self, obs_space), uniform_policy(action_space)
+        memory, random = replay_buffer(self, obs_space), uniform_policy(action_space, obs_space)
         own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
         step = updates.off_policy(OffPolicyStep(algorithm, optimisers, self.tau), own)
         step.examine(example_rows(obs_space, random, own, self.prioritised))

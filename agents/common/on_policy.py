@@ -10,8 +10,8 @@ adds its action. The credit of an action sums all later rewards. Costs of the *p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
@@ -19,15 +19,18 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach, prev
-from scg.agents.common.agent import Agent, AgentConfig, check_options
+from scg.agents.common.agent import Agent, AgentConfig, OptionError, check_options
 from scg.agents.common.recorder import Recorder, Recording
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Rows
 from scg.agents.networks.critics import value_critic
 from scg.agents.networks.encoder import obs_normaliser
+from scg.agents.networks.networks import refused, takes_normaliser, with_whole_path
 from scg.agents.networks.normalisers import RewardScale
 from scg.agents.networks.policies import PolicyKind, make_policy
+from scg.agents.networks.recurrent import seen
 from scg.agents.updates.factory import Updates
+from scg.agents.updates.minibatches import replayed
 from scg.estimators.credit import GAE
 
 
@@ -38,9 +41,27 @@ def world(graph: scg.Graph, value: nn.Module) -> None:
     graph.observed("obs", parents=[prev("obs"), prev("action")])
     graph.observed("next_obs", parents=["obs", "action"])
     graph.observed("reward", parents=["obs", "action"])
-    graph.deterministic(value, name="value", parents=["obs"])
+    if reads(graph, value) == "obs":
+        graph.deterministic(value, name="value", parents=["obs"])
+    else:  # the memory has read `obs`: what the critic knows includes it, which decides what its estimates separate
+        # Detached: the action's parameters are in part the critic's, whose error must not be among what actions answer for.
+        graph.deterministic(lambda obs, memory: value(memory), name="value", parents=[detach("obs"), "memory"])
     graph.observed("next_value", parents=["next_obs"])  # recorded: no gradient, and minibatches need not compute it
     graph.observed("target")  # a constant of the recording: as a child of the action it would be weighed by π/μ
+
+
+def reads(graph: scg.Graph, module: nn.Module) -> str:
+    """What `module` reads at a step: "obs", or the node "memory", which is declared here and starts at the input "memory_start".
+
+    detach(obs_t), prev(memory_t) → memory_t           no return of earlier actions goes through it: that goes through obs
+    """
+    memory = getattr(module, "memory", None)
+    if memory is None:
+        return "obs"
+    if "memory" not in graph.nodes:  # policy and critic share one
+        before = prev("memory", init="memory_start")
+        graph.deterministic(memory, name="memory", parents=[detach("obs"), before, "first"])
+    return "memory"
 
 
 def gain(graph: scg.Graph, policy: nn.Module) -> None:
@@ -57,10 +78,15 @@ def regression(graph: scg.Graph, value: nn.Module, target: str = "target", weigh
     graph.cost(square, name="regression", parents=["value", detach(target)], trains=value)
 
 
-def entropy(graph: scg.Graph, policy: nn.Module, weight: float) -> None:
+def charged(seen: str) -> Any:
+    """What a charge at a state reads: the same as the policy, as no part of what earlier actions answer for."""
+    return detach(seen) if seen == "obs" else seen  # a memory is a function of detached observations already
+
+
+def entropy(graph: scg.Graph, policy: nn.Module, weight: float, seen: str = "obs") -> None:
     """`weight · H(π)` at each state, which trains the policy; none with `weight` 0."""
     if weight:
-        graph.reward(lambda obs: weight * policy(obs).entropy(), name="entropy", parents=[detach("obs")], trains=policy)
+        graph.reward(lambda seen: weight * policy(seen).entropy(), name="entropy", parents=[charged(seen)], trains=policy)
 
 
 @dataclass(frozen=True)
@@ -79,15 +105,24 @@ class OnPolicy(AgentConfig):
     """distribution of continuous actions"""
     log_scale: float = -0.5
     """initial log-scale of continuous actions; a Beta policy has none"""
+    network: str = "mlp"
+    """before the hidden layers: mlp, residual, cnn, gru, lstm, cnn+gru, …, or path/to/file.py:name"""
+    features: int = 128
+    """width of a network other than mlp"""
+    sequence: int = 16
+    """steps that a recurrent network's gradient goes back"""
     normalise_obs: bool = True
     """normalise observations by their running moments"""
     scale_reward: bool = True
     """shape rewards by what the clock predicts, divide by the running standard deviation of the discounted return"""
 
     compile_from: ClassVar[int | None] = 200_000  # 13 s of compilation: PPO saves 0.13 ms a step
+    remembers: ClassVar[bool] = False
+    """whether its updates know recurrent networks"""
 
     def __post_init__(self) -> None:
-        check_options(self, at_least_one="horizon", unit="gamma lam")
+        object.__setattr__(self, "network", with_whole_path(self.network))
+        check_options(self, at_least_one="horizon features sequence", unit="gamma lam")
 
     def credit(self) -> GAE:
         return GAE(discount=self.gamma, lam=self.lam)
@@ -113,17 +148,24 @@ class ActorCritic(Recorder):
         execution: Execution = EAGER,
     ) -> None:
         self.config = config
-        self.normaliser = obs_normaliser(obs_space) if config.normalise_obs else None
+        before = config.normalise_obs and takes_normaliser(config.network)
+        self.normaliser = obs_normaliser(obs_space) if before else None
+        network = config.network, config.features
         policy = make_policy(
-            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale
+            obs_space, action_space, config.hidden, generator, self.normaliser, config.policy, config.log_scale, *network
         )
-        self.value = value_critic(obs_space, config.hidden, generator, normaliser=self.normaliser)
+        memory = getattr(policy, "memory", None)
+        self.value = value_critic(obs_space, config.hidden, generator, 1.0, self.normaliser, *network, memory)
+        if memory is not None:
+            if not config.remembers:
+                raise OptionError(refused(config.network, type(config).__name__))
+            execution = replace(execution, compile=False)  # stretches between episodes' starts have no fixed lengths
         scale = RewardScale(config.gamma) if config.scale_reward else None
         super().__init__(policy, self.value, config.horizon, Updates(execution), scale)
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [*self.policy.parameters(), *self.value.parameters()]
+        return list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))  # a memory is in both
 
 
 def standardised(advantage: Tensor) -> Tensor:
@@ -132,22 +174,54 @@ def standardised(advantage: Tensor) -> Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8) if advantage.numel() > 1 else advantage
 
 
-def advantages(graph: scg.Graph, value: nn.Module, given: Recording, standardise: bool = True) -> Rows:
+def advantages(graph: scg.Graph, value: nn.Module, given: Recording, standardise: bool = True, sequence: int = 16) -> Rows:
     """The recording with its advantages and the critic's targets, every (time, batch) pair a row: `[1, rows, …]`.
 
-    Credit needs the order of time and is computed here, once; minibatches of rows may then be shuffled.
+    Credit needs the order of time and is computed here, once; minibatches of rows may then be shuffled. With a memory the
+    rows are sequences of `sequence` steps, `[sequence, rows, …]`, which start from the memory of the step before.
     """
     with torch.no_grad():
-        following = value(given["next_obs"])
-    trace = graph.replay({**given, "next_value": following})
+        following = value(ahead(value, given))
+    trace = replayed(graph, {**given, "next_value": following})
     credit, predicted = trace.credit("action"), trace["value"].detach()
+    computed = {"action.credit": standardised(credit) if standardise else credit, "target": credit + predicted}
+    if "memory_start" in given:
+        length = sequence if len(credit) % sequence == 0 else len(credit)
+        whole = {**given, "next_value": following, **computed}
+        rows = {name: cut(x, length) for name, x in whole.items() if name.partition(".")[0] in graph.nodes}
+        start, states = given["memory_start"].unsqueeze(0), trace["memory"].detach()
+        return {**rows, "memory_start": torch.cat([start, states[length - 1 : -1 : length]]).flatten(0, 1)}
     rows = trace.pairs(torch.arange(credit.numel(), device=credit.device))
-    rows["action.credit"] = (standardised(credit) if standardise else credit).flatten().unsqueeze(0)
-    rows["target"] = (credit + predicted).flatten().unsqueeze(0)
-    return rows
+    return {**rows, **{name: x.flatten().unsqueeze(0) for name, x in computed.items()}}
+
+
+def of_sequences(graph: scg.Graph) -> scg.Graph:
+    """The graph that the rows of a recurrent agent are learned from; the same graph, of any other.
+
+    Credits are recorded, so an action has nothing more to answer for at later steps. Were `obs` still its consequence, losses at
+    later steps would be multiplied by the ratios π/μ of all actions before them, as they are not in minibatches of pairs.
+    """
+    if "memory" not in graph.nodes:
+        return graph
+    other = graph.with_estimators()
+    other.nodes["obs"] = replace(graph.nodes["obs"], parents=())
+    return other
+
+
+def cut(x: Tensor, length: int) -> Tensor:
+    """`[time, batch, …]` as sequences `[length, time / length · batch, …]`."""
+    return x.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
+
+
+def ahead(value: nn.Module, given: Recording) -> Tensor:
+    """What the critic reads of `next_obs`: with a memory, one step after that of `obs`."""
+    memory = getattr(value, "memory", None)
+    if memory is None:
+        return given["next_obs"]
+    return memory(given["next_obs"], seen(value, given), torch.zeros_like(given["first"]))
 
 
 def predicted(value: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     """The critic at every row, without gradient."""
     with torch.no_grad():
-        return value(rows["obs"])
+        return value(seen(value, rows))

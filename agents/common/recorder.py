@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scg.agents.common.agent import Stateful
 from scg.agents.experience.rollout import Block, Rollout
 from scg.agents.networks.normalisers import ObsNormaliser, RewardScale
+from scg.agents.networks.recurrent import seen
 from scg.agents.updates.factory import Updates
 
 Recording = dict[str, Tensor]  # a block as graphs replay it: [time, batch, …]
@@ -61,6 +62,8 @@ class Recorder:
         given = {name: value.to(self.updates.device) for name, value in given.items()}
         if block.log_prob is not None:
             given["action.log_prob"] = block.log_prob.to(self.updates.device)
+        if block.memory_start is not None:
+            given["memory_start"] = block.memory_start.to(self.updates.device)
         if self.normalisers and not self.normalisers[0].count:
             # Nothing was known when the first block was collected. A fresh policy hardly looks at its input (its last
             # layer starts a hundred times smaller), so this changes it by a KL of 1e-6 to 2e-4 in the environments tried.
@@ -68,7 +71,7 @@ class Recorder:
                 normaliser.absorb(given["obs"])
             if block.log_prob is not None:
                 with torch.no_grad():
-                    given["action.log_prob"] = self.policy(given["obs"]).log_prob(given["action"])
+                    given["action.log_prob"] = self.policy(seen(self.policy, given)).log_prob(given["action"])
         else:
             self.fresh = False
         # The last block of a run may be shorter, and after the first one the normaliser does not move.

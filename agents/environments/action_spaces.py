@@ -28,6 +28,8 @@ def choices(space: gym.Space) -> tuple[int, ...]:
             return (int(space.n),)
         case spaces.MultiDiscrete() if space.nvec.ndim == 1 and not space.start.any():
             return tuple(space.nvec.tolist())
-        case spaces.Discrete() | spaces.MultiDiscrete():
+        case spaces.MultiBinary() if len(space.shape) == 1:
+            return (2,) * space.shape[0]
+        case spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
             raise EnvironmentFault(f"action space {space}: actions on at most one axis that start at 0 are known. Wrap it.")
     raise EnvironmentFault(f"action space {space}: this agent needs discrete actions. Quantise it with --action-bins 11, say.")

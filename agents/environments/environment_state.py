@@ -27,11 +27,12 @@ _KNOWN = (
     "scg.agents.environments.goal_tasks",
     "scg.agents.environments.helicopter",
     "scg.agents.environments.multigoal",
+    "scg.agents.environments.probes",
     "scg.agents.environments.tetris",
 )
 
 
-_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals")
+_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals", "FlatObservation")
 _SCALARS = (bool, int, float, str, type(None))
 
 

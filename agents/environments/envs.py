@@ -34,6 +34,7 @@ from scg.agents.environments import batched_vector, environment_state, mujoco_ve
 from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.checked_vector import SerialVector
 from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
+from scg.agents.environments.flat_space import flat
 from scg.agents.environments.goal_space import flattened
 from scg.agents.environments.recipe import Recipe, imported, recipe
 from scg.agents.execution import memory
@@ -47,6 +48,12 @@ gym.register(
     "TetrisSmall-v0", entry_point="scg.agents.environments.tetris:Tetris", kwargs={"height": 10}, max_episode_steps=20_000
 )
 gym.register("PointReach-v0", entry_point="scg.agents.environments.goal_tasks:PointReach", max_episode_steps=50)
+
+_PROBES = "scg.agents.environments.probes"
+gym.register("RepeatPrevious-v0", entry_point=f"{_PROBES}:RepeatPrevious")
+gym.register("MovingTarget-v0", entry_point=f"{_PROBES}:MovingTarget")
+gym.register("HiddenDoors-v0", entry_point=f"{_PROBES}:HiddenDoors")
+gym.register("HiddenDoorsUnmasked-v0", entry_point=f"{_PROBES}:HiddenDoors", kwargs={"masked": False})
 
 
 for _bits in (4, 6, 8, 10, 15, 20, 30, 40, 50):
@@ -288,7 +295,7 @@ def _make_one(how: Recipe, **kwargs: Any) -> gym.Env:
         env.close()
         raise EnvironmentFault(f"environment {env_id!r} {learns}")
     try:
-        return flattened(env)
+        return flat(flattened(env))
     except ValueError as error:
         raise EnvironmentFault(f"environment {env_id!r}: {error}") from error
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 
 import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Generator, Tensor
 
+from scg.agents.environments.flat_space import mask_of
 from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Strategy
 from scg.agents.experience.prioritised import PrioritisedReplay
 from scg.agents.experience.replay import Multistep, Replay
 from scg.agents.experience.rollout import Rows
-from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.policy import FastPolicy
 
 
@@ -58,14 +60,19 @@ def example_rows(space: gym.Space, random: FastPolicy, generator: Generator, imp
     """Rows that look like a minibatch, to try a graph on; `random` draws the actions."""
 
     def obs() -> Tensor:
-        encoder = Encoder(space)
-        if encoder.start is not None:
-            return encoder.start + torch.randint(encoder.features, (rows,), generator=generator)
-        return torch.randn(rows, *(space.shape or ()), generator=generator)
+        if isinstance(space, spaces.Discrete):
+            return int(space.start) + torch.randint(int(space.n), (rows,), generator=generator)
+        if space.dtype == np.uint8:
+            return torch.randint(256, (rows, *(space.shape or ())), generator=generator, dtype=torch.uint8)
+        found, masked = torch.randn(rows, *(space.shape or ()), generator=generator), mask_of(space)
+        if masked is not None:
+            masked.mask(found).fill_(1.0)
+        return found
 
+    here = obs()
     made = {
-        "obs": obs(),
-        "action": torch.from_numpy(random.noise((rows,), generator)),
+        "obs": here,
+        "action": torch.from_numpy(random.numpy_actor()(here.numpy(), random.noise((rows,), generator))),
         "reward": torch.randn(rows, generator=generator),
         "next_obs": obs(),
         "discount": torch.full((rows,), 0.9),

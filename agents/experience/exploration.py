@@ -20,6 +20,8 @@ from gymnasium import spaces
 from torch import Generator, Tensor, nn
 
 from scg.agents.environments.action_spaces import action_dim, choices
+from scg.agents.environments.flat_space import mask_of
+from scg.agents.networks.legal import NEVER, Legal
 from scg.agents.networks.mlp import float_type
 from scg.agents.networks.policy import FastPolicy, NumpyActor
 from scg.agents.networks.q_heads import QHeads
@@ -89,28 +91,39 @@ class NoisyActor(nn.Module):
 
 
 class RandomChoice(nn.Module):
-    """Every choice equally probable, whatever the observation."""
+    """Every choice equally probable, whatever the observation; of those that its mask allows, where it has one.
 
-    def __init__(self, space: gym.Space) -> None:
+    The noise is the choice, or with masks a number for each choice, of which the largest allowed one wins.
+    """
+
+    def __init__(self, space: gym.Space, obs: gym.Space | None = None) -> None:
         super().__init__()
         self.sizes, self.scalar = choices(space), isinstance(space, spaces.Discrete)
+        self.legal = Legal(obs, self.sizes) if obs is not None and mask_of(obs) is not None else None
+        self.beyond = (np.arange(max(self.sizes)) >= np.array(self.sizes)[:, None]) * np.float32(NEVER)
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
+        if self.legal:
+            return torch.rand(*shape, *self.beyond.shape, generator=generator).numpy()
         share = torch.rand(*shape, len(self.sizes), dtype=torch.float64, generator=generator)
         drawn = (share * torch.tensor(self.sizes)).long().numpy()
         return drawn[..., 0] if self.scalar else drawn
 
     def numpy_actor(self) -> NumpyActor:
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+            if self.legal:
+                keys = np.zeros((*obs.shape[:1], *self.beyond.shape), np.float32) if noise is None else noise
+                best = (self.legal(keys, obs) + self.beyond).argmax(-1)
+                return best[..., 0] if self.scalar else best
             axes = () if self.scalar else (len(self.sizes),)
             return np.zeros((*obs.shape[:1], *axes), np.int64) if noise is None else noise
 
         return act
 
 
-def uniform_policy(space: gym.Space) -> UniformActions | RandomChoice:
-    """Uniform actions, whatever the observation: over a bounded box, or over all choices."""
-    return UniformActions(action_dim(space)) if isinstance(space, spaces.Box) else RandomChoice(space)
+def uniform_policy(space: gym.Space, obs: gym.Space | None = None) -> UniformActions | RandomChoice:
+    """Actions that look at nothing: uniform over a bounded box, or over all choices that an observation of `obs` allows."""
+    return UniformActions(action_dim(space)) if isinstance(space, spaces.Box) else RandomChoice(space, obs)
 
 
 class Epsilon:
@@ -140,16 +153,19 @@ class EpsilonGreedy(nn.Module):
         self.greedy, self.random, self.epsilon = greedy, random, epsilon
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
-        """The random choice where one is made, −1 elsewhere."""
+        """The random choice's noise where one is made, −1 elsewhere."""
         explores = torch.rand(*shape, generator=generator).numpy() < self.epsilon.value
         drawn = self.random.noise(shape, generator)
-        return np.where(explores if self.random.scalar else explores[..., None], drawn, -1)
+        return np.where(explores.reshape(*explores.shape, *[1] * (drawn.ndim - explores.ndim)), drawn, -1)
 
     def numpy_actor(self) -> NumpyActor:
-        greedy = self.greedy.numpy_actor()
+        greedy, random = self.greedy.numpy_actor(), self.random.numpy_actor()
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             action = greedy(obs, None)
-            return action if noise is None else np.where(noise < 0, action, noise)
+            if noise is None:
+                return action
+            stays = noise.reshape(len(noise), -1)[:, 0] < 0  # all of an action's noise is, or none
+            return np.where(stays.reshape(-1, *[1] * (action.ndim - 1)), action, random(obs, noise))
 
         return act

@@ -34,6 +34,7 @@ from scg.agents.execution import memory
 from scg.agents.experience.acting import Act, mode, sampler
 from scg.agents.networks.finite_check import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
+from scg.agents.networks.recurrent import Recall, no_memory, seen
 
 Rows = dict[str, Tensor]  # named tensors with one element a row: a minibatch, or a recording `[1, rows, …]`
 
@@ -66,6 +67,7 @@ class Block:
     first: Tensor  # [time, batch] bool: no step before this one belongs to its episode
     next_obs: Tensor  # [time, batch, obs…]
     episodes: list[Episode]
+    memory_start: Tensor | None = None  # [batch, size] what a recurrent policy remembered before the block
 
     @property
     def steps(self) -> int:
@@ -107,6 +109,7 @@ class Rollout:
         self._obs = envs.reset(seeds).copy()
         self._first = np.ones(envs.batch, bool)
         self._total, self._length = np.zeros(envs.batch), np.zeros(envs.batch, np.int64)
+        self._recall = Recall()
 
     def collect(self, policy: nn.Module, steps: int, log_prob: bool = True, pause: float = 0.0) -> Block:
         """`steps` steps of every environment: a block `[steps, batch]`. Episodes go on in the next block.
@@ -114,13 +117,14 @@ class Rollout:
         `pause`: sleep at least so many seconds between two steps, so that another thread can take Python's lock.
         """
         record = _Record(steps, self.envs)
-        act = sampler(policy, self.generator, steps, self.envs.batch)
+        act = self._remembering(policy, sampler(policy, self.generator, steps, self.envs.batch))
+        start = self._recall.now
         episodes: list[Episode] = []
         for t in range(steps):
             if pause and t:
                 time.sleep(pause)
             episodes += self._step(record, t, act)
-        return record.block(policy if log_prob else None, episodes)
+        return record.block(policy if log_prob else None, episodes, start)
 
     def episodes(
         self, policy: nn.Module, each: int = 1, deterministic: bool = False, log_prob: bool = True, limit: int = 0
@@ -143,7 +147,8 @@ class Rollout:
         episodes: list[Episode] = []
         while (count < each).any():
             record = _Record(chunk, self.envs)
-            act = mode(policy) if deterministic else sampler(policy, self.generator, chunk, self.envs.batch)
+            chosen = mode(policy) if deterministic else sampler(policy, self.generator, chunk, self.envs.batch)
+            act = self._remembering(policy, chosen)
             wanted = np.zeros((chunk, self.envs.batch), bool)
             for t in range(chunk):
                 wanted[t] = count < each
@@ -166,8 +171,15 @@ class Rollout:
         joined = {
             name: np.concatenate([piece[name] for column in columns for piece in column])[:, None] for name in columns[0][0]
         }
-        whole = _Record.of(joined)
-        return whole.block(policy if log_prob else None, episodes)
+        whole, memory = _Record.of(joined), getattr(policy, "memory", None)
+        return whole.block(policy if log_prob else None, episodes, None if memory is None else no_memory(memory, 1).cpu())
+
+    def _remembering(self, policy: nn.Module, act: Act) -> Act:
+        """`act`, on what a recurrent policy remembers after an observation; as it is, of any other."""
+        self._recall.begins(policy, self.envs.batch)
+        if self._recall.now is None:
+            return act
+        return lambda obs: act(self._recall.after(policy, obs, self._first))
 
     def _step(self, record: _Record, t: int, act: Act) -> list[Episode]:
         record.obs[t], record.first[t] = self._obs, self._first
@@ -207,11 +219,13 @@ class Rollout:
             "first": torch.from_numpy(self._first.copy()),
             "total": torch.from_numpy(self._total.copy()),
             "length": torch.from_numpy(self._length.copy()),
+            "memory": self._recall.now,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Restores the state; False where the environments cannot, so that their episodes start anew with other seeds."""
         self.generator.set_state(state["generator"])
+        self._recall.now = state.get("memory")
         if state["envs"] is None:
             fresh = torch.randint(2**31 - 1, (self.envs.batch,), generator=self.generator)
             self._obs, self._first = self.envs.reset(fresh.tolist()).copy(), np.ones(self.envs.batch, bool)
@@ -271,15 +285,18 @@ class _Record:
             raise NotFinite(f"environment {i}, {when}: the policy's action has {value}, its observation is finite. {REMEDY}")
         raise EnvironmentFailed(i, f"{name} has {value}. Look for a diverged simulation, or bound the actions.", when)
 
-    def block(self, policy: nn.Module | None, episodes: list[Episode]) -> Block:
+    def block(self, policy: nn.Module | None, episodes: list[Episode], memory: Tensor | None = None) -> Block:
         self.check(len(self.reward))
         tensors = {name: torch.from_numpy(array) for name, array in vars(self).items()}
         log_prob = None
         if policy is not None:  # in one pass, by the function that the graph will differentiate
             device = next((p.device for p in policy.parameters()), torch.device("cpu"))
             with torch.no_grad():
-                log_prob = policy(tensors["obs"].to(device)).log_prob(tensors["action"].to(device)).cpu()
-        return Block(**tensors, log_prob=log_prob, episodes=episodes)
+                rows = {"obs": tensors["obs"].to(device), "first": tensors["first"].to(device)}
+                if memory is not None:
+                    rows["memory_start"] = memory.to(device)
+                log_prob = policy(seen(policy, rows)).log_prob(tensors["action"].to(device)).cpu()
+        return Block(**tensors, log_prob=log_prob, episodes=episodes, memory_start=memory)
 
 
 def row_bytes(envs: Environments) -> int:
@@ -293,5 +310,7 @@ def _empty(shape: tuple[int, int], space: gym.Space) -> np.ndarray:
 
 
 def _kind(space: gym.Space) -> np.dtype:
-    """Continuous values have the nets' type, whatever the space says."""
-    return float_type() if isinstance(space, spaces.Box) else np.dtype(np.int64)
+    """Continuous values have the nets' type, whatever the space says; bytes stay what they are."""
+    if isinstance(space, spaces.Box):
+        return np.dtype(np.uint8) if space.dtype == np.uint8 else float_type()
+    return np.dtype(np.int64)

@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -25,13 +26,15 @@ import scg
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.linear import linear
 from scg.agents.networks.mlp import MLP, uniform_within
+from scg.agents.networks.networks import make_network
 from scg.agents.networks.normalisers import ObsNormaliser
+from scg.agents.networks.recurrent import MemoryReader
 
 
 class ValueCritic(nn.Module):
     """Predicted discounted cost-to-go `[*batch]`, `scale` × network: costs of size 1 sum to about `1/(1-γ)`."""
 
-    def __init__(self, encoder: Encoder, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> None:
+    def __init__(self, encoder: Any, hidden: Sequence[int], generator: Generator | None = None, scale: float = 1.0) -> None:
         super().__init__()
         self.encoder, self.scale = encoder, scale
         self.mlp = MLP([encoder.features, *hidden, 1], 1.0, generator)
@@ -46,9 +49,16 @@ def value_critic(
     generator: Generator | None = None,
     scale: float = 1.0,
     normaliser: ObsNormaliser | None = None,
+    network: str = "mlp",
+    features: int = 128,
+    memory: nn.Module | None = None,
 ) -> ValueCritic:
-    """The state-value critic for an observation space."""
-    return ValueCritic(Encoder(obs, normaliser), hidden, generator, scale)
+    """The state-value critic for an observation space, behind a network of `make_network`, or a head on a policy's `memory`."""
+    if memory is None:
+        return ValueCritic(make_network(network, obs, features, generator, normaliser), hidden, generator, scale)
+    critic = ValueCritic(MemoryReader(memory), hidden, generator, scale)  # type: ignore[arg-type]
+    critic.memory = memory
+    return critic
 
 
 class _Layer(nn.Module):

@@ -18,10 +18,9 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent
 
 from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.legal import NEVER, Legal
 from scg.agents.networks.mlp import MLP, SMALL
 from scg.agents.networks.policy import NumpyActor
-
-NEVER = -1e9  # a logit whose probability is zero in every float type, and whose gradient is zero and not NaN
 
 
 class MultiCategoricalPolicy(nn.Module):
@@ -29,9 +28,16 @@ class MultiCategoricalPolicy(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, encoder: Encoder, sizes: Sequence[int], hidden: Sequence[int], generator: Generator | None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        sizes: Sequence[int],
+        hidden: Sequence[int],
+        generator: Generator | None,
+        legal: Legal | None = None,
+    ) -> None:
         super().__init__()
-        self.encoder, self.sizes = encoder, tuple(int(n) for n in sizes)
+        self.encoder, self.sizes, self.legal = encoder, tuple(int(n) for n in sizes), legal
         largest = max(self.sizes)
         self.logits = MLP([encoder.features, *hidden, len(self.sizes) * largest], SMALL, generator)
         beyond = torch.arange(largest) >= torch.tensor(self.sizes).unsqueeze(-1)
@@ -39,6 +45,8 @@ class MultiCategoricalPolicy(nn.Module):
 
     def forward(self, obs: Tensor) -> Independent:
         logits = self.logits(self.encoder(obs)).unflatten(-1, self.mask.shape)
+        if self.legal:
+            logits = self.legal(logits, obs)
         return Independent(Categorical(logits=logits + self.mask), 1)
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
@@ -46,11 +54,13 @@ class MultiCategoricalPolicy(nn.Module):
         return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        net, encode, mask = self.logits.numpy(), self.encoder.numpy(), self.mask.cpu().numpy()
+        net, encode, mask, legal = self.logits.numpy(), self.encoder.numpy(), self.mask.cpu().numpy(), self.legal
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             out = net(encode(obs))
             logits = out.reshape(*out.shape[:-1], *mask.shape) + mask
+            if legal:
+                logits = legal(logits, obs)
             return (logits if noise is None else logits + noise).argmax(-1)
 
         return act

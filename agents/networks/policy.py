@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
 from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.legal import Legal
 from scg.agents.networks.mlp import MLP, SMALL
 
 # (obs [batch, …], noise [batch, …] or None for the most probable action) -> action [batch, …]
@@ -42,23 +43,28 @@ def is_fast(policy: nn.Module) -> TypeGuard[FastPolicy]:
 class CategoricalPolicy(nn.Module):
     """`a ~ Categorical(softmax(logits(obs)))`, sampled as `argmax(logits + Gumbel noise)`."""
 
-    def __init__(self, encoder: Encoder, actions: int, hidden: Sequence[int], generator: Generator | None) -> None:
+    def __init__(
+        self, encoder: Encoder, actions: int, hidden: Sequence[int], generator: Generator | None, legal: Legal | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.actions = encoder, actions
+        self.encoder, self.actions, self.legal = encoder, actions, legal
         self.logits = MLP([encoder.features, *hidden, actions], SMALL, generator)
 
     def forward(self, obs: Tensor) -> Categorical:
-        return Categorical(logits=self.logits(self.encoder(obs)))
+        logits = self.logits(self.encoder(obs))
+        return Categorical(logits=self.legal(logits, obs) if self.legal else logits)
 
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
         exponential = torch.empty(*shape, self.actions).exponential_(generator=generator)
         return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().numpy()
 
     def numpy_actor(self) -> NumpyActor:
-        net, encode = self.logits.numpy(), self.encoder.numpy()
+        net, encode, legal = self.logits.numpy(), self.encoder.numpy(), self.legal
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             logits = net(encode(obs))
+            if legal:
+                logits = legal(logits, obs)
             return (logits if noise is None else logits + noise).argmax(-1)
 
         return act

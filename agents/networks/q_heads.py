@@ -20,8 +20,8 @@ from torch import Generator, Tensor, nn
 
 from scg.agents.environments.action_spaces import choices
 from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.legal import NEVER, Legal
 from scg.agents.networks.mlp import ReLUNetwork
-from scg.agents.networks.multi_categorical import NEVER
 from scg.agents.networks.policy import NumpyActor
 
 
@@ -30,9 +30,18 @@ class QHeads(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, encoder: Encoder, space: gym.Space, hidden: Sequence[int], generator: Generator | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        space: gym.Space,
+        hidden: Sequence[int],
+        generator: Generator | None = None,
+        obs: gym.Space | None = None,
+    ) -> None:
+        """With the space `obs` of observations, those that have masks forbid actions."""
         super().__init__()
         self.encoder, self.sizes = encoder, choices(space)
+        self.legal = None if obs is None else Legal(obs, self.sizes)
         self.scalar = isinstance(space, spaces.Discrete)  # actions [*batch], not [*batch, dims]
         largest = max(self.sizes)
         beyond = torch.arange(largest) >= torch.tensor(self.sizes).unsqueeze(-1)
@@ -40,7 +49,8 @@ class QHeads(nn.Module):
         self.net = ReLUNetwork([encoder.features, *hidden, len(self.sizes) * largest], generator)
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.net(self.encoder(obs)).unflatten(-1, self.mask.shape) + self.mask
+        values = self.net(self.encoder(obs)).unflatten(-1, self.mask.shape) + self.mask
+        return self.legal(values, obs) if self.legal else values
 
     def at(self, values: Tensor, action: Tensor) -> Tensor:
         """The values `[*batch, dims]` of a recorded action, from those of all."""
@@ -52,10 +62,12 @@ class QHeads(nn.Module):
 
     def numpy_actor(self) -> NumpyActor:
         net, encode, mask, scalar = self.net.numpy(), self.encoder.numpy(), self.mask.cpu().numpy(), self.scalar
+        legal = self.legal
 
         def act(obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
             out = net(encode(obs))
-            best = (out.reshape(*out.shape[:-1], *mask.shape) + mask).argmax(-1)
+            values = out.reshape(*out.shape[:-1], *mask.shape) + mask
+            best = (legal(values, obs) if legal else values).argmax(-1)
             return best[..., 0] if scalar else best
 
         return act

@@ -22,6 +22,23 @@ from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Rows
 from scg.agents.updates.metrics import NotFinite
 from scg.agents.updates.optimiser import Optimiser
+from scg.trace import Trace
+
+
+def replayed(graph: scg.Graph, rows: Rows, index: Tensor | None = None) -> Trace:
+    """The graph at recorded rows `[time, batch, …]`, of which `index` chooses; what belongs to no node is an input `[batch, …]`."""
+    of_nodes = {name: value for name, value in rows.items() if name.partition(".")[0] in graph.nodes}
+    inputs: dict[str, Any] = {name: value for name, value in rows.items() if name not in of_nodes}
+    if index is not None:
+        of_nodes = {name: value[:, index] for name, value in of_nodes.items()}
+        inputs = {name: value[index] for name, value in inputs.items()}
+    return graph.replay(of_nodes, **inputs)
+
+
+def columns(rows: Rows, size: int) -> tuple[int, int]:
+    """How many columns `rows` have, and how many of them make a minibatch of `size` steps: pairs, or whole sequences."""
+    length, count = rows["reward"].shape
+    return count, max(1, size // length)
 
 
 class Shuffle:
@@ -60,8 +77,7 @@ class MinibatchUpdate:
         parameters = optimiser.parameters
 
         def loss(rows: Rows, index: Tensor) -> Tensor:
-            chosen = {name: value[:, index] for name, value in rows.items()}
-            return graph.replay(chosen).surrogate(*costs, reduce="mean")
+            return replayed(graph, rows, index).surrogate(*costs, reduce="mean")
 
         def gradient(rows: Rows, index: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(loss(rows, index), parameters)

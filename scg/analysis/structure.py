@@ -117,6 +117,17 @@ class Structure:
         # Nodes whose distribution another node takes, and nodes whose previous value a computed node asks for.
         self.asked_for = frozenset(e.source for e in read if e.dist)
         self.recurrent_sources = frozenset(e.source for e in read if e.lag)
+        # Of these, the deterministic nodes that compute themselves at all steps at once: nobody else asks for their past.
+        asking = {
+            s: {n.name for n in computed if any(e.lag and e.source == s for e in n.parents)} for s in self.recurrent_sources
+        }
+        self.along_time = frozenset(
+            s
+            for s, by in asking.items()
+            if by == {s}
+            and hasattr(self.nodes[s].fn, "along_time")
+            and not any(e.lag and e.source != s for e in self.nodes[s].parents)
+        )
         # Nodes of the sequence whose value is the same at every step: nothing they read varies in time.
         varying = set(self.observed_inside)
         for node in self.inside:

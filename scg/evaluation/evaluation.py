@@ -4,6 +4,10 @@
     inside, something recurs    step by step, T times                        (sampling a process)
     inside, all of it is given  once, on `[time, batch…]` blocks             (replaying a recording)
 
+A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
+third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
+value, and returns all steps. A recurrent network is one.
+
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 """
 
@@ -75,7 +79,10 @@ class Evaluation:
         """
         nodes = self.structure.nodes
         moving = {s for s in self.structure.recurrent_sources if nodes[s].kind == "stochastic" and nodes[s].estimator.moves}
-        return all(f"{s}.prev" in self.given or (s in self.given and s not in moving) for s in self.structure.recurrent_sources)
+        return all(
+            f"{s}.prev" in self.given or (s in self.given and s not in moving) or s in self.structure.along_time
+            for s in self.structure.recurrent_sources
+        )
 
     def run(self) -> Record:
         structure = self.structure
@@ -236,6 +243,8 @@ class Evaluation:
         recorded = self.given.get(f"{edge.source}.prev")
         if recorded is not None:
             return self.axes.shared(recorded, self.plan.missing.get(edge.source)) if t is None else at_step(recorded, t)
+        if self.vectorised and edge.source in self.structure.along_time:
+            return values[edge.init]
         if self.vectorised:
             now = self.axes.shared(self.given[edge.source], self.plan.missing.get(edge.source))
             opens = self._opens(now)
@@ -281,11 +290,13 @@ class Evaluation:
     ended: bool = False
 
     def _call(self, node: Node, arguments: Any) -> Any:
-        assert node.fn is not None
+        fn: Any = node.fn
+        if self.vectorised and node.name in self.structure.along_time and f"{node.name}.prev" not in self.given:
+            fn = fn.along_time
         if torch.compiler.is_compiling():
-            return node.fn(*arguments) if node.positional else node.fn(**arguments)
+            return fn(*arguments) if node.positional else fn(**arguments)
         try:
-            result = node.fn(*arguments) if node.positional else node.fn(**arguments)
+            result = fn(*arguments) if node.positional else fn(**arguments)
             return last_slope(result, node.name) if node.name in self.plan.kinked and not self.learning else result
         except GraphError:
             raise

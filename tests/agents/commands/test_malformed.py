@@ -239,8 +239,6 @@ LINES = {
     "train reinforce --env Nope-v0": "environment 'Nope-v0' is not registered with gymnasium",
     "train reinforce --env nomodule:X-v0": "module 'nomodule' cannot be imported",
     "train reinforce --env ''": "environment '' is not registered",
-    "train reinforce --env Words-v0": "observation space MultiDiscrete([3 2]): only Box and Discrete are known",
-    "train dqn --env Words-v0": "observation space MultiDiscrete([3 2])",
     "train reinforce --env Text-v0": "is not one array",
     "train reinforce --env Unlicensed-v0": "environment 'Unlicensed-v0' cannot start: RuntimeError: no licence",
     "train sac --env CartPole-v1": "action space Discrete(2): this agent needs continuous actions",
