@@ -76,7 +76,7 @@ def test_the_graphs_gradient_is_that_of_a_hand_written_recurrent_loss(network: s
         ratio = (pi.log_prob(rows["action"][t]) - rows["action.log_prob"][t]).exp()
         advantage = rows["action.credit"][t]
         surrogate = torch.maximum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-        error = value.centre + value.mlp(read(state)).squeeze(-1) - rows["target"][t]
+        error = value.mlp(read(state)).squeeze(-1) - rows["target"][t]
         losses.append(surrogate + 0.25 * error.square() - 0.1 * pi.entropy())
     theirs = torch.autograd.grad(torch.stack(losses).mean(), nets.parameters)
     for mine, by_hand in zip(ours, theirs, strict=True):

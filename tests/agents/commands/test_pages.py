@@ -73,7 +73,7 @@ def test_presets_are_written_as_they_are_typed() -> None:
     assert "| MuJoCo | `--envs 16`, `--horizon 16`, `--compile` from 200,000 steps on |" in pages.page("a2c")
     assert "| Hopper-v5 | `--envs 1`, `--lr 0.001`, `--alpha 0.2`, `--no-learn-alpha`, `--compile` from" in pages.page("sac")
     assert "Hopper-v5" not in pages.page("td3")
-    assert "There are none." in pages.page("reinforce")
+    assert "| CartPole-v1 | `--no-scale-reward`" in pages.page("reinforce")
 
 
 def test_an_agent_that_no_actions_suit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
