@@ -189,6 +189,7 @@ CORE = [
         "errors",
         "files",
         "targets",
+        "tables",
         "scan",
         "shapes",
         "randomness",
