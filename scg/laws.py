@@ -328,10 +328,18 @@ def sample(distribution: Distribution, sample_shape: torch.Size = torch.Size()) 
     """`distribution.sample` without a derivative of either mode: `torch.no_grad`, inside, lets forward-mode tangents through."""
     if forward_ad._current_level < 0 or torch.compiler.is_compiling():
         base, _ = _component(distribution)
-        if type(base) is D.Bernoulli and "sample" not in vars(distribution) and "sample" not in vars(base):
+        if type(base) is D.Bernoulli and _torchs_own(base) and _torchs_own(distribution):
             return _bits(base, sample_shape)
         return distribution.sample(sample_shape)
     return _forward(distribution, lambda: distribution.sample(sample_shape)).detach()
+
+
+_SAMPLES = frozenset({D.Bernoulli.sample, D.Independent.sample})
+
+
+def _torchs_own(distribution: Distribution) -> bool:
+    """Whether nobody replaced its `sample`, of the object or of its class."""
+    return "sample" not in vars(distribution) and type(distribution).sample in _SAMPLES
 
 
 def _bits(base: Any, sample_shape: torch.Size) -> Tensor:

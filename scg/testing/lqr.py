@@ -25,7 +25,6 @@ from torch.distributions import Independent, Normal
 
 from scg.testing.per_path import close as close
 from scg.testing.per_path import expected_gradient as expected_gradient
-from scg.testing.per_path import gradients
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,9 @@ class Policy(nn.Module):
         return torch.cat([self.gain.flatten(-2), self.log_scale], -1)
 
     def gradients(self) -> Tensor:
-        """`[*paths, parameters]`."""
-        return gradients(self)
+        """`[*paths, parameters]`; 0 where a path has none."""
+        gain, log_scale = (torch.zeros_like(p) if p.grad is None else p.grad for p in (self.gain, self.log_scale))
+        return torch.cat([gain.flatten(-2), log_scale], -1)
 
 
 class Critic(nn.Module):

@@ -214,14 +214,15 @@ def test_what_is_drawn_and_weighed_without_torchs_detours_has_torchs_bits(kind, 
 
 
 @pytest.mark.parametrize(
-    ("distribution", "value"),
+    ("kind", "value"),
     [
-        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([0, 3])),
-        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([-1, 0])),
-        (D.Categorical(logits=torch.zeros(2, 3)), torch.tensor([0.5, 0.0])),
-        (D.Bernoulli(logits=torch.zeros(2)), torch.tensor([0.5, 0.0])),
+        (D.Categorical, torch.tensor([0, 3])),
+        (D.Categorical, torch.tensor([-1, 0])),
+        (D.Categorical, torch.tensor([0.5, 0.0])),
+        (D.Bernoulli, torch.tensor([0.5, 0.0])),
     ],
 )
-def test_a_value_outside_the_support_is_refused_in_torchs_words(distribution, value):
-    with pytest.raises(ValueError, match="within the support"):
-        log_mass(distribution, value)
+def test_a_value_outside_the_support_is_refused_in_torchs_words(kind, value):
+    logits = torch.zeros(2, 3) if kind is D.Categorical else torch.zeros(2)
+    with pytest.raises(ValueError, match="within the support"):  # validation is asked for: a compiler switches its default off
+        log_mass(kind(logits=logits, validate_args=True), value)
