@@ -27,12 +27,11 @@ from scg.agents.common.on_policy import (
     advantages,
     entropy,
     gain,
-    of_sequences,
-    reads,
     regression,
     world,
 )
 from scg.agents.common.recorder import Recording
+from scg.agents.common.recurrence import of_sequences, reads
 from scg.agents.common.trust_region import distribution
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block, Rollout, Rows

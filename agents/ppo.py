@@ -28,15 +28,13 @@ from scg.agents.common.on_policy import (
     ActorCritic,
     OnPolicy,
     advantages,
-    charged,
     entropy,
     gain,
-    of_sequences,
     predicted,
-    reads,
     regression,
     world,
 )
+from scg.agents.common.recurrence import charged, of_sequences, reads
 from scg.agents.execution.options import check_options
 from scg.agents.experience.rollout import Block
 from scg.agents.networks.recurrent import seen

@@ -24,7 +24,8 @@ import torch
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from scg.agents.common.on_policy import ActorCritic, of_sequences
+from scg.agents.common.on_policy import ActorCritic
+from scg.agents.common.recurrence import of_sequences
 from scg.agents.ppo import PPO
 from scg.agents.updates.optimiser import Adam
 

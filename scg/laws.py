@@ -193,7 +193,7 @@ def _from_logits(base: Any, x: Tensor) -> Tensor | None:
         return None
     if isinstance(base, D.Categorical):
         rows = logits if shape == base._batch_shape else logits.expand((*shape, logits.shape[-1]))
-        if base._validate_args and (x.is_floating_point() or x.is_cuda):
+        if base._validate_args and (x.is_floating_point() or x.device.type != "cpu"):
             base._validate_sample(x)
         try:
             return rows.gather(-1, x.long().unsqueeze(-1)).squeeze(-1)

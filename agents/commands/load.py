@@ -33,7 +33,7 @@ def load(run: str | Path, *, best: bool = False, trust: bool = False, seed: int 
     seed    of sampled actions; None: another one at each load
     """
     opened, agent, _ = trained(Path(run), best, trust)
-    with make(opened.run.env, 1, bins=opened.run.action_bins) as one:
+    with make(opened.run.recipe, 1, bins=opened.run.action_bins) as one:
         spaces_of = one.obs_space, one.vector.single_action_space
     generator = Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)

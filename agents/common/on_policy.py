@@ -11,7 +11,7 @@ adds its action. The credit of an action sums all later rewards. Costs of the *p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gymnasium as gym
 import torch
@@ -21,6 +21,7 @@ import scg
 from scg import detach, prev
 from scg.agents.common.agent import Agent, AgentConfig, OptionError, check_options
 from scg.agents.common.recorder import Recorder, Recording
+from scg.agents.common.recurrence import ahead, charged, in_sequences, reads
 from scg.agents.execution.settings import EAGER, Execution
 from scg.agents.experience.rollout import Rows
 from scg.agents.networks.critics import value_critic
@@ -50,20 +51,6 @@ def world(graph: scg.Graph, value: nn.Module) -> None:
     graph.observed("target")  # a constant of the recording: as a child of the action it would be weighed by π/μ
 
 
-def reads(graph: scg.Graph, module: nn.Module) -> str:
-    """What `module` reads at a step: "obs", or the node "memory", which is declared here and starts at the input "memory_start".
-
-    detach(obs_t), prev(memory_t) → memory_t           no return of earlier actions goes through it: that goes through obs
-    """
-    memory = getattr(module, "memory", None)
-    if memory is None:
-        return "obs"
-    if "memory" not in graph.nodes:  # policy and critic share one
-        before = prev("memory", init="memory_start")
-        graph.deterministic(memory, name="memory", parents=[detach("obs"), before, "first"])
-    return "memory"
-
-
 def gain(graph: scg.Graph, policy: nn.Module) -> None:
     """The return, which trains the policy."""
     graph.reward(lambda reward: reward, name="gain", trains=policy)
@@ -76,11 +63,6 @@ def regression(graph: scg.Graph, value: nn.Module, target: str = "target", weigh
         return weight * (value - target).square()
 
     graph.cost(square, name="regression", parents=["value", detach(target)], trains=value)
-
-
-def charged(seen: str) -> Any:
-    """What a charge at a state reads: the same as the policy, as no part of what earlier actions answer for."""
-    return detach(seen) if seen == "obs" else seen  # a memory is a function of detached observations already
 
 
 def entropy(graph: scg.Graph, policy: nn.Module, weight: float, seen: str = "obs") -> None:
@@ -186,39 +168,9 @@ def advantages(graph: scg.Graph, value: nn.Module, given: Recording, standardise
     credit, predicted = trace.credit("action"), trace["value"].detach()
     computed = {"action.credit": standardised(credit) if standardise else credit, "target": credit + predicted}
     if "memory_start" in given:
-        length = sequence if len(credit) % sequence == 0 else len(credit)
-        whole = {**given, "next_value": following, **computed}
-        rows = {name: cut(x, length) for name, x in whole.items() if name.partition(".")[0] in graph.nodes}
-        start, states = given["memory_start"].unsqueeze(0), trace["memory"].detach()
-        return {**rows, "memory_start": torch.cat([start, states[length - 1 : -1 : length]]).flatten(0, 1)}
+        return in_sequences(graph, trace, {**given, "next_value": following, **computed}, sequence)
     rows = trace.pairs(torch.arange(credit.numel(), device=credit.device))
     return {**rows, **{name: x.flatten().unsqueeze(0) for name, x in computed.items()}}
-
-
-def of_sequences(graph: scg.Graph) -> scg.Graph:
-    """The graph that the rows of a recurrent agent are learned from; the same graph, of any other.
-
-    Credits are recorded, so an action has nothing more to answer for at later steps. Were `obs` still its consequence, losses at
-    later steps would be multiplied by the ratios π/μ of all actions before them, as they are not in minibatches of pairs.
-    """
-    if "memory" not in graph.nodes:
-        return graph
-    other = graph.with_estimators()
-    other.nodes["obs"] = replace(graph.nodes["obs"], parents=())
-    return other
-
-
-def cut(x: Tensor, length: int) -> Tensor:
-    """`[time, batch, …]` as sequences `[length, time / length · batch, …]`."""
-    return x.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
-
-
-def ahead(value: nn.Module, given: Recording) -> Tensor:
-    """What the critic reads of `next_obs`: with a memory, one step after that of `obs`."""
-    memory = getattr(value, "memory", None)
-    if memory is None:
-        return given["next_obs"]
-    return memory(given["next_obs"], seen(value, given), torch.zeros_like(given["first"]))
 
 
 def predicted(value: nn.Module, rows: dict[str, Tensor]) -> Tensor:

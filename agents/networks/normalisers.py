@@ -24,9 +24,8 @@ from scg import scan
 
 LIMIT = 10.0  # normalised observations are clipped to ± this
 TINY = 1e-8
-NARROW = (
-    1e-3  # returns that deviate by less than this share of the rewards' size are scaled by that share: 1 ± 1e-9 is constant
-)
+# Returns that deviate by less than this share of the rewards' size are scaled by that share: rewards of 1 ± 1e-9 are constant.
+NARROW = 1e-3
 ENOUGH = 3  # episodes that terminate at one length make it the length of the task
 
 

@@ -118,9 +118,11 @@ class Structure:
         self.asked_for = frozenset(e.source for e in read if e.dist)
         self.recurrent_sources = frozenset(e.source for e in read if e.lag)
         # Of these, the deterministic nodes that compute themselves at all steps at once: nobody else asks for their past.
-        asking = {
-            s: {n.name for n in computed if any(e.lag and e.source == s for e in n.parents)} for s in self.recurrent_sources
-        }
+        asking: dict[str, set[str]] = {}
+        for node in computed:
+            for edge in node.parents:
+                if edge.lag:
+                    asking.setdefault(edge.source, set()).add(node.name)
         self.along_time = frozenset(
             s
             for s, by in asking.items()

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.commands.check_loss import check_thing, is_estimator, made
+from scg.commands.check_loss import check_thing, is_estimator, made, verdict
 from scg.commands.draw import graph_of, is_graph
 from scg.errors import GraphError, nearest
 from scg.evaluation.objectives import reachable_modules
 from scg.graph import Graph
 from scg.targets import TargetError, attribute, called, module, split
-from scg.testing import NoOracle, check_unbiased
+from scg.testing import check_unbiased
 from scg.testing.unbiased import DETECTABLE, FALSE_ALARM
 
 
@@ -83,8 +83,8 @@ def check(argv: list[str]) -> int:
         print(finding)
     if any(f.severity == "error" for f in findings):
         return 1
-    try:
-        report = check_unbiased(
+    return verdict(
+        lambda: check_unbiased(
             graph,
             inputs,
             wrt,
@@ -96,14 +96,7 @@ def check(argv: list[str]) -> int:
             max_draws=wish.max_draws,
             seed=wish.seed,
         )
-    except GraphError as error:
-        print(f"error: {error}")
-        return 1
-    except (NoOracle, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report)
-    return 0 if report.ok else 1
+    )
 
 
 def graph_and_inputs(target: str, settings: list[str]) -> tuple[Graph, dict[str, Any]]:

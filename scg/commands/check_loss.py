@@ -10,13 +10,19 @@ from __future__ import annotations
 import inspect
 import sys
 from argparse import Namespace
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
 from scg.targets import TargetError
 from scg.testing import NoOracle, check_estimator, check_gradient
+
+
+class Report(Protocol):
+    @property
+    def ok(self) -> bool: ...
 
 
 def made(thing: Any) -> Any:
@@ -35,16 +41,21 @@ def is_estimator(thing: Any) -> bool:
 
 def check_thing(thing: Any, objective: Any, wish: Namespace) -> int:
     """Check a loss or an estimator; an exit code as `scg check` has them."""
-    try:
-        if is_estimator(thing):
-            battery = check_estimator(thing, seed=wish.seed)
-            print(battery)
-            return 0 if battery.ok else 1
-        limit = {} if wish.max_draws is None else {"max_calls": wish.max_draws}
-        report = check_gradient(
+    if is_estimator(thing):
+        return verdict(lambda: check_estimator(thing, seed=wish.seed))
+    limit = {} if wish.max_draws is None else {"max_calls": wish.max_draws}
+    return verdict(
+        lambda: check_gradient(
             thing, objective, wish.wrt, given=getattr(thing, "given", None), steps=wish.steps, false_alarm=wish.false_alarm,
             detectable=wish.detectable, seed=wish.seed, **limit,
-        )  # fmt: skip
+        )
+    )  # fmt: skip
+
+
+def verdict(check: Callable[[], Report]) -> int:
+    """Print what `check` reports, or what it refuses; an exit code as `scg check` has them."""
+    try:
+        report = check()
     except GraphError as error:
         print(f"error: {error}")
         return 1

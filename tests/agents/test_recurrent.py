@@ -16,7 +16,8 @@ import scg
 from scg.agents.a2c import A2C
 from scg.agents.commands import cli
 from scg.agents.common.agent import OptionError
-from scg.agents.common.on_policy import ActorCritic, advantages, cut, of_sequences
+from scg.agents.common.on_policy import ActorCritic, advantages
+from scg.agents.common.recurrence import cut, of_sequences
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
 from scg.agents.environments.probes import RepeatPrevious

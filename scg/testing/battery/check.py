@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ def check_estimator(
                 if law in waived:
                     results.append(Result(law, name, "does not apply", waived[law]))
                 elif accepted == (law not in OF_REFUSED):
-                    results.append(_result(law, subject))
+                    results.append(result(law, name, partial(_kept, law, subject)))
     if any(law not in OF_REFUSED for law in chosen) and not any(r.law not in OF_REFUSED for r in results):
         results.append(
             Result("refusal", "", "failed", "it refuses every distribution. Pass distributions={name: θ -> distribution}")
@@ -122,20 +123,24 @@ def assert_estimator(estimator: Any, *args: Any, **kwargs: Any) -> EstimatorRepo
     return report
 
 
-def _result(law: str, subject: Subject) -> Result:
+def _kept(law: str, subject: Subject) -> str:
     torch.set_default_dtype(torch.float64)
+    return LAWS[law](subject)
+
+
+def result(law: str, kind: str, run: Callable[[], str]) -> Result:
+    """What became of a law: `run` returns how it was decided, with its evidence, or raises why it was not kept."""
     try:
-        evidence = LAWS[law](subject)
+        how, _, evidence = run().partition(": ")
     except NotApplicable as reason:
-        return Result(law, subject.kind, "does not apply", str(reason))
+        return Result(law, kind, "does not apply", str(reason))
     except Broken as broken:
-        return Result(law, subject.kind, "failed", str(broken))
+        return Result(law, kind, "failed", str(broken))
     except Undecided as undecided:
-        return Result(law, subject.kind, "undecided", str(undecided))
-    except Exception as error:  # an estimator that raises breaks the law that ran it
-        return Result(law, subject.kind, "failed", f"it raised {words(error)}")
-    how, _, more = evidence.partition(": ")
-    return Result(law, subject.kind, "passed", more, how)
+        return Result(law, kind, "undecided", str(undecided))
+    except Exception as error:  # what is checked raises: the law that ran it is broken
+        return Result(law, kind, "failed", f"it raised {words(error)}")
+    return Result(law, kind, "passed", evidence, how)
 
 
 def words(error: Exception) -> str:

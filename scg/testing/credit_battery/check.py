@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from scg.credit import Credit
 from scg.draw.labels import brief
 from scg.errors import nearest
 from scg.tables import Table
-from scg.testing.battery.check import surroundings, words
-from scg.testing.battery.report import Broken, LawReport, NotApplicable, Result
+from scg.testing.battery.check import result, surroundings
+from scg.testing.battery.report import LawReport, Result
 from scg.testing.credit_battery import laws
 from scg.testing.credit_battery.subject import NAMES, Claim, Subject
 
@@ -82,7 +83,10 @@ def check_credit(
             raise ValueError(f"no law {law!r}.{nearest(law, LAWS)} Known: {', '.join(LAWS)}")
     with surroundings(seed=0):
         subject = Subject(credit, claim, names)
-        results = [Result(law, "", "does not apply", waived[law]) if law in waived else _result(law, subject) for law in chosen]
+        results = [
+            Result(law, "", "does not apply", waived[law]) if law in waived else result(law, "", partial(LAWS[law], subject))
+            for law in chosen
+        ]
     return CreditReport(tuple(results), brief(credit))
 
 
@@ -93,15 +97,3 @@ def assert_credit(credit: Credit, *args: Any, **kwargs: Any) -> CreditReport:
     if not report.ok:
         raise AssertionError(f"\n{report}")
     return report
-
-
-def _result(law: str, subject: Subject) -> Result:
-    try:
-        how, _, evidence = LAWS[law](subject).partition(": ")
-    except NotApplicable as reason:
-        return Result(law, "", "does not apply", str(reason))
-    except Broken as broken:
-        return Result(law, "", "failed", str(broken))
-    except Exception as error:  # a credit that raises breaks the law that called it
-        return Result(law, "", "failed", f"it raised {words(error)}")
-    return Result(law, "", "passed", evidence, how)

@@ -1,8 +1,9 @@
 """What is wrong with a biased loss: changes that were tried, each measured as the loss itself was.
 
 A change of the catalogue is named as a cause if the loss with it (and nothing else changed) passes the sequential test, or
-if the loss's own gradient passes against the gradient of another objective. So a named cause is wrong, for a bias of the
-detectable size, with probability at most `false_alarm`. On the way to that test,
+if the loss's own gradient passes against the gradient of another objective. So each named cause is wrong, for a bias of the
+detectable size, with probability at most `false_alarm`; the probability that some cause is wrong is at most that times the
+number of changes that reach the test. On the way to that test,
 
     1. changes that change nothing at two seeds, or make the loss raise, are dropped; those with the same effect are one
     2. changes whose mean of 12, then of 64 gradients is far from the true one are dropped

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import scg
 from scg.agents.commands import cli
 from scg.agents.environments import envs
 from scg.agents.environments.faults import EnvironmentFault
@@ -38,6 +40,14 @@ class Level(gym.Env):
 class Doubled(gym.RewardWrapper):
     def reward(self, reward):
         return 2 * reward
+
+class Longer(gym.ObservationWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (5,))
+
+    def observation(self, obs):
+        return np.zeros(5, np.float32)
 
 def nothing(env):
     return None
@@ -71,6 +81,15 @@ def test_a_run_keeps_module_arguments_and_wrappers_of_its_environment(here: Path
     assert "return 14.0" in capsys.readouterr().out
     assert cli.train(["--resume", "run", "--steps", "64", "--trust"]) == 0
     assert [row["return"] for row in read_table(here / "run" / "evaluations.csv")][-1] == 14.0
+
+
+def test_a_loaded_policy_knows_the_environment_that_it_was_trained_in(here: Path) -> None:
+    """Its arguments and wrappers, which may change the spaces of observations and actions."""
+    options = ["--env", "mine_here:Level-v0", "--env-kwargs", "level=3", "word=four", "--wrapper", "mine_here:Longer"]
+    assert cli.train(["reinforce", *options, *SHORT.split()]) == 0
+    policy = scg.load("run", trust=True)
+    assert policy.obs_space.shape == (5,)
+    assert policy.action_space.contains(policy(np.zeros(5, np.float32)))
 
 
 def test_the_module_of_a_wrapper_is_not_imported_without_a_word(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
