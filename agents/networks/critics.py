@@ -1,12 +1,12 @@
-"""Networks of the off-policy agents: action-value critics as one batched network, and actors that squash.
+"""Critics: the cost-to-go of a state, and action values of which several are one batched network.
 
+    value(obs [*batch, obs…]) → cost-to-go [*batch]                               in cost units, minus the return
     critics(obs [*batch, obs…], action [*batch, dim]) → Q [*batch, count]         in reward units: the larger, the better
-    policy(obs) → SquashedNormal                      actor(obs) → action [*batch, dim]
 
-All of the critics, or of their targets, are one matrix product a layer: weights `[count, in, out]`. The count is an event
-axis, the last one, so a pessimist's minimum is `.amin(-1)`. Both may be called with branches left of the batch.
+All action-value critics, or all of their targets, are one matrix product a layer: weights `[count, in, out]`. The count is an
+event axis, the last one, so the smaller of two critics is `.amin(-1)`. They may be called with branches left of the batch.
 
-Weights are uniform within ±1/√in (He et al. 2015, with the constant that published results of SAC and TD3 rest on).
+Weights of action-value critics are uniform within ±1/√in (He et al. 2015, with the constant that published results of SAC and TD3 rest on).
 """
 
 from __future__ import annotations
