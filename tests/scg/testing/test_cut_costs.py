@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Normal, Uniform
+from torch.distributions import Bernoulli, Categorical, Exponential, Normal, Uniform
 
 import scg
 from scg import Pathwise, ScoreFunction, detach, dist, prev
@@ -48,6 +48,17 @@ def test_a_learned_threshold_has_the_slope_of_its_probability():
     report = check_unbiased(graph, {"s": leaf(0.7)})
     assert report.verdict == "biased"
     assert "cost 'c': for s autograd gives 0.1" in str(report)
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.0, "unbiased"), (1e-7, "biased")])
+def test_a_gradient_of_zero_is_zero_though_the_integral_has_an_error(slope, verdict):
+    """There is no entry that an error could be small beside. The objective has the same bits wherever the parameter is."""
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda s: Exponential(1 + s.square()), name="d", parents=["s"])
+    graph.cost(lambda d, s: torch.cos(torch.tanh(d)) + slope * s.detach(), name="c", parents=[detach("d"), "s"])
+    oracle = found(graph, {"s": leaf(0.7)})
+    assert oracle.exact.item() == pytest.approx(slope, rel=1e-3)
+    assert check_unbiased(graph, {"s": leaf(0.7)}).verdict == verdict
 
 
 def test_its_smooth_twin_is_left_to_autograd():
