@@ -110,13 +110,16 @@ class Gradient:
         if expected == 0 and up == down and len({self.values(direction, s * steps[0])[0] for s in (1, -1)} | {up}) == 1:
             zero = torch.zeros((), dtype=torch.float64)  # the same bits wherever it is moved: however coarse the integral is, it stays
             return Slope(zero, zero)
-        for h in steps:
-            found = self.romberg(direction, h)
+        precise = max(self.slack, 1e-7 * abs(expected))
+        for h, finer in zip(steps, [*steps[1:], 0.0], strict=True):
+            found, noise = self.romberg(direction, h)
             if best is None or found.error < best.error:
                 best = found
             gap = abs(float(found.value) - expected)
-            if float(found.error) <= max(self.slack, 1e-7 * abs(expected)) and gap <= float(found.error) + self.slack:
+            if float(found.error) <= precise and gap <= float(found.error) + self.slack:
                 return found
+            if not finer or noise * h / finer > max(precise, float(best.error)):
+                break  # the error of the values themselves makes every shorter step worse
         assert best is not None
         return best
 
@@ -136,7 +139,8 @@ class Gradient:
         ]
         return sum(v for v, _ in found), sum(e for _, e in found)
 
-    def romberg(self, direction: Tensor, h: float) -> Slope:
+    def romberg(self, direction: Tensor, h: float) -> tuple[Slope, float]:
+        """The slope, and what of its error comes from rounding and the integrals of the values, which grows with 1/h."""
         ends = [[self.values(direction, s * h / 2**i) for s in (1, -1)] for i in range(3)]
         first, second, third = ((a - b) / (2 * h / 2**i) for i, ((a, _), (b, _)) in enumerate(ends))
         fine, finer = (4 * second - first) / 3, (4 * third - second) / 3
@@ -144,7 +148,8 @@ class Gradient:
         rounding = 8 * self.objective.parameters.epsilon * max(abs(v) for pair in ends for v, _ in pair) / (h / 4)
         integral = max(e for pair in ends for _, e in pair) / (h / 4)
         error = abs(best - finer) + 0.1 * abs(finer - third) + rounding + integral
-        return Slope(torch.tensor(best, dtype=torch.float64), torch.tensor(error, dtype=torch.float64))
+        slope = Slope(torch.tensor(best, dtype=torch.float64), torch.tensor(error, dtype=torch.float64))
+        return slope, rounding + integral
 
     def agrees(self, slope: Slope, direction: Tensor) -> bool:
         derivative = float(self.oracle.exact @ direction)
@@ -230,7 +235,9 @@ def _turn(objective: Objective, direction: Tensor, expected: Tensor) -> Slope:
     error = (value - expected).abs() + 2 * doubt / near
     if bool((error <= CUT * 10 * float(expected.abs().max())).all()):
         return Slope(value, error)
-    for h in (4 * s if wide else s for s in STEPS):
+    steps = [4 * s if wide else s for s in STEPS]
+    precise = 1e-3 * float(expected.abs().max())
+    for h, finer in zip(steps, [*steps[1:], 0.0], strict=True):
         ends = [[_masked(objective, s * h / 2**i * direction) for s in (1, -1)] for i in range(2)]
         first, second = ((a - b) / (2 * h / 2**i) for i, ((a, _), (b, _)) in enumerate(ends))
         value = (4 * second - first) / 3
@@ -239,8 +246,10 @@ def _turn(objective: Objective, direction: Tensor, expected: Tensor) -> Slope:
         error = (value - second).abs() + rounding + 2 * integral
         if best is None or float(error.max()) < float(best.error.max()):
             best = Slope(value, error)
-        if bool(((value - expected).abs() <= error).all()) and float(error.max()) < 1e-3 * float(expected.abs().max()):
+        if bool(((value - expected).abs() <= error).all()) and float(error.max()) < precise:
             break
+        if not finer or (rounding + 2 * float(integral.max())) * h / finer > max(precise, float(best.error.max())):
+            break  # the error of the gradients themselves makes every shorter step worse
     assert best is not None
     return best
 
