@@ -30,6 +30,7 @@ from scg.testing.reference import Enumerated
 TrialKind = Literal["bernoulli", "categorical", "normal", "exponential", "deterministic"]
 FINITE: tuple[TrialKind, ...] = ("bernoulli", "categorical")
 REAL: tuple[TrialKind, ...] = ("normal", "exponential")
+MOST_OUTCOMES = 256  # of all occurrences together; a quarter of that for each real axis beside them
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,10 @@ class _Builder:
 
     def node(self, i: int, earlier: list[str], roots: list[str], steps: int | None, loop: list[str]) -> str:
         draw, name, times = self.draw, f"x{i}", steps or 1
-        kinds: list[TrialKind] = [k for k in FINITE if self.outcomes * (2 if k == "bernoulli" else 3) ** times <= 256]
-        if self.real and self.axes + times <= 2:
+        # An oracle sums every outcome on a grid or on panels of every real axis.
+        room = MOST_OUTCOMES // (self.outcomes * 4**self.axes)
+        kinds: list[TrialKind] = [k for k in FINITE if (2 if k == "bernoulli" else 3) ** times <= room]
+        if self.real and self.axes + times <= 2 and 4**times <= room:
             kinds += list(REAL)
         if i or not kinds:
             kinds.insert(0, "deterministic")
