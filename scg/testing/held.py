@@ -108,8 +108,8 @@ class Gradient:
         if error <= self.slack:
             return Slope(torch.tensor(quotient, dtype=torch.float64), torch.tensor(error, dtype=torch.float64))
         if expected == 0 and up == down and len({self.values(direction, s * steps[0])[0] for s in (1, -1)} | {up}) == 1:
-            zero = torch.zeros((), dtype=torch.float64)  # the same bits wherever it is moved: however coarse the integral is, it stays
-            return Slope(zero, zero)
+            # The same bits wherever it is moved: however coarse the integral is, it does not depend on the direction.
+            return Slope(torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
         precise = max(self.slack, 1e-7 * abs(expected))
         for h, finer in zip(steps, [*steps[1:], 0.0], strict=True):
             found, noise = self.romberg(direction, h)
