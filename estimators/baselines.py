@@ -118,7 +118,7 @@ def _regression(graph: Graph, level: str, below: list[str], trained: nn.Module |
 
 def scores(trace: Trace, node: str, wrt: Tensor | Sequence[Tensor]) -> Tensor:
     """∇log p of each sample of `node`, `[samples, parameters]`: its branches, steps and batch elements in order."""
-    if node not in trace.structure.stochastic:
+    if not trace.structure.is_a("stochastic", node):
         raise GraphError(f"{node!r} is no stochastic node of this trace.{nearest(node, trace.structure.stochastic)}")
     distribution, value = trace.dist(node), trace[node].detach()
     if isinstance(distribution, list):  # stepped through: one distribution for each step

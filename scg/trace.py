@@ -37,7 +37,7 @@ class Trace(Record):
 
     def _check(self, what: str, costs: tuple[str, ...], reduce: str) -> None:
         for i, name in enumerate(costs):
-            if name not in self.structure.costs:
+            if not self.structure.is_a("cost", name):
                 raise GraphError(f"trace.{what}({name!r}): no such cost.{nearest(name, self.structure.costs)}")
             if name in costs[:i]:
                 raise GraphError(f"trace.{what}: the cost {name!r} is named twice; scale it where it is declared")

@@ -26,6 +26,7 @@ from scg.errors import GraphError
 # What an evaluation leaves behind: a log-density that was remembered, and a transform's last pair of values.
 _LEFT_BEHIND = frozenset({"log_prob", "_cached_x_y"})
 _ATOMS = (int, float, bool, str, complex)
+_HELD = (Tensor, *_ATOMS)
 _OPAQUE = (type(None), bytes, type, types.ModuleType, torch.Size, torch.dtype, torch.device, torch.Generator, weakref.ref)
 
 
@@ -36,6 +37,16 @@ def leaves(thing: Any) -> list[Any]:
     change from call to call, and say nothing of a value.
     """
     found: list[Any] = []
+    if isinstance(thing, Distribution):  # most hold tensors and flags alone
+        for key, value in vars(thing).items():
+            if key in _LEFT_BEHIND or isinstance(value, _OPAQUE):
+                continue
+            if not isinstance(value, _HELD):
+                found = []
+                break
+            found.append(value)
+        else:
+            return found
     seen: set[int] = set()
 
     def walk(thing: Any, numbers: bool) -> None:

@@ -52,7 +52,7 @@ class Conditioning:
 def valid_conditioning_sets(graph: Graph, node: str, largest: int = 4) -> Conditioning:
     """What the baselines and critics of a stochastic node may be functions of; sets of up to `largest` nodes."""
     structure = graph.structure
-    if node not in structure.stochastic:
+    if not structure.is_a("stochastic", node):
         raise GraphError(f"valid_conditioning_sets: {node!r} is no stochastic node.{nearest(node, structure.stochastic)}")
     if not structure.counts(node):
         raise GraphError(f"valid_conditioning_sets: no cost is downstream of node {node!r}")

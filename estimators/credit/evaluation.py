@@ -14,7 +14,7 @@ from scg.trace import Trace
 def evaluate_credit(credit: Credit, trace: Trace, node: str, *costs: str) -> Tensor:
     """`credit` of `node`, detached, `[(time,) batch…]`; no baseline is subtracted. Without `costs`, of all costs that
     train the node's distribution."""
-    if node not in trace.structure.stochastic:
+    if not trace.structure.is_a("stochastic", node):
         raise GraphError(f"{node!r} is no stochastic node of this trace.{nearest(node, trace.structure.stochastic)}")
     view = CreditView(trace, node, costs or [c for c in trace.structure.costs if _trains(trace, c, node)])
     return view.back(credit(view.downstream()).detach())

@@ -16,7 +16,7 @@ from torch.compiler import assume_constant_result
 from scg.analysis.lags import Arrow, Lags, runs
 from scg.analysis.reach import Reach, members, union
 from scg.errors import GraphError, nearest
-from scg.node import Node
+from scg.node import Node, NodeKind
 from scg.scan import INFINITE
 
 
@@ -302,6 +302,10 @@ class Structure:
         reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
         inside = union(j for i in members(self.inside_set) for j in (2 * i, 2 * i + 1))
         return Lags(pairs, reach, reach, inside)
+
+    def is_a(self, kind: NodeKind, name: str) -> bool:
+        """Whether this is the name of a node of that kind."""
+        return name in self.nodes and self.nodes[name].kind == kind
 
     # -- influence -----------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ No weight, no condition: batch normalisation below a pathwise sample, or of inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -67,15 +68,25 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                     # A law of its own may know its last sample by identity, and others by their value: both get copies.
                     everything = torch.arange(size)
                     reference = draw({**given, **batch.mixed(other, axis, everything)}, batch.recording)
+                densities = _densities(reference, ancestors)
                 for kept in sides:
                     try:
                         again = draw({**given, **batch.mixed(other, axis, kept)}, batch.recording)
-                        found = batch.moved(reference, again, ancestors, names, axis, kept)
+                        found = batch.moved(reference, again, densities, names, axis, kept)
                     except ValueError:
                         continue  # a given value and inputs that belong to another element may not fit each other
                     if found is not None:
                         yield found[0], MESSAGE.format(found[1])
                         return
+
+
+def _densities(recording: Recording, names: Iterable[str]) -> dict[str, Tensor]:
+    """log p of the nodes' samples, of those whose distributions have a density: of others, nothing can be read off it."""
+    found: dict[str, Tensor] = {}
+    for name in names:
+        with suppress(NotImplementedError):
+            found[name] = recording.trace.log_prob(name)
+    return found
 
 
 def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -124,7 +135,7 @@ class _Batch:
         self.recording, self.structure = recording, recording.structure
         shapes = [self._values(recording, name).shape[self._lead(name) :] for name in names]
         rank = recording.plan.batch_rank  # a black box may have an event
-        shapes = [s[:rank] if name not in self.structure.costs else s for s, name in zip(shapes, names, strict=True)]
+        shapes = [s[:rank] if not self.structure.is_a("cost", name) else s for s, name in zip(shapes, names, strict=True)]
         self.shape = torch.broadcast_shapes(*shapes)
 
     def _lead(self, name: str) -> int:
@@ -151,7 +162,7 @@ class _Batch:
         rank = len(self.shape)
         if self.structure.nodes[name].kind == "stochastic":
             rank = value.ndim - self._lead(name) - len(self.recording.distributions[name].event_shape)
-        elif name in self.structure.costs:
+        elif self.structure.is_a("cost", name):
             rank = value.ndim - self._lead(name)
         place = self._lead(name) + rank - 1 - axis
         if axis >= rank or place >= value.ndim or value.shape[place] != self.shape[-1 - axis]:
@@ -212,22 +223,18 @@ class _Batch:
         return values
 
     def moved(
-        self, reference: Recording, again: Recording, ancestors: tuple[str, ...], names: list[str], axis: int, kept: Tensor
+        self, reference: Recording, again: Recording, densities: Mapping[str, Tensor], names: list[str], axis: int, kept: Tensor
     ) -> tuple[str, int] | None:
-        """The first node that moved though its samples did not, and the element where it did."""
+        """The first node that moved though its samples did not, and the element where it did; `densities` of the reference."""
         hit: list[int | None] = []
         for name in names:
             before, after = self._values(reference, name), self._values(again, name)
             if isinstance(before, Tensor):
                 hit.append(self._moved(before, after, self._axis(name, before, axis), kept))
-        for name in ancestors:
-            try:
-                before, after = reference.trace.log_prob(name), again.trace.log_prob(name)
-                place = before.ndim - 1 - axis
-                there = place >= self._lead(name) and before.shape[place] == self.shape[-1 - axis]
-                hit.append(self._moved(before, after, place if there else None, kept))
-            except NotImplementedError:
-                continue  # no density: the estimator's weights are others, and nothing can be read off them
+        for name, before in densities.items():
+            place = before.ndim - 1 - axis
+            there = place >= self._lead(name) and before.shape[place] == self.shape[-1 - axis]
+            hit.append(self._moved(before, again.trace.log_prob(name), place if there else None, kept))
         elements = [element for element in hit if element is not None]
         if not elements:
             return None

@@ -84,7 +84,7 @@ class Recording(Evaluation):
         self.at = node.name
         if self.like is not None:
             torch.set_rng_state(self.like.calls[len(self.calls)].state)
-        call = Call(node, arguments, torch.get_rng_state())
+        call = Call(node, arguments, torch.get_rng_state() if self.like is None else self.like.calls[len(self.calls)].state)
         held = tensors(arguments) if self.watched or self.tracking else []
         before = [t.detach().clone() for t in held] if self.tracking else []
         if self.watched:
@@ -97,9 +97,11 @@ class Recording(Evaluation):
             call.written = node.name
         if self.tracking and not same(before, held):
             call.written = node.name
-        call.after = torch.get_rng_state()
-        if self.like is not None:
-            torch.set_rng_state(self.like.calls[len(self.calls)].after)
+        if self.like is None:
+            call.after = torch.get_rng_state()
+        else:
+            call.after = self.like.calls[len(self.calls)].after
+            torch.set_rng_state(call.after)
         self.calls.append(call)
         return result
 

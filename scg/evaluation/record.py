@@ -96,7 +96,7 @@ class Record:
 
     def dist(self, name: str) -> Distribution | list[Distribution]:
         """The distribution of a stochastic node; one for each step where the sequence was stepped through."""
-        if name not in self.structure.stochastic:
+        if not self.structure.is_a("stochastic", name):
             raise UnknownName(f"{name!r} is no stochastic node of this graph.{nearest(name, self.structure.stochastic)}")
         if self.history is not None and self.structure.nodes[name].in_sequence:
             return [step.distributions[name] for step in self.history]
