@@ -68,9 +68,10 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                     # A law of its own may know its last sample by identity, and others by their value: both get copies.
                     everything = torch.arange(size)
                     reference = draw({**given, **batch.mixed(other, axis, everything)}, batch.recording)
-                densities = _densities(reference, ancestors)
+                densities: dict[str, Tensor] | None = None
                 for kept in sides:
                     try:
+                        densities = _densities(reference, ancestors) if densities is None else densities
                         again = draw({**given, **batch.mixed(other, axis, kept)}, batch.recording)
                         found = batch.moved(reference, again, densities, names, axis, kept)
                     except ValueError:
