@@ -68,7 +68,12 @@ class Trace(Record):
         """
         if name not in self.structure.nodes:
             raise UnknownName(f"trace.credit({name!r}): no such node.{nearest(name, self.structure.nodes)}")
-        return self.axes.natural(credit_of(self, name, None), self.structure.nodes[name].in_sequence)
+        credit, timed = credit_of(self, name, None), self.structure.nodes[name].in_sequence
+        if timed:  # a constant, or what is the same at all steps
+            sizes = [*[1] * (self.axes.rank - credit.ndim), *credit.shape]
+            sizes[self.axes.time_dim] = self.steps or 1
+            credit = credit.expand(sizes)
+        return self.axes.natural(credit, timed)
 
     def pairs(self, index: Tensor) -> dict[str, Any]:
         """`given` for a replay of the (time, batch) pairs numbered by `index` (t · batch + b), as one step of a batch.

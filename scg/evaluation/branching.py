@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -218,6 +218,15 @@ def verify(node: Node, distribution: Distribution, branches: Branches) -> None:
             f"node {node.name!r}: {node.estimator!r} returned a score that is not 0 in value; it is log p − sg log p. "
             "Weights of other values go into weights="
         )
+
+
+def other_branches(node: Node, n: int | None, here: str, other: int | None, there: str) -> NoReturn:
+    """Refuse branches that are not the same at all steps, or for all objectives: nothing says which of them belong together."""
+    raise GraphError(
+        f"node {node.name!r}: {node.estimator!r} draws other samples ({n or 1} of them) {here} than {there} ({other or 1}): it draws "
+        "for the parameters that require a gradient, and these are not the same. Let them require one everywhere (pass an initial "
+        "value that does, drop trains=), or use ScoreFunction() or LeaveOneOut(samples=2)."
+    )
 
 
 def plain(node: Node, distribution: Distribution) -> Branches:

@@ -26,7 +26,7 @@ from scg.distributions import last_slope, rebuilt, remember
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.evaluation.axes import Axes, at_step
-from scg.evaluation.branching import branch, plain
+from scg.evaluation.branching import branch, other_branches, plain
 from scg.evaluation.call_arguments import length
 from scg.evaluation.objectives import ObjectiveView, Scoped, detached, random_state, restored
 from scg.evaluation.plan import Plan
@@ -120,6 +120,11 @@ class Evaluation:
             for name in (*(node.name for node in self.inside), *structure.observed_inside):
                 if name in record:
                     late[name] = history[-1].values.get(name) if history else self.axes.last(name, values[name])
+            if self.vectorised:
+                for scoped in self.scoped:
+                    scoped.values = {  # what an objective reads after the sequence is its last step too
+                        k: self.axes.last(k, x) if structure.nodes[k].in_sequence else x for k, x in scoped.values.items()
+                    }
             self.ended = True
             self._nodes(structure.after, late, None)
             values.update({node.name: late[node.name] for node in structure.after})
@@ -166,7 +171,10 @@ class Evaluation:
                 if node.name in self.structure.asked_for:
                     remember(result)
                 self.distributions[node.name] = result
+                before = self.weights.get(node.name) if t else None
                 values[node.name], self.weights[node.name] = branch(self, node, result, t)
+                if before is not None and before.n != self.weights[node.name].n:
+                    other_branches(node, before.n, f"one step before step {t}", self.weights[node.name].n, "at it")
                 for scoped in mixed:
                     self._again(node, values, t, scoped, state)
             else:
@@ -183,6 +191,10 @@ class Evaluation:
                 with restored(state):
                     scoped.distributions[node.name] = result
                     scoped.values[node.name], scoped.weights[node.name] = branch(self, node, result, t)
+                everything, own = self.weights[node.name].n, scoped.weights[node.name].n
+                if everything != own or not torch.equal(values[node.name], scoped.values[node.name]):
+                    costs = ", ".join(map(repr, scoped.scope.costs))
+                    other_branches(node, everything, "for all parameters", own, f"for those that {costs} trains")
             else:
                 scoped.values[node.name] = result
 

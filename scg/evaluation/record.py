@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from scg.errors import GraphError, UnknownName, nearest
 from scg.evaluation.axes import Axes, broadcast
 from scg.evaluation.objectives import Scoped
 from scg.evaluation.plan import Plan
-from scg.evaluation.weight import Weight
+from scg.evaluation.weight import Weight, along_time
 
 
 def real(name: str, value: Any) -> Tensor:
@@ -145,12 +144,7 @@ class Record:
         mixed = own is not None and name in own.mixed
         if self.history is not None and self.structure.nodes[name].in_sequence:
             steps = [step.scoped[scope][name] if mixed else step.weights[name] for step in self.history]  # type: ignore[index]
-            weight = replace(
-                steps[0],
-                score=None if steps[0].score is None else self.axes.along_time([w.score for w in steps]),  # type: ignore[misc]
-                factor=None if steps[0].factor is None else self.axes.along_time([w.factor for w in steps]),  # type: ignore[misc]
-                control=None if steps[0].control is None else self.axes.along_time([w.control for w in steps]),  # type: ignore[misc]
-            )
+            weight = along_time(steps, self.axes.along_time)
         else:
             weight = self.scoped[scope].weights[name] if mixed else self.weights[name]  # type: ignore[index]
             if self.axes.time or self.axes.plate:

@@ -295,3 +295,26 @@ def test_importance_weights_on_a_cost_that_does_not_train_their_node_are_pointed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build([]).replay(given)
+
+
+@pytest.mark.parametrize("credit", [0.7, "same"])
+def test_a_credit_that_is_the_same_at_all_steps_can_be_handed_on(credit):
+    """`trace.credit` was without its time axis: it could not be given again, and `trace.pairs` failed."""
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.observed("obs")
+        graph.deterministic(lambda theta: theta * 2, name="same")
+        graph.stochastic(ScoreFunction(), lambda obs, theta: Normal(obs * theta, 1.0), name="a", credit=credit)
+        graph.cost(lambda a, obs: a * obs, name="c")
+    given = {"obs": torch.randn(4, 3), "a": torch.randn(4, 3)}
+
+    def gradient(given, **inputs):
+        theta = torch.tensor(0.4, requires_grad=True)
+        trace = graph.replay(given, theta=theta)
+        return trace, torch.autograd.grad(trace.surrogate(), theta)[0]
+
+    trace, whole = gradient(given)
+    assert trace.credit("a").shape[0] == 4
+    assert torch.allclose(gradient({**given, "a.credit": trace.credit("a")})[1], whole)
+    parts = [gradient(trace.pairs(index))[1] * len(index) for index in (torch.arange(5), torch.arange(5, 12))]
+    assert torch.allclose(sum(parts) / 3, whole)
