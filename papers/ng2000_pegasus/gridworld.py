@@ -14,6 +14,8 @@ A scenario is one sequence p₁ … p₁₀₀, which every policy meets. Under 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numba import njit
 
@@ -21,6 +23,7 @@ SIDE, MOVES, STEPS, GAMMA, SLIP = 5, 4, 100, 0.99, 0.2
 SQUARES, GOAL = SIDE * SIDE, SIDE * SIDE - 1
 WORST = (1 - GAMMA**STEPS) / (1 - GAMMA)  # values lie in [−WORST, 0]
 POLICIES = MOVES**8
+ALL = np.arange(POLICIES)
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +56,12 @@ def moves_of(policy: int, moves: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def exact_values(after: np.ndarray, obs: np.ndarray, gamma: float, steps: int, slip: float) -> np.ndarray:
-    """Every policy's value at the start, by dynamic programming."""
-    found = np.zeros(4**8)
+def exact_values(policies: np.ndarray, after: np.ndarray, obs: np.ndarray, gamma: float, steps: int, slip: float) -> np.ndarray:
+    """Each policy's value at the start, by dynamic programming."""
+    found = np.zeros(len(policies))
     moves = np.zeros(8, np.int64)
-    for policy in range(4**8):
-        moves_of(policy, moves)
+    for i in range(len(policies)):
+        moves_of(policies[i], moves)
         value, before = np.zeros(len(after)), np.zeros(len(after))
         for _ in range(steps):
             before[:] = value
@@ -67,42 +70,48 @@ def exact_values(after: np.ndarray, obs: np.ndarray, gamma: float, steps: int, s
                 for move in range(4):
                     there += slip / 4 * before[after[s, move]]
                 value[s] = -1 + gamma * there
-        found[policy] = value[0]
+        found[i] = value[0]
     return found
 
 
 @njit(cache=True)
 def scenario_values(
-    noise: np.ndarray, shift: np.ndarray, after: np.ndarray, obs: np.ndarray, gamma: float, slip: float
+    policies: np.ndarray,
+    noise: np.ndarray,
+    shift: np.ndarray,
+    after: np.ndarray,
+    obs: np.ndarray,
+    gamma: float,
+    slip: float,
 ) -> np.ndarray:
-    """V̂ of every policy, its mean return over the scenarios `noise [m, steps]`."""
-    found = np.zeros(4**8)
+    """V̂ of each policy, its mean return over the scenarios `noise [m, steps]`."""
+    found = np.zeros(len(policies))
     moves = np.zeros(8, np.int64)
-    for policy in range(4**8):
-        moves_of(policy, moves)
+    for i in range(len(policies)):
+        moves_of(policies[i], moves)
         for scenario in range(len(noise)):
             s, weight = 0, 1.0
             for t in range(noise.shape[1]):
                 if s == len(after) - 1:
                     break
-                found[policy] -= weight
+                found[i] -= weight
                 weight *= gamma
                 move = moves[obs[s]]
                 p = (noise[scenario, t] + shift[s, move]) % 1.0
                 s = after[s, int(4 * p / slip) if p < slip else move]
-        found[policy] /= len(noise)
+        found[i] /= len(noise)
     return found
 
 
-def exact() -> np.ndarray:
-    """`[POLICIES]`."""
-    return exact_values(AFTER, OBS, GAMMA, STEPS, SLIP)
+def exact(policies: np.ndarray | None = None) -> np.ndarray:
+    """V of each policy; without any, of all."""
+    return exact_values(ALL if policies is None else policies, AFTER, OBS, GAMMA, STEPS, SLIP)
 
 
-def on_scenarios(count: int, seed: int, shift: np.ndarray = PLAIN) -> np.ndarray:
-    """V̂ `[POLICIES]` on `count` scenarios drawn with `seed`."""
+def on_scenarios(count: int, seed: int, shift: np.ndarray = PLAIN, policies: np.ndarray | None = None) -> np.ndarray:
+    """V̂ of each policy on `count` scenarios drawn with `seed`."""
     noise = np.random.default_rng([seed, count]).random((count, STEPS))
-    return scenario_values(noise, shift, AFTER, OBS, GAMMA, SLIP)
+    return scenario_values(ALL if policies is None else policies, noise, shift, AFTER, OBS, GAMMA, SLIP)
 
 
 def law(shift: np.ndarray, parts: int = 20) -> np.ndarray:
@@ -112,7 +121,7 @@ def law(shift: np.ndarray, parts: int = 20) -> np.ndarray:
     for s in range(SQUARES):
         for move in range(MOVES):
             ends = np.unique(np.concatenate([[0.0, 1.0], (np.arange(parts) / parts - shift[s, move]) % 1.0]))
-            for low, high in zip(ends[:-1], ends[1:], strict=True):
+            for low, high in pairwise(ends):
                 p = ((low + high) / 2 + shift[s, move]) % 1.0
                 found[s, move, AFTER[s, int(4 * p / SLIP) if p < SLIP else move]] += high - low
     return found

@@ -1,7 +1,7 @@
 """The helicopter learns to hover by five searches on one budget, and flies in winds that it has not met.
 
-    held       released at the target, level, at rest: never half a metre away, for 60 s
-    settled    released up to a metre away along each axis: never half a metre away from second 5 to 60
+held       released at the target, level, at rest: never half a metre away, for 60 s
+settled    released up to a metre away along each axis: never half a metre away from second 5 to 60
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from scg.papers.learning import Learned
 
 NEAR, CALMED = 0.5, 5.0  # metres; seconds
 FRESH, COMMON, FIXED = "finite differences, fresh wind", "finite differences, one wind a step", "finite differences, fixed wind"
-_FD: dict[str, Any] = {"agent": "fd", "scale": 0.02, "lr": 0.05}
+_FD: dict[str, Any] = {"agent": "fd", "scale": 0.02}
 METHODS: dict[str, dict[str, Any]] = {
     FRESH: {**_FD, "scenarios": "fresh"},
     COMMON: {**_FD, "scenarios": "common"},
     FIXED: {**_FD, "scenarios": "fixed"},
-    "ES": {"agent": "es", "lr": 0.05},
-    "CEM": {"agent": "cem"},
+    "ES": {"agent": "es"},
+    "CEM": {"agent": "cem", "scale": 0.3},
     "CMA-ES": {"agent": "cma-es"},
 }
 
@@ -95,7 +95,9 @@ def draw(runs: dict[str, list[Learned]], ratios: dict[float, dict[str, float]], 
     axes[0, 0].set(yscale="log", xlabel="environment steps (ten of the simulator's each)", ylabel="cost of a minute")
     axes[0, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
     for kind, label in (("fresh", "fresh wind"), ("common", "fixed wind")):
-        axes[0, 1].plot(list(ratios), [found[kind] for found in ratios.values()], "o-", label=label, linewidth=1.2, markersize=3)
+        axes[0, 1].plot(
+            list(ratios), [found[kind] for found in ratios.values()], "o-", label=label, linewidth=1.2, markersize=3
+        )
     axes[0, 1].set(xscale="log", yscale="log", xlabel="step h", ylabel="variance of the gradient")
     axes[0, 1].legend(fontsize=8, frameon=False)
     save(figure, path, axes[0, 0])

@@ -10,6 +10,7 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ GRID_STEPS = (0.1, 0.01, 0.001)
 
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
-    trials: int = field(default=12, metadata={"help": "sets of scenarios that the gridworld's policies are judged on"})
-    gradients: int = field(default=40, metadata={"help": "gradients of the helicopter for each variance"})
+    trials: int = field(default=8, metadata={"help": "sets of scenarios that the gridworld's policies are judged on"})
+    gradients: int = field(default=24, metadata={"help": "gradients of the helicopter for each variance"})
     steps: int = field(default=1_200_000, metadata={"help": "environment steps of each helicopter run; 0 leaves the runs out"})
-    seeds: int = field(default=3, metadata={"help": "runs of each method"})
+    seeds: int = field(default=2, metadata={"help": "runs of each method"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +49,7 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
     grid, ratios = Gridworld(settings), dict[float, dict[str, float]]()
     jobs: list[Job] = [
         ("the same process", same_process),
-        ("uniform convergence", partial(grid.uniform)),
+        ("uniform convergence", grid.uniform),
         ("the policy that is found", partial(grid.found, PLAIN, "plain")),
         ("a model that is not simple", partial(grid.found, SCRAMBLED, "scrambled")),
         ("variance, exactly", partial(exact_variance, settings)),
@@ -69,7 +70,9 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
 
 def same_process() -> Claim:
     exact = gridworld.transition()
-    gaps = {name: float(abs(gridworld.law(shift) - exact).max()) for name, shift in (("plain", PLAIN), ("scrambled", SCRAMBLED))}
+    gaps = {
+        name: float(abs(gridworld.law(shift) - exact).max()) for name, shift in (("plain", PLAIN), ("scrambled", SCRAMBLED))
+    }
     text = f"largest gap of a transition probability: plain {gaps['plain']:.0e}, scrambled {gaps['scrambled']:.0e}"
     claim = "Section 3: a deterministic process whose state holds its random numbers has the law of the process, whichever model g makes it"
     return claim, "equal", text, max(gaps.values()) < 1e-12, gaps
@@ -81,6 +84,7 @@ class Gridworld:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.exact: np.ndarray = np.zeros(0)
+        self.judged: dict[tuple[int, bool], list[np.ndarray]] = {}
 
     def values(self) -> np.ndarray:
         if not len(self.exact):
@@ -88,8 +92,10 @@ class Gridworld:
         return self.exact
 
     def trials(self, count: int, shift: np.ndarray) -> list[np.ndarray]:
-        seeds = range(self.settings.seed, self.settings.seed + self.settings.trials)
-        return [gridworld.on_scenarios(count, seed, shift) for seed in seeds]
+        seeds, key = range(self.settings.seed, self.settings.seed + self.settings.trials), (count, shift is PLAIN)
+        if key not in self.judged:
+            self.judged[key] = [gridworld.on_scenarios(count, seed, shift) for seed in seeds]
+        return self.judged[key]
 
     def uniform(self) -> Claim:
         """Theorem 1: with probability 1 − δ, sup |V̂ − V| ≤ range · √(log(2 |Π| / δ) / 2m)."""
@@ -105,7 +111,11 @@ class Gridworld:
             + f"; falls as m^{number(slope, 2)}"
         )
         claim = f"Theorem 1: V̂ on m scenarios converges to V uniformly over the policies, all {POLICIES:,} of them on the same scenarios"
-        numbers = {"errors": {str(m): e for m, e in errors.items()}, "bound": {str(m): b for m, b in bound.items()}, "slope": slope}
+        numbers = {
+            "errors": {str(m): e for m, e in errors.items()},
+            "bound": {str(m): b for m, b in bound.items()},
+            "slope": slope,
+        }
         return claim, "m = poly(log |Π|, 1/ε, log 1/δ, 1/(1 − γ))", text, kept and slope < -0.3, numbers
 
     def found(self, shift: np.ndarray, name: str) -> Claim:
@@ -113,7 +123,9 @@ class Gridworld:
         exact = self.values()
         values = {m: [float(exact[v.argmax()]) for v in self.trials(m, shift)] for m in SCENARIOS}
         text = ", ".join(f"m = {m}: {over_seeds(found)}" for m, found in values.items())
-        text = f"true value of the best policy on m scenarios, {name} model: {text}; best of all {number(float(exact.max()), 2)}"
+        text = (
+            f"true value of the best policy on m scenarios, {name} model: {text}; best of all {number(float(exact.max()), 2)}"
+        )
         claim = f"Figure 1: the policy that is best on few scenarios is nearly the best, {name} model"
         ours = statistics.fmean(values[SCENARIOS[-1]])
         right: bool | str = ours > exact.max() - 1.0
@@ -138,9 +150,10 @@ def exact_variance(settings: Settings) -> Claim:
         ratios.append(known["fresh"] / known["fixed"])
         lines.append(f"h = {h:g}: {known['fresh']:.4g} fresh, {known['fixed']:.4g} fixed")
         numbers[str(h)] = {**known, **{f"{kind} drawn": e.mean for kind, e in estimates.items()}}
-    growth = [b / a for a, b in zip(ratios[:-1], ratios[1:], strict=True)]
+    growth = [b / a for a, b in pairwise(ratios)]
     text = (
-        "variance of (U(θ + h) − U(θ − h)) / 2h, " + "; ".join(lines)
+        "variance of (U(θ + h) − U(θ − h)) / 2h, "
+        + "; ".join(lines)
         + f"; a tenth of h makes the ratio {growth[-1]:.1f} times larger; drawn, {draws:,} each: at most {worst:.1f} standard errors off"
     )
     claim = "Section 4: on fixed scenarios U is a function of θ that can be differentiated; with fresh noise the difference’s variance grows as 1/h²"
@@ -152,9 +165,8 @@ def helicopter_variance(settings: Settings, ratios: dict[float, dict[str, float]
         found = {kind: gradients.helicopter(kind, h, settings.gradients, settings.seed) for kind in ("fresh", "common")}
         ratios[h] = {kind: gradients.total_variance(g) for kind, g in found.items()}
     each = {h: v["fresh"] / v["common"] for h, v in ratios.items()}
-    text = (
-        f"sum of the variances of the 12 entries, fresh over fixed wind, {settings.gradients} gradients each: "
-        + ", ".join(f"h = {h:g}: {r:,.3g}" for h, r in each.items())
+    text = f"sum of the variances of the 12 entries, fresh over fixed wind, {settings.gradients} gradients each: " + ", ".join(
+        f"h = {h:g}: {r:,.3g}" for h, r in each.items()
     )
     claim = "The helicopter’s finite-difference gradient, two winds a member: fresh winds for every member, or the same for all"
     numbers = {str(h): {**v, "ratio": each[h]} for h, v in ratios.items()}
@@ -204,7 +216,9 @@ def three(runs: dict[str, list[Learned]]) -> Claim:
 def fresh_or_fixed(runs: dict[str, list[Learned]]) -> Claim:
     final = {name: [-run.final for run in runs[name]] for name in (hover.FRESH, hover.COMMON, hover.FIXED)}
     text = ", ".join(f"{name.partition(', ')[2]} {over_seeds(costs)}" for name, costs in final.items())
-    right = max(statistics.fmean(final[hover.FIXED]), statistics.fmean(final[hover.COMMON])) < statistics.fmean(final[hover.FRESH])
+    right = max(statistics.fmean(final[hover.FIXED]), statistics.fmean(final[hover.COMMON])) < statistics.fmean(
+        final[hover.FRESH]
+    )
     claim = "Finite differences learn faster with fixed winds than with fresh ones: cost of a minute in winds not met before, at the end"
     return claim, "“more readily comparable” (the notes)", text, right, final
 

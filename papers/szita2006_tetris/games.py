@@ -1,6 +1,6 @@
 """The agent `cem` on Tetris, its generations played by the compiled games: the same members, games and fits, ten times as fast.
 
-    theta_e ~ N(mean, scale²),  e = 1 … 100;   one game each;   fit to the ten best, + Z_t;   every few generations the mean plays
+theta_e ~ N(mean, scale²),  e = 1 … 100;   one game each;   fit to the ten best, + Z_t;   every few generations the mean plays
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from scg.papers.szita2006_tetris.games import Course, config, course
 
 def test_the_search_is_the_agents_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(noise: games.Noise) -> games.CEM:
-        return games.CEM(population=10, elite=0.3, noise=noise, noise_variance=5.0, policy="scores", scale=10.0, scenarios="fresh")
+        return games.CEM(
+            population=10, elite=0.3, noise=noise, noise_variance=5.0, policy="scores", scale=10.0, scenarios="fresh"
+        )
 
     monkeypatch.setattr(games, "config", small)
     found = course("decreasing", 10, seed=0, generations=2, every=1, judged=2)
