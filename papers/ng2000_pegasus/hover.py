@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     FRESH: {**_FD, "scenarios": "fresh"},
     COMMON: {**_FD, "scenarios": "common"},
     FIXED: {**_FD, "scenarios": "fixed"},
-    "ES": {"agent": "es"},
+    "ES": {"agent": "es", "lr": 0.2},
     "CEM": {"agent": "cem", "scale": 0.3},
     "CMA-ES": {"agent": "cma-es"},
 }

@@ -166,10 +166,10 @@ def test_two_methods_that_hover_are_not_three() -> None:
     _, _, text, right, numbers = run.three(found)
     assert not right
     assert numbers["every seed"] == ["ES", "CMA-ES"] and numbers["some seed"] == ["ES", "CEM", "CMA-ES"]
-    assert text.startswith("20 of 20, every seed: ES, CMA-ES; some seed: ES, CEM, CMA-ES;")
+    assert text.startswith("20 of 20 in every run: ES, CMA-ES; in some run: ES, CEM, CMA-ES;")
 
 
 def test_settings_that_make_no_sense_are_refused(capsys) -> None:
     assert paper(["ng2000_pegasus", "--trials", "1"]) == 2
     assert "--trials 1: give at least 2" in capsys.readouterr().err
-    assert paper(["ng2000_pegasus", "--seeds", "1"]) == 2
+    assert paper(["ng2000_pegasus", "--helicopter_seeds", "0"]) == 2
