@@ -144,26 +144,31 @@ def slope(settings: Settings) -> Claim:
     return claim, "equal as ν → 0", text, worst < FAR, numbers
 
 
+def searched(seed: int, scale: float, generations: int = 300) -> float:
+    """Cost over the best − 1 that 16 members a generation reach; members that are not stable have failed. The step is the
+    formula's, which `the_step` holds to be the agent's."""
+    unit, gain = Perturbations(seed, START.size, mirrored=True), START.copy()
+    for generation in range(generations):
+        noise = unit.rows(generation, range(16))
+        values = torch.from_numpy(cost(gain + scale * noise.numpy().reshape(-1, *START.shape)))
+        used = torch.isfinite(values).view(-1, 2).all(-1).repeat_interleave(2)
+        rate = 0.01 * (1 - generation / generations)
+        gain = gain + formula(-values[used], noise[used], int(used.sum()) // 2, rate).numpy().reshape(START.shape)
+    return float(cost(gain)) / BEST - 1
+
+
 def regulator(settings: Settings) -> Claim:
     """The infinite-horizon cost without noise in the evaluation, so that the search alone is judged."""
-    found = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        unit, gain, path = Perturbations(seed, START.size, mirrored=True), START.copy(), []
-        for generation in range(300):
-            noise = unit.rows(generation, range(16))
-            values = cost(gain + 0.02 * noise.numpy().reshape(-1, *START.shape))
-            utility = torch.from_numpy(np.where(np.isfinite(values), -values, np.nan))
-            gain = gain + stepped(utility, noise, 8, 0.01 * (1 - generation / 300), 0.02).numpy().reshape(START.shape)
-            path.append(float(cost(gain)) / BEST - 1)
-        found.append(path)
-    last = [path[-1] for path in found]
-    first = float(cost(START)) / BEST - 1
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    found = {scale: [searched(seed, scale) for seed in seeds] for scale in (0.02, 0.005)}
     text = (
-        f"300 generations of 16 members, cost over the best − 1: {number(first, 2)} at first, {', '.join(f'{v:.1e}' for v in last)} at the end "
-        "(seeds); every evaluation here is exact"
+        f"300 generations of 16 members, cost over the best − 1: {number(float(cost(START)) / BEST - 1, 2)} at first; at the end "
+        + "; ".join(f"ν = {scale:g}: {', '.join(f'{v:.2g}' for v in last)} (seeds)" for scale, last in found.items())
+        + ". The best gain is near the edge of stability, which a wide ν keeps away from"
     )
     claim = "Section 4.4: random search finds nearly the best linear controller of the regulator"
-    return claim, "finds it, with far more samples than a model-based method", text, max(last) < 0.05, {"relative": last}
+    paper = "finds it, with far more samples than a model-based method"
+    return claim, paper, text, max(found[0.005]) < 0.05, {str(scale): last for scale, last in found.items()}
 
 
 # -- Swimmer ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Salimans et al. (2017): evolution strategies: the gradient of a smoothed return, its variance, and its speed-up on many workers.
+"""Salimans et al. (2017): evolution strategies, the gradient of a smoothed return, its variance, and its speed-up on many workers.
 
 Variances are held against closed forms, through the agent's own graph; the speed-up is measured on two processes and modelled beyond.
 """
