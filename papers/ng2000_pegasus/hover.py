@@ -28,8 +28,8 @@ METHODS: dict[str, dict[str, Any]] = {
     FRESH: {**_FD, "scenarios": "fresh"},
     COMMON: {**_FD, "scenarios": "common"},
     FIXED: {**_FD, "scenarios": "fixed"},
-    "ES": {"agent": "es", "lr": 0.2},
-    "CEM": {"agent": "cem", "scale": 0.3},
+    "ES": {"agent": "es"},
+    "CEM": {"agent": "cem", "scale": 0.5},
     "CMA-ES": {"agent": "cma-es"},
 }
 
