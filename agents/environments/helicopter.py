@@ -27,6 +27,8 @@ from gymnasium import spaces
 from numba import njit
 from scipy.signal import lfilter
 
+from scg.agents.environments.helicopter_view import picture
+
 DT, INNER, STEPS = 0.01, 10, 600  # seconds of the simulator; its steps to one action; actions in an episode of a minute
 GRAVITY = 9.81
 DRAG = np.array([0.18, 0.43, 0.49])
@@ -43,8 +45,11 @@ class Helicopter(gym.Env):
 
     observation_space = spaces.Box(-np.inf, np.inf, (12,), np.float64)
     action_space = spaces.Box(-1.0, 1.0, (4,), np.float64)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / (DT * INNER))}  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.trail: list[np.ndarray] = []  # where it was when it was drawn
         self.state = np.zeros(13)
         self.weather = np.zeros((STEPS * INNER, 8))
         self.clock = 0
@@ -59,8 +64,13 @@ class Helicopter(gym.Env):
         white = draw.standard_normal((STEPS * INNER, 8))
         self.weather = white * np.concatenate([NOISE, [1.0, 1.0]])
         self.weather[:, 6:] = steady + _filtered(white[:, 6:])
-        self.clock = 0
+        self.clock, self.trail = 0, []
         return observe(self.state[None])[0], {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """From above and from behind, `[240, 480, 3]`."""
+        self.trail.append(self.state[:3].copy())
+        return picture(self.state, self.weather[min(self.clock, len(self.weather) - 1), 6:], self.trail)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         obs, reward, terminated = self.step_many([self], np.asarray(action)[None])

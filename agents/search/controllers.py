@@ -5,6 +5,8 @@ hover       collective = θ₁ f₁(z* − z) + θ₂ ż                        
             aileron    = θ₇ f₃(y* − y) + θ₈ f₅(ẏ) + θ₉ p + θ₁₀ n_x
             rudder     = θ₁₁ r + θ₁₂ n_z                                    (Ng et al. 2004)
 
+            A search begins at HAND, chosen by hand: every gain pushes the right way, and the helicopter stays within 1.3 m.
+
 scores      obs [choices, features]: the choice of largest features · θ; a row of zeros is no choice
 """
 
@@ -19,6 +21,7 @@ from torch import Generator
 from scg.agents.search.policies import Crowd, SearchPolicy
 
 LIMIT = 5.0  # metres, and metres a second
+HAND = (-0.1, 0.1, 0.05, -0.1, 0.1, -0.3, 0.05, -0.1, -0.1, 0.3, -0.1, 0.1)
 _EX, _EY, _EZ, _U, _V, _W, _P, _Q, _R, _NX, _NY, _NZ = range(12)
 
 
@@ -28,7 +31,7 @@ class HoverPolicy(SearchPolicy):
     def __init__(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator | None = None) -> None:
         if obs_space.shape != (12,) or action_space.shape != (4,):
             raise ValueError(f"the hover controller is Helicopter-v0's, and not for {obs_space}, {action_space}.")
-        super().__init__(torch.zeros(12))
+        super().__init__(torch.tensor(HAND, dtype=torch.float64))
 
     def crowd(self, slots: int) -> Crowd:
         return _Hovering(slots)

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from torch import Generator
 
 from scg.agents.environments import envs
-from scg.agents.environments.tetris import _FORMS, CHOICES, SPAN, Tetris, _turns
+from scg.agents.environments.tetris import _FORMS, CHOICES, SPAN, Tetris, _turns, games
 from scg.agents.search.controllers import ScorePolicy
 
 PIECES = list(_FORMS)
@@ -105,3 +105,21 @@ def test_scores_choose_the_best_legal_row() -> None:
     theta[-1] = -100.0  # worse than a row of zeros, which is no placement
     crowd.load(0, theta)
     assert crowd.act(np.concatenate([obs, obs]))[0] == action[1]
+
+
+@pytest.mark.parametrize("height", [10, 20])
+def test_whole_games_are_the_environments(height: int) -> None:
+    theta = np.random.default_rng(1).normal(size=(3, 22))
+    theta[:, 20] -= 8.0  # few holes: games with lines
+    theta[:, 10:19] -= 2.0
+    expected = []
+    for weights, seed in zip(theta, range(3), strict=True):
+        env, lines, placed, over = Tetris(height), 0.0, 0, False
+        obs, _ = env.reset(seed=seed)
+        while not over and placed < 80:
+            worth = np.where(obs.any(-1), obs.astype(np.float64) @ weights, -np.inf)
+            obs, reward, over, _, _ = env.step(int(worth.argmax()))
+            lines, placed = lines + reward, placed + 1
+        expected.append([lines, placed])
+    assert games(theta, range(3), height, 80).tolist() == expected
+    assert sum(lines for lines, _ in expected) > 5
