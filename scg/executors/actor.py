@@ -11,6 +11,7 @@ can be told to `checkpoint()` now and then, after which only later calls are rep
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor as Calls
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
@@ -28,29 +29,43 @@ class Host(Protocol):
         """End the process."""
 
 
+class Caller(Calls):
+    """Runs a call at once, in the thread of its caller: for a host that is this process, whose default generators the caller
+    has too."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 class Actor:
     """Made by `Executor.actor`. `close()` ends its process."""
 
-    def __init__(self, start: Callable[[], Host], make: Task) -> None:
-        self._host, self._make = start(), make
+    def __init__(self, host: Host, make: Task, calls: Calls | None = None) -> None:
+        """`calls` runs its calls one after the other, by default in a thread that waits for the host."""
+        self._host, self._make = host, make
         self._log: list[Task] = []  # the calls since the object was made, or its state was saved
         self._state: Any = None
         self._calls, self._alive = 0, False
-        self._thread = ThreadPoolExecutor(1, "actor")
+        self._queue = calls or ThreadPoolExecutor(1, "actor")
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
         """`object.method(*arguments)`, after the calls before it."""
         self._calls += 1
         task = replace(self._make, function=method, arguments=arguments, seed=self._make.seed + self._calls, kind="method")
-        return self._thread.submit(self._called, task)
+        return self._queue.submit(self._called, task)
 
     def checkpoint(self) -> Future[None]:
         """Save the object's state here, so that a repetition starts from it."""
-        return self._thread.submit(self._save)
+        return self._queue.submit(self._save)
 
     def close(self) -> None:
         self._host.close()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._queue.shutdown(wait=True, cancel_futures=True)
 
     def _called(self, task: Task) -> Any:
         outcome = self._performed(task)

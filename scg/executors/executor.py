@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
-from scg.executors.actor import Actor, Host
+from scg.executors.actor import Actor, Caller, Host
 from scg.executors.task import ExecutorError, Task
 
 T = TypeVar("T")
@@ -78,7 +78,8 @@ class Executor(ABC):
 
     def actor(self, make: Callable[..., Any], *arguments: Any, seed: int = 0) -> Actor:
         """The object `make(*arguments)`, in a process of its own. Its calls run one after the other, in their order."""
-        return Actor(self.host, Task(make, arguments, seed, self.threads, kind="make"))
+        calls = None if self.elsewhere else Caller()
+        return Actor(self.host(), Task(make, arguments, seed, self.threads, kind="make"), calls)
 
     def __enter__(self) -> Self:
         return self

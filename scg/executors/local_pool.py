@@ -123,11 +123,15 @@ class ProcessHost:
     def close(self) -> None:
         with self._lock:
             self._closed, process = True, self._process
-        if process is not None:
+        if process is None:
+            return
+        for _ in range(10):  # a task may take the first signal as a wish to stop soon, the second to stop now
             process.terminate()
-            process.join(timeout=5)
-            process.kill()
-            process.join()
+            process.join(timeout=0.5)
+            if process.exitcode is not None:
+                return
+        process.kill()
+        process.join()
 
 
 def start_server() -> None:

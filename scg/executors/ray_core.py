@@ -1,8 +1,8 @@
 """Ray Core: the tasks are Ray's, which repeats those whose worker dies.
 
 without an address    a cluster of this machine with `workers` slots: no dashboard, no usage statistics, nothing fetched, and a
-                      token of its own, drawn at random, without which nobody can talk to it; it and its files end with
-                      the executor
+                      token of its own, drawn at random, without which nobody can talk to it (unless RAY_AUTH_MODE or a
+                      token is set): Ray listens on all interfaces; it and its files end with the executor
 address=…             an existing cluster (also RAY_ADDRESS), whose nodes have scg; Ray's own settings count, its token too
 """
 
@@ -25,7 +25,9 @@ from scg.executors.task import REPEATS, ExecutorError, HostDied, Objects, Outcom
 
 TOKEN = "RAY_AUTH_TOKEN"
 STORE = 128 * 2**20  # bytes of the object store; tasks and results are small
-HERMETIC = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", **dict.fromkeys(THREADS, "1")}
+HERMETIC = {"RAY_USAGE_STATS_ENABLED": "0", **dict.fromkeys(THREADS, "1")}
+AUTH = ("RAY_AUTH_MODE", TOKEN, "RAY_AUTH_TOKEN_PATH")
+_token = secrets.token_hex(32)  # of all clusters of this process: Ray's client reads it once
 
 
 class RayCore(Executor):
@@ -33,8 +35,9 @@ class RayCore(Executor):
 
     def __init__(self, workers: int, threads: int = 1, address: str = "") -> None:
         super().__init__(workers, threads)
-        self._folder, self._began = "", not ray.is_initialized()
-        self._before = {name: os.environ.get(name) for name in (*HERMETIC, TOKEN)}
+        self.folder, self._began = "", not ray.is_initialized()
+        self._open: set[Any] = set()
+        self._before = {name: os.environ.get(name) for name in (*HERMETIC, *AUTH)}
         address = address or os.environ.get("RAY_ADDRESS", "")
         if self._began:
             self._start(address)
@@ -47,14 +50,15 @@ class RayCore(Executor):
             if address:
                 ray.init(address=address, **quiet, **one)
                 return
-            os.environ.update({**HERMETIC, TOKEN: secrets.token_hex(32)})
-            self._folder = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
+            os.environ.update(HERMETIC)
+            if not any(name in os.environ for name in AUTH):
+                os.environ[TOKEN] = _token  # with it Ray asks for it, without a file in the home directory
+            self.folder = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
             ray.init(
                 num_cpus=self.workers * self.threads,
                 include_dashboard=False,
                 object_store_memory=STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=self._folder,
+                _temp_dir=self.folder,
                 **quiet,
             )
         except (RayError, OSError, ValueError, RuntimeError, ConnectionError) as error:
@@ -63,11 +67,14 @@ class RayCore(Executor):
             raise ExecutorError(f"executor 'ray', {where}: it cannot start ({error}).") from error
 
     def run(self, task: Task) -> Future[Any]:
-        inner: Future[Outcome] = self._perform.remote(task).future()
+        reference = self._perform.remote(task)
+        self._open.add(reference)
+        inner: Future[Outcome] = reference.future()
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
 
         def pass_on(done: Future[Outcome]) -> None:
+            self._open.discard(reference)
             try:
                 future.set_result(done.result().result())
             except WorkerCrashedError as error:
@@ -82,6 +89,9 @@ class RayCore(Executor):
         return RayHost()
 
     def close(self) -> None:
+        for reference in list(self._open):  # a cluster that is not ours would go on with them
+            with suppress(RayError):
+                ray.cancel(reference, force=True)
         if self._began and ray.is_initialized():
             ray.shutdown()
         for name, value in self._before.items():
@@ -89,8 +99,8 @@ class RayCore(Executor):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _performed(task: Task) -> Outcome:

@@ -42,6 +42,9 @@ def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with opened(request.param + folder, workers=2) as made:
         yield made
     assert not set(multiprocessing.active_children()) - before
+    folder = getattr(made, "folder", None)
+    if folder is not None:  # Ray's
+        assert not running(folder) and not Path(folder).exists()
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +243,30 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExecutorError, match=rf"needs the package {module} .*pip install 'torch-scg\[{extra}\]'"):
         opened(engine, 2)
+
+
+@needs("ray")
+def test_ray_has_no_dashboard_and_a_token_of_its_own(executor: Executor) -> None:
+    """Ray listens on all interfaces; what is left after its end is looked at where the executor is closed."""
+    if not hasattr(executor, "folder"):
+        pytest.skip("another engine")
+    import ray
+
+    from scg.executors.ray_core import AUTH, TOKEN
+
+    assert ray._private.worker._global_node.webui_url in ("", None)
+    assert len(os.environ[TOKEN]) == 64 or any(name in os.environ for name in AUTH if name != TOKEN)
+    assert running(executor.folder)
+
+
+def running(folder: str) -> list[str]:
+    """The processes whose command line names a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it has ended meanwhile
+            continue
+        if folder in line:
+            found.append(line)
+    return found
