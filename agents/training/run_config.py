@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -136,6 +137,15 @@ def read(content: Any, where: str, say: Callable[[str], None], trusted: bool = F
     _refuse(content, known, known, where, "section")
     kinds = zip(SECTIONS, _kinds(content, where, trusted), strict=True)
     return Settings(content["agent"], *(_section(kind, content[name], name, where) for name, kind in kinds))
+
+
+def is_of(file: Path, settings: Settings) -> bool:
+    """Whether a `config.json` has these settings. No code that it names is imported. RunError where it cannot be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: it is damaged ({error}). Put back a copy, or remove its folder.") from error
+    return migrated(content, f"{file}")[0] == json.loads(json.dumps(written(settings)))
 
 
 def migrated(content: Any, where: str) -> tuple[dict[str, Any], list[str]]:
