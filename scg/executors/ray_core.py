@@ -8,6 +8,7 @@ address=…             an existing cluster (also RAY_ADDRESS), whose nodes have
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -24,8 +25,9 @@ from scg.executors.local_pool import THREADS
 from scg.executors.task import REPEATS, ExecutorError, HostDied, Objects, Outcome, Task, died, perform, portable
 
 TOKEN = "RAY_AUTH_TOKEN"
+STARTS = 3  # a busy machine may miss Ray's deadline once
 STORE = 128 * 2**20  # bytes of the object store; tasks and results are small
-HERMETIC = {"RAY_USAGE_STATS_ENABLED": "0", **dict.fromkeys(THREADS, "1")}
+HERMETIC = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **dict.fromkeys(THREADS, "1")}
 AUTH = ("RAY_AUTH_MODE", TOKEN, "RAY_AUTH_TOKEN_PATH")
 _token = secrets.token_hex(32)  # of all clusters of this process: Ray's client reads it once
 
@@ -44,27 +46,28 @@ class RayCore(Executor):
         self._perform = ray.remote(_performed).options(num_cpus=threads, max_retries=REPEATS, retry_exceptions=False)
 
     def _start(self, address: str) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
-        one = {"runtime_env": {"env_vars": dict.fromkeys(THREADS, "1")}}
-        try:
-            if address:
-                ray.init(address=address, **quiet, **one)
-                return
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
+        if address:
+            options |= {"address": address, "runtime_env": {"env_vars": dict.fromkeys(THREADS, "1")}}
+        else:
             os.environ.update(HERMETIC)
             if not any(name in os.environ for name in AUTH):
                 os.environ[TOKEN] = _token  # with it Ray asks for it, without a file in the home directory
             self.folder = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
-            ray.init(
-                num_cpus=self.workers * self.threads,
-                include_dashboard=False,
-                object_store_memory=STORE,
-                _temp_dir=self.folder,
-                **quiet,
-            )
-        except (RayError, OSError, ValueError, RuntimeError, ConnectionError) as error:
-            self.close()
-            where = f"address={address}" if address else "a cluster of its own"
-            raise ExecutorError(f"executor 'ray', {where}: it cannot start ({error}).") from error
+            options |= {"num_cpus": self.workers * self.threads, "include_dashboard": False, "object_store_memory": STORE}
+            options["_temp_dir"] = self.folder
+        for attempt in range(STARTS):
+            try:
+                logging.getLogger("ray").setLevel(logging.ERROR)  # it advises about tokens
+                ray.init(**options)
+                return
+            except Exception as error:  # of many types: a start that takes more than 30 s is a plain Exception
+                ray.shutdown()
+                if attempt + 1 < STARTS and not address:
+                    continue
+                self.close()
+                where = f"address={address}" if address else "a cluster of its own"
+                raise ExecutorError(f"executor 'ray', {where}: it cannot start ({error}).") from error
 
     def run(self, task: Task) -> Future[Any]:
         reference = self._perform.remote(task)

@@ -93,7 +93,7 @@ def killing(run: Path, checkpoints: int) -> Iterator[list[int]]:
 def test_seeds_on_two_workers_have_the_bits_of_one_after_the_other(
     one_by_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with killing(tmp_path / "runs" / "seed1", checkpoints=3) as killed:
+    with killing(tmp_path / "runs" / "seed1", checkpoints=1) as killed:
         assert cli.train([*PPO, "--seeds", "2", "--workers", "2", "--out", str(tmp_path / "runs")]) == 0
     assert killed and killed[0] != os.getpid()  # and so the task of seed 1 was repeated
     assert_equal_runs(one_by_one, tmp_path / "runs")
@@ -115,7 +115,7 @@ def test_the_comparison_of_runs_can_fail(one_by_one: Path, tmp_path: Path) -> No
 def test_seeds_on_other_engines_have_these_bits_too(one_by_one: Path, tmp_path: Path, executor: str) -> None:
     out = tmp_path / "runs"
     executor += f",folder={tmp_path / 'jobs'}" if "slurm" in executor else ""
-    with killing(out / "seed1", checkpoints=3) as killed:
+    with killing(out / "seed1", checkpoints=1) as killed:
         assert cli.train([*PPO, "--seeds", "2", "--workers", "2", "--executor", executor, "--out", str(out)]) == 0
     assert killed
     assert_equal_runs(one_by_one, out)

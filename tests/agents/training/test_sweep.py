@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from scg.agents import AGENTS
 from scg.agents.commands import cli
 from scg.agents.commands.cli import options_of
-from scg.agents.commands.sweep import sweep
+from scg.agents.commands.sweep import _options, sweep
 from scg.agents.ppo import PPO
 from scg.agents.reinforce import Reinforce
 from scg.agents.training.run_config import RunConfig, RunError, Settings, written
@@ -35,14 +37,14 @@ SHORT = RunConfig(steps=128, envs=4, evaluations=2, eval_episodes=2, checkpoints
 SEARCH = ("lr=loguniform(1e-4,1e-1)", "gamma=0.9,0.99")
 FLAGS = [
     *("reinforce", "--steps", "128", "--envs", "4", "--evaluations", "2", "--eval-episodes", "2", "--checkpoints", "2"),
-    *("--horizon", "16", "--hidden", "4", "--search", *SEARCH, "--seeds", "1", "--batch", "2"),
+    *("--horizon", "16", "--hidden", "4", "--search", *SEARCH, "--seeds", "1", "--proposals", "2"),
 ]
 
 
 def made(path: Path, trials: int = 4, **plan: object) -> Sweep:
     found = Sweep(
         path,
-        Plan(**{"search": SEARCH, "trials": trials, "seeds": 2, "batch": 2, **plan}),  # type: ignore[arg-type]
+        Plan(**{"search": SEARCH, "trials": trials, "seeds": 2, "proposals": 2, **plan}),  # type: ignore[arg-type]
         Settings("reinforce", SHORT, SMALL, options_of("reinforce").__dataclass_fields__["execution"].default),
     )
     found.create()
@@ -119,7 +121,7 @@ def test_pruned_trials_stop_at_an_evaluation_below_the_median(tmp_path: Path) ->
     pytest.importorskip("optuna", reason=NEEDS)
     ran = []
     for name in ("one", "other"):
-        found = made(tmp_path / name, trials=8, pruner="median", batch=5, seeds=1)
+        found = made(tmp_path / name, trials=8, pruner="median", proposals=5, seeds=1)
         if name == "other":  # one that was killed between two evaluations of a batch
             shutil.copytree(tmp_path / "one", found.path, dirs_exist_ok=True)
             for number in (5, 7):
@@ -145,7 +147,7 @@ def test_a_run_that_stops_and_goes_on_at_a_mark_is_worth_the_same(tmp_path: Path
 
 def test_a_trial_that_blows_up_is_failed_and_says_why(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason=NEEDS)
-    found = Sweep(tmp_path / "sweep", Plan(("lr=1e-3,1e38",), trials=4, seeds=1, batch=4), made(tmp_path / "base").base)
+    found = Sweep(tmp_path / "sweep", Plan(("lr=1e-3,1e38",), trials=4, seeds=1, proposals=4), made(tmp_path / "base").base)
     found.create()
     best = found.run(InProcess(), silent)
     states = {trial.params["lr"]: trial for trial in found.finished().values()}
@@ -339,3 +341,14 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert sweep([*FLAGS, "--trials", "2"]) == 2
     assert "pip install 'torch-scg[sweep]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_flag_has_two_meanings(name: str) -> None:
+    """Options of the run, the agent, its execution, the command and the plan are flags of one line."""
+    for made_of in (options_of(name), _options(name, [])):
+        flags = []
+        for field in dataclasses.fields(made_of):
+            section = field.default
+            flags += [f.name for f in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else [field.name]
+        assert len(flags) == len(set(flags)), sorted({flag for flag in flags if flags.count(flag) > 1})
