@@ -6,7 +6,7 @@
 
 A batch is proposed from the trials of the batches before it, by a sampler whose seed is the sweep's and the batch's number; the
 pruner too compares with those only. So the trials, their values and the best are a function of the plan: the same on any
-executor, with any number of workers, and after any kill. `proposals` is part of the plan and the workers are not: a batch of one
+executor, with any number of workers, and after any kill. `trials_together` is part of the plan and the workers are not: a batch of one
 is the sequential search, a larger one keeps more workers busy and learns later.
 
     sweep.json       the plan                          trials/N/trial.json     parameters, value, values on the way
@@ -51,7 +51,7 @@ class Plan:
     """trials in all"""
     seeds: int = 3
     """runs of each trial, with the seeds from --seed on; all trials have the same"""
-    proposals: int = 5
+    trials_together: int = 5
     """trials that are proposed together, from those before; the workers may be more or fewer"""
     sampler: Literal["tpe", "random"] = "tpe"
     """what proposes: the tree-structured Parzen estimator, or chance"""
@@ -59,7 +59,7 @@ class Plan:
     """median: a trial ends after an evaluation that is below the median of the earlier trials' at that step"""
 
     def __post_init__(self) -> None:
-        check_options(self, "trials seeds proposals")
+        check_options(self, "trials seeds trials_together")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Sweep:
 
     def run(self, executor: Executor, say: Say = print) -> Trial | None:
         """Run what is left of the sweep, and return the best trial."""
-        for first in range(0, self.plan.trials, self.plan.proposals):
-            numbers = range(first, min(first + self.plan.proposals, self.plan.trials))
+        for first in range(0, self.plan.trials, self.plan.trials_together):
+            numbers = range(first, min(first + self.plan.trials_together, self.plan.trials))
             done = self.finished()
             if not done.keys() >= set(numbers):
                 self._batch(first, [n for n in numbers if n not in done], done, executor, say)
@@ -154,9 +154,9 @@ class Sweep:
 
     def _batch(self, first: int, left: Sequence[int], done: dict[int, Trial], executor: Executor, say: Say) -> None:
         """Train the trials `left` of the batch that begins with number `first`, all seeds at once, evaluation by evaluation."""
-        study = self.study([done[n] for n in range(first)], first // self.plan.proposals)
+        study = self.study([done[n] for n in range(first)], first // self.plan.trials_together)
         # Always the whole batch: a proposal depends on those before it.
-        asked = {first + k: study.ask(self._distributions()) for k in range(self.plan.proposals)}
+        asked = {first + k: study.ask(self._distributions()) for k in range(self.plan.trials_together)}
         alive = {n: asked[n] for n in left}
         values: dict[int, list[float]] = {n: [] for n in left}
         marks = self.base.run.evaluations if self.plan.pruner != "none" else 1

@@ -37,14 +37,14 @@ SHORT = RunConfig(steps=128, envs=4, evaluations=2, eval_episodes=2, checkpoints
 SEARCH = ("lr=loguniform(1e-4,1e-1)", "gamma=0.9,0.99")
 FLAGS = [
     *("reinforce", "--steps", "128", "--envs", "4", "--evaluations", "2", "--eval-episodes", "2", "--checkpoints", "2"),
-    *("--horizon", "16", "--hidden", "4", "--search", *SEARCH, "--seeds", "1", "--proposals", "2"),
+    *("--horizon", "16", "--hidden", "4", "--search", *SEARCH, "--seeds", "1", "--trials-together", "2"),
 ]
 
 
 def made(path: Path, trials: int = 4, **plan: object) -> Sweep:
     found = Sweep(
         path,
-        Plan(**{"search": SEARCH, "trials": trials, "seeds": 2, "proposals": 2, **plan}),  # type: ignore[arg-type]
+        Plan(**{"search": SEARCH, "trials": trials, "seeds": 2, "trials_together": 2, **plan}),  # type: ignore[arg-type]
         Settings("reinforce", SHORT, SMALL, options_of("reinforce").__dataclass_fields__["execution"].default),
     )
     found.create()
@@ -121,7 +121,7 @@ def test_pruned_trials_stop_at_an_evaluation_below_the_median(tmp_path: Path) ->
     pytest.importorskip("optuna", reason=NEEDS)
     ran = []
     for name in ("one", "other"):
-        found = made(tmp_path / name, trials=8, pruner="median", proposals=5, seeds=1)
+        found = made(tmp_path / name, trials=8, pruner="median", trials_together=5, seeds=1)
         if name == "other":  # one that was killed between two evaluations of a batch
             shutil.copytree(tmp_path / "one", found.path, dirs_exist_ok=True)
             for number in (5, 7):
@@ -147,7 +147,9 @@ def test_a_run_that_stops_and_goes_on_at_a_mark_is_worth_the_same(tmp_path: Path
 
 def test_a_trial_that_blows_up_is_failed_and_says_why(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason=NEEDS)
-    found = Sweep(tmp_path / "sweep", Plan(("lr=1e-3,1e38",), trials=4, seeds=1, proposals=4), made(tmp_path / "base").base)
+    found = Sweep(
+        tmp_path / "sweep", Plan(("lr=1e-3,1e38",), trials=4, seeds=1, trials_together=4), made(tmp_path / "base").base
+    )
     found.create()
     best = found.run(InProcess(), silent)
     states = {trial.params["lr"]: trial for trial in found.finished().values()}
