@@ -83,9 +83,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class A3C(A2C):
-    """Hyperparameters: A2C's, and the workers'."""
+    """Hyperparameters: A2C's, and the actor-learners'."""
 
-    workers: int = 2
+    learners: int = 2
     """processes that act and learn; the run's `envs` are how many environments each of them steps"""
 
     compile_from: ClassVar[int | None] = None
@@ -94,9 +94,9 @@ class A3C(A2C):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, "workers")
-        if self.workers > MOST_WORKERS:
-            raise OptionError(f"option workers is {self.workers}: each is a process. Give at most {MOST_WORKERS}.")
+        check_options(self, "learners")
+        if self.learners > MOST_WORKERS:
+            raise OptionError(f"option learners is {self.learners}: each is a process. Give at most {MOST_WORKERS}.")
 
     def around(self, nets: ActorCritic, generator: Generator) -> Agent:
         rmsprop = RMSprop(nets.parameters, self.max_grad_norm)
@@ -147,7 +147,7 @@ class WorkerPool:
             "step_timeout": environments.step_timeout,
         }
         self.processes: list[BaseProcess] = []
-        for index in range(config.workers):
+        for index in range(config.learners):
             what = (config, execution, environments.recipe, options, common, seed, index)
             process = context.Process(target=_work, args=(*what, self.granted, self.taken, self.reports), daemon=True)
             process.start()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -73,6 +73,8 @@ class PES(SearchConfig):
     """environment steps of each member from one update to the next"""
     lr: float = 0.02
     """Adam's rate, falling linearly to a tenth"""
+
+    spreads: ClassVar[bool] = False  # a window is too short to send away
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,16 +13,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
+from scg import executors
 from scg.agents import config_type
 from scg.agents.common.agent import Config
 from scg.agents.execution.settings import EAGER, Execution
@@ -58,12 +57,16 @@ class TrainingSettings:
     a paper has them, than a standard error needs."""
 
     seed: int = field(default=0, metadata={"help": "seed of the first run; the others count on from it"})
-    workers: int = field(default=1, metadata={"help": "processes that train side by side; changes no number"})
+    workers: int = field(default=1, metadata={"help": "runs at a time; changes no number"})
+    executor: str = field(
+        default="local", metadata={"help": "what runs them: local, ray, or slurm; changes no number", "told": False}
+    )
     runs: str = kept()
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: give at least 1")
+        executors.engines.parsed(self.executor)  # ExecutorError is a ValueError
         if (seeds := getattr(self, "seeds", 2)) < 2:
             raise ValueError(f"--seeds {seeds}: a standard error needs 2 seeds or more")
 
@@ -188,20 +191,23 @@ def _assert_same(run: RunDirectory, agent: str, settings: RunConfig, config: Con
             )
 
 
-def learn_all(runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say, keep: str = "") -> dict[Key, Learned]:
-    """`learn(**run)` of each, in `workers` processes; the results do not depend on how many, nor on `keep`."""
-    found: dict[Key, Learned] = {}
-    if workers == 1:
-        for key, run in runs.items():
-            say(f"{run['agent']}, {run['env']}, seed {run['seed']}", len(found) / (len(runs) + 1))
-            found[key] = learn(**run, keep=keep)
-        return found
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(learn, **run, keep=keep): key for key, run in runs.items()}
-        for done in as_completed(waiting):
-            found[waiting[done]] = done.result()
-            say(f"{len(found)} of {len(runs)} runs", len(found) / (len(runs) + 1))
-    return {key: found[key] for key in runs}
+def learn_all(
+    runs: Mapping[Key, Mapping[str, Any]], workers: int, say: Say, keep: str = "", executor: str = "local"
+) -> dict[Key, Learned]:
+    """`learn(**run)` of each, `workers` at a time on the executor; the results depend on neither, nor on `keep`. A run whose
+    worker dies is repeated, or goes on where it is kept."""
+    keys, found = list(runs), dict[Key, Learned]()
+    with executors.opened(executor, workers) as pool:
+        say(f"{len(keys)} runs", 0.0)
+        for index, learned in pool.stream(_learned, [({**runs[key], "keep": keep},) for key in keys]):
+            found[keys[index]] = learned
+            run = runs[keys[index]]
+            say(f"{run['agent']}, {run['env']}, seed {run['seed']}: {len(found)} of {len(keys)}", len(found) / (len(keys) + 1))
+    return {key: found[key] for key in keys}
+
+
+def _learned(run: dict[str, Any]) -> Learned:
+    return learn(**run)
 
 
 def clearly_more(ones: Sequence[float], others: Sequence[float]) -> bool | str:

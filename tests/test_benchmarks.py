@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent
 
 from benchmarks.estimators import ESTIMATORS, Measured, table, verdicts
+from benchmarks.executors import generation_time, with_losses
 from benchmarks.graphs import FAMILIES, Row, exponent, measure, rows, stepped
 from benchmarks.graphs import table as growth_table
 from benchmarks.sides import by_hand, ours
@@ -135,3 +137,19 @@ def test_what_would_take_too_long_is_left_out_and_stays_out():
     taken = {10: {"first": 1.0, "later": 1e-6}, 100: {"first": 99.0, "later": 1e-5}}
     assert len(rows(measured, [10, 100], limit=3.0)) == 1  # without a first sample, the later one would be the first
     assert exponent(found, "slow") == pytest.approx(math.log10(200))
+
+
+def test_a_population_stops_scaling_where_sending_takes_as_long_as_working():
+    """100 episodes of 1 s, 10 ms to send a task: ten times as fast with ten workers, but not with a hundred."""
+    assert generation_time(1, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(100.51)
+    assert generation_time(10, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(10.6)
+    assert generation_time(100, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(2.5)
+    assert generation_time(1000, 100, 1.0, 3.0, 0.01, 0.5) == pytest.approx(4.5)  # the longest episode bounds it
+
+
+def test_the_simulation_of_losses_agrees_with_the_model_without_any():
+    generator = np.random.default_rng(0)
+    calm = with_losses(10, 100, 1.0, 0.01, 0.0, 0.0, generator)
+    assert calm == pytest.approx(generation_time(10, 100, 1.0, 1.0, 0.01, 0.0))
+    lost = np.mean([with_losses(10, 100, 1.0, 0.01, 0.0, 0.1, generator) for _ in range(500)])
+    assert lost > 1.5 * calm  # one of ten tasks is done twice in 65 of 100 generations, and the generation waits for it

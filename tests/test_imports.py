@@ -200,6 +200,7 @@ CORE = [
         "auto",
         "credit",
         "node",
+        "executors",
     ),
     *("analysis", "specification", "evaluation", "surrogate", "checks", "trace", "graph"),
     *("draw", "derivation", "testing", "comparison", "commands"),

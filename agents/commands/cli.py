@@ -1,6 +1,7 @@
 """`scg train`, `scg eval`, `scg plot`, `scg video`: the dataclasses become the options.
 
     scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
+    scg train ppo --env CartPole-v1 --seeds 10 --workers 4 --out RUNS     scg train --resume RUNS --workers 4
     scg train path/to/file.py:Agent --env CartPole-v1
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
     scg video RUN --out policy.mp4
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -23,25 +23,31 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import config_type, is_target, names, title
-from scg.agents.commands.shared import check_figure, reported, trained
+from scg.agents.commands.many import train_all, train_run
+from scg.agents.commands.shared import check_figure, executor_of, reported, trained
 from scg.agents.commands.trust import keep_out, opened
 from scg.agents.environments.envs import make
-from scg.agents.execution.options import check_options
+from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import Execution
-from scg.agents.training.presets import preset
+from scg.agents.training.presets import preset, preset_file
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
-from scg.agents.training.signals import stopped_by_signals
+from scg.agents.training.run_groups import runs_in
 from scg.errors import nearest
+from scg.executors import Executor
 
 
 @dataclass(frozen=True)
 class Resume:
     resume: Path
-    """the run directory to continue from its last checkpoint"""
+    """the run directory to continue from its last checkpoint, or a folder of them"""
     steps: int | None = None
     """a new total, to train longer than first asked"""
     stop_at_return: float | None = None
     """stop once an evaluation's mean return is at least this"""
+    workers: int = 1
+    """tasks at a time: the runs, where the folder has several; else the members of a population"""
+    executor: str = "local"
+    """what runs them: local, ray, or slurm; no bit depends on it"""
     trust: bool = False
     """import the code that the run names, of its environment or agent, without a question"""
 
@@ -52,10 +58,14 @@ def train(argv: list[str]) -> int:
     known = bool(argv) and (argv[0] in names() or (is_target(argv[0]) and not argv[0].startswith("-")))
     if argv and not known and any(word.split("=")[0] == "--resume" for word in argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
-        run = opened(wish.resume, wish.trust)
+        runs = [opened(path, wish.trust) for path in runs_in(wish.resume)]
         if wish.steps is not None:
-            run.extend(wish.steps)
-        return _train(run, True, wish.stop_at_return)
+            for run in runs:
+                run.extend(wish.steps)
+        if len(runs) == 1:
+            _spreads(runs[0].agent, wish.workers)
+        with executor_of(wish) as executor:
+            return _train(runs, True, wish.stop_at_return, executor)
     if not known:
         asked = bool(argv) and argv[0] in ("-h", "--help")
         found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], names())}\n" if argv else ""
@@ -67,24 +77,25 @@ def train(argv: list[str]) -> int:
         return 0 if asked else 2
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
     options.agent.check(options.execution)
-    _try_to_build(RunDirectory(Path(), argv[0], options.run, options.agent, options.execution))
+    try_to_build(RunDirectory(Path(), argv[0], options.run, options.agent, options.execution))
     if options.seeds < 1:
         raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
-    paths = []
-    for seed in range(options.run.seed, options.run.seed + options.seeds):
-        out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
-        run = RunDirectory.create(argv[0], replace(options.run, seed=seed), options.agent, out, options.execution)
-        paths.append(run.path)
-        code = _train(run, False, options.stop_at_return)
-        if code:
-            return code
-    if len(paths) > 1 and options.run.evaluations:
+    if options.seeds == 1:
+        _spreads(options.agent, options.workers)
+    runs = []
+    with executor_of(options) as executor:  # which may not be there, so before a run is
+        for seed in range(options.run.seed, options.run.seed + options.seeds):
+            out = options.out if options.out is None or options.seeds == 1 else options.out / f"seed{seed}"
+            run = replace(options.run, seed=seed)
+            runs.append(RunDirectory.create(argv[0], run, options.agent, out, options.execution))
+        code = _train(runs, False, options.stop_at_return, executor)
+    if not code and len(runs) > 1 and options.run.evaluations:
         from scg.agents.training import curves
 
-        curve = (options.out or paths[0].parent) / f"{title(argv[0])}-{options.run.env.replace('/', '-')}.png"
-        curves.plot(paths, curve)
-        print(f"curve over {len(paths)} seeds: {curve}")
-    return 0
+        curve = (options.out or runs[0].path.parent) / f"{title(argv[0])}-{options.run.env.replace('/', '-')}.png"
+        curves.plot([run.path for run in runs], curve)
+        print(f"curve over {len(runs)} seeds: {curve}")
+    return code
 
 
 train.subjects = names  # type: ignore[attr-defined]
@@ -97,7 +108,7 @@ class _Early(argparse.ArgumentParser):
         raise argparse.ArgumentError(None, message)
 
 
-def _try_to_build(run: RunDirectory) -> None:
+def try_to_build(run: RunDirectory) -> None:
     """Build environment and agent once, so that an unknown or refused environment leaves no run directory behind."""
     from scg.agents.experience.rollout import row_bytes
     from scg.agents.training.loop import build
@@ -117,14 +128,23 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
     out = Annotated[Path | None, tyro.conf.arg(help="run directory; default runs/<agent>-<env>-seed<seed>")]
     seeds = Annotated[int, tyro.conf.arg(help="how many runs, with the seeds from --seed on")]
     level = Annotated[float | None, tyro.conf.arg(help="stop once an evaluation's mean return is at least this")]
+    file = Annotated[Path | None, tyro.conf.arg(help="defaults from a file: the config.json of a run, or a sweep's best.json")]
+    workers = Annotated[int, tyro.conf.arg(help="tasks at a time: runs of several seeds, else members of a population")]
+    executor = Annotated[str, tyro.conf.arg(help="what runs them: local, ray, or slurm; no bit depends on it")]
     early = _Early(add_help=False, allow_abbrev=False)
-    early.add_argument("--env", default=RunConfig.env)
-    early.add_argument("--steps", type=int, default=RunConfig.steps)
+    early.add_argument("--env")
+    early.add_argument("--steps", type=int)
+    early.add_argument("--preset", type=Path)
     try:
         asked, _ = early.parse_known_args(argv)
     except argparse.ArgumentError:  # not a number: the full parser says so
         asked = early.parse_args([])
-    defaults = preset(name, asked.env, asked.steps)
+    defaults = preset(name, asked.env or RunConfig.env, RunConfig.steps if asked.steps is None else asked.steps)
+    if asked.preset is not None:
+        defaults = preset_file(asked.preset, name)
+        env = defaults.run["env"]
+        if ":" in env and asked.env is None:
+            raise RunError(f"preset {asked.preset}: its environment imports a module. If you trust it, say --env {env}.")
     fields = [
         ("run", OmitArgPrefixes[RunConfig], RunConfig(**defaults.run)),
         ("agent", OmitArgPrefixes[config], config(**defaults.agent)),  # type: ignore[misc,valid-type]
@@ -132,6 +152,9 @@ def options_of(name: str, argv: Sequence[str] = ()) -> Any:
         ("out", out, None),
         ("seeds", seeds, 1),
         ("stop_at_return", level, None),
+        ("preset", file, None),
+        ("workers", workers, 1),
+        ("executor", executor, "local"),
     ]
     return make_dataclass("Options", fields, frozen=True)
 
@@ -249,21 +272,26 @@ def plot(argv: list[str]) -> int:
     return 0
 
 
-def _train(run: RunDirectory, resume: bool, stop_at: float | None) -> int:
-    from scg.agents.common.callbacks import StopAtReturn
-    from scg.agents.training.loop import train as train_run
+def _train(runs: Sequence[RunDirectory], resume: bool, stop_at: float | None, executor: Executor) -> int:
+    """Train one run here, its population on the executor; or several, each of them a task."""
+    if len(runs) == 1:
+        ended = train_run(runs[0], resume, stop_at, executor=executor)
+        if ended.said:
+            print(ended.said)
+        return ended.code
+    worst = 0
+    for run, ended in train_all(runs, executor, stop_at):
+        if ended.said:
+            print(f"seed {run.run.seed}: {ended.said}", file=sys.stderr if ended.code else sys.stdout, flush=True)
+        worst = max(worst, ended.code)
+        if ended.code > 2:  # a signal
+            break
+    return worst
 
-    callbacks = [] if stop_at is None else [StopAtReturn(stop_at)]
 
-    try:
-        with stopped_by_signals():
-            evaluation = train_run(run, resume, callbacks=callbacks)
-    except KeyboardInterrupt as stop:
-        with suppress(OSError):  # after SIGHUP there may be no terminal to say it on
-            print(f"interrupted; continue with: scg train --resume {run.path}", file=sys.stderr)
-        return getattr(stop, "code", 130)
-    if evaluation is None:
-        print(f"done, without an evaluation; graph and checkpoints in {run.path}")
-        return 0
-    print(f"done: evaluation return {evaluation.mean:.1f}{evaluation.remark}; curve, graph and checkpoints in {run.path}")
-    return 0
+def _spreads(agent: Any, workers: int) -> None:
+    """OptionError for workers without a use."""
+    if workers > 1 and not agent.spreads:
+        raise OptionError(
+            f"option workers is {workers}: one run of {type(agent).__name__} is one task. Give --seeds, or a population's agent."
+        )

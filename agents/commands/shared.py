@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
+from scg import executors
 from scg.agents.commands.trust import opened
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
@@ -18,6 +20,7 @@ from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.networks.finite_check import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
 from scg.errors import visible
+from scg.executors import Executor, ExecutorError, WorkerDied
 from scg.files import told
 from scg.targets import TargetError
 
@@ -30,29 +33,42 @@ def reported(command: Command) -> Command:
 
     @wraps(command)
     def run(argv: list[str]) -> int:
-        from scg.agents.training.loop import TrainingStopped
-        from scg.agents.training.video import VideoError
-
         try:
             return command(argv)
-        except (TrainingStopped, EnvironmentFailed, NotFinite) as error:
-            print(f"stopped: {_harmless(error)}", file=sys.stderr)
-            return 1
-        except (CheckpointError, EnvironmentFault, OptionError, RunError, TargetError, VideoError) as error:
-            print(f"error: {_harmless(error)}", file=sys.stderr)
-            return 2
-        except OSError as error:
-            print(f"error: {_harmless(told(error))}", file=sys.stderr)
-            return 1
-        except (MemoryError, RuntimeError) as error:
-            if not is_shortage(error):
-                raise
-            print(f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks.", file=sys.stderr)
-            return 1
         except SystemExit as leave:  # argument errors and --help
             return leave.code if isinstance(leave.code, int) else 2
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            code, text = fault
+            print(text, file=sys.stderr)
+            return code
 
     return run
+
+
+def fault_of(error: Exception) -> tuple[int, str] | None:
+    """The exit code of a fault that a user can mend, and what to say of it; None for one that is ours."""
+    from scg.agents.training.loop import TrainingStopped
+    from scg.agents.training.video import VideoError
+
+    if isinstance(error, TrainingStopped | EnvironmentFailed | NotFinite | WorkerDied):
+        return 1, f"stopped: {_harmless(error)}"
+    if isinstance(
+        error, CheckpointError | EnvironmentFault | ExecutorError | OptionError | RunError | TargetError | VideoError
+    ):
+        return 2, f"error: {_harmless(error)}"
+    if isinstance(error, OSError):
+        return 1, f"error: {_harmless(told(error))}"
+    if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
+        return 1, f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks."
+    return None
+
+
+def executor_of(wish: Any) -> Executor:
+    """The executor of the options `executor` and `workers`; a task has one thread, or what its run says."""
+    return executors.opened(wish.executor, wish.workers)
 
 
 def check_figure(out: Path) -> None:

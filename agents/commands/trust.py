@@ -19,6 +19,7 @@ from scg import targets
 from scg.agents import is_target
 from scg.agents.environments.recipe import look_here
 from scg.agents.networks.networks import target_in
+from scg.agents.training.run_config import options
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
@@ -26,16 +27,20 @@ def opened(path: Path, trust: bool) -> RunDirectory:
     """The run at `path`, whose environment and agent may be built. RunError if that imports code without the user's consent."""
     keep_out(path)
     run = RunDirectory.open(path)
+    vet(run, trust)
+    return RunDirectory.open(path, trusted=True) if is_target(run.name) else run
+
+
+def vet(run: RunDirectory, trust: bool) -> None:
+    """RunError where the run's environment, agent or network imports code without the user's consent."""
     look_here()
     for module in run.run.recipe.modules:
         _vet(run, f"environment {run.run.env!r}", module, trust)
     if is_target(run.name):
         _vet_target(run, "agent", run.name, trust)
-        run = RunDirectory.open(path, trusted=True)
-    network = target_in(getattr(run.agent, "network", ""))
-    if network:
+    network = options(run.agent).get("network", "")
+    if isinstance(network, str) and (network := target_in(network)):
         _vet_target(run, "network", network, trust)
-    return run
 
 
 def _vet_target(run: RunDirectory, kind: str, target: str, trust: bool) -> None:

@@ -93,6 +93,8 @@ class AgentConfig:
     """shortest run, in environment steps, whose updates are compiled by default; None: never"""
     executes: ClassVar[tuple[str, ...]] = ("device", "compile", "bf16", "threads")
     """options of `Execution` that its updates support"""
+    spreads: ClassVar[bool] = False
+    """whether it has episodes run by the rollout's executor"""
 
     def build(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, execution: Execution = EAGER) -> Agent:
         """The agent for these spaces, its initial weights drawn from `generator`, its updates run as `execution` says."""

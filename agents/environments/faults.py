@@ -23,6 +23,9 @@ class EnvironmentFailed(EnvironmentFault):
         who = "environments" if index is None else f"environment {index}"
         super().__init__(f"{who}, {when}: {found}" if when else f"{who}: {found}")
 
+    def __reduce__(self) -> tuple[type[EnvironmentFailed], tuple[int | None, str, str]]:
+        return type(self), (self.index, self.found, self.when)
+
     def at(self, when: str) -> EnvironmentFailed:
         """The same, with the time of the fault where none is known."""
         fault = type(self)(self.index, self.found, self.when or when)

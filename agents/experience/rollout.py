@@ -35,6 +35,7 @@ from scg.agents.experience.acting import Act, mode, sampler
 from scg.agents.networks.finite_check import REMEDY, NotFinite
 from scg.agents.networks.mlp import float_type
 from scg.agents.networks.recurrent import Recall, no_memory, seen
+from scg.executors import Executor
 
 Rows = dict[str, Tensor]  # named tensors with one element a row: a minibatch, or a recording `[1, rows, …]`
 
@@ -102,10 +103,13 @@ def discounted_cost(cost: Tensor, terminated: Tensor, truncated: Tensor, continu
 
 
 class Rollout:
-    """Steps the environments and keeps their state between blocks. Same seeds, same bits."""
+    """Steps the environments and keeps their state between blocks. Same seeds, same bits. `executor` is for agents that have
+    whole episodes run elsewhere (None: here)."""
 
-    def __init__(self, envs: Environments, seeds: Sequence[int], generator: Generator) -> None:
-        self.envs, self.generator = envs, generator
+    def __init__(
+        self, envs: Environments, seeds: Sequence[int], generator: Generator, executor: Executor | None = None
+    ) -> None:
+        self.envs, self.generator, self.executor = envs, generator, executor
         self._obs = envs.reset(seeds).copy()
         self._first = np.ones(envs.batch, bool)
         self._total, self._length = np.zeros(envs.batch), np.zeros(envs.batch, np.int64)

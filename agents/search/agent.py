@@ -26,9 +26,10 @@ from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.experience.rollout import Episode, Rollout
 from scg.agents.search.controllers import HoverPolicy, ScorePolicy
+from scg.agents.search.members import Members, evaluated
 from scg.agents.search.perturbations import NoiseKind, Perturbations
 from scg.agents.search.policies import NetworkPolicy, SearchPolicy
-from scg.agents.search.population import Job, Returns, evaluate_population
+from scg.agents.search.population import Job, Returns
 from scg.agents.updates.metrics import Metrics, NotFinite
 
 ENDLESS = 100_000  # steps; an episode longer than this, and than the rest of the run, is taken to be endless
@@ -67,6 +68,7 @@ class SearchConfig(AgentConfig):
     family: ClassVar[str] = "search"
     environments: ClassVar[int] = 32  # a slot a member, or nearly
     executes: ClassVar[tuple[str, ...]] = ("threads",)  # nothing is differentiated by autograd
+    spreads: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self, "population episodes", "scale")
@@ -173,11 +175,8 @@ class Search:
 
         def collect(rollout: Rollout, steps_left: int) -> Generation:
             number, count = generations.done, size()
-            crowd = policy.crowd(rollout.envs.batch)
             limit = max(ENDLESS, steps_left)
-            returns = evaluate_population(
-                rollout.envs, crowd, lambda m: make(number, [m])[0].numpy(), count, self.jobs(count), limit
-            )
+            returns = evaluated(rollout, policy, Members(distribution, noise, number), count, self.jobs(count), limit)
             return Generation(number, returns, make, noise.rows)
 
         def update(generation: Generation, progress: float) -> Metrics:

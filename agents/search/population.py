@@ -43,10 +43,23 @@ class Returns:
     seen: tuple[int, np.ndarray, np.ndarray]  # observations: count, sum, sum of squares
 
 
+class Played(NamedTuple):
+    """What came of some jobs, by their index."""
+
+    done: dict[int, tuple[Episode, np.ndarray, np.ndarray]]
+    failures: dict[int, tuple[int, str]]  # member → (job, message)
+    steps: int
+
+
 def evaluate_population(
     envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], members: int, jobs: Sequence[Job], limit: int = 0
 ) -> Returns:
     """Run every job. `theta(member)` gives its parameters `[d]`. EnvironmentFailed by an episode of more than `limit` steps (0: none)."""
+    return gathered(members, jobs, play(envs, crowd, theta, jobs, limit), envs.obs_space.shape or ())
+
+
+def play(envs: Environments, crowd: Crowd, theta: Callable[[int], np.ndarray], jobs: Sequence[Job], limit: int = 0) -> Played:
+    """Run every job in the slots of `envs`."""
     slots = envs.batch
     shape = envs.obs_space.shape or ()
     obs = np.zeros((slots, *shape), envs.obs_space.dtype)
@@ -110,17 +123,13 @@ def evaluate_population(
                 else:
                     done[job] = Episode(float(total[slot]), int(length[slot])), first[slot].copy(), second[slot].copy()
                 fill(slot)
-    return _gather(members, jobs, done, {member: message for member, (_, message) in failures.items()}, steps, shape)
+    return Played(done, failures, steps)
 
 
-def _gather(
-    members: int,
-    jobs: Sequence[Job],
-    done: dict[int, tuple[Episode, np.ndarray, np.ndarray]],
-    failures: dict[int, str],
-    steps: int,
-    shape: tuple[int, ...],
-) -> Returns:
+def gathered(members: int, jobs: Sequence[Job], played: Played, shape: tuple[int, ...]) -> Returns:
+    """Returns of the members, summed in the order of the jobs. `shape` is an observation's."""
+    done, steps = played.done, played.steps
+    failures = {member: message for member, (_, message) in played.failures.items()}
     sums, counts = np.zeros(members), np.zeros(members)
     seen, first, second = 0, np.zeros(shape), np.zeros(shape)
     for job in sorted(done):

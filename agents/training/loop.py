@@ -42,6 +42,7 @@ from scg.agents.training.progress import Progress
 from scg.agents.training.run_directory import RunDirectory, RunError, Table
 from scg.agents.training.signals import stop_if_asked
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
+from scg.executors import Executor
 from scg.files import told
 
 COLUMNS = ("step", "return", "episodes", "updates", "seconds", "steps_per_second")  # of metrics.csv, before an update's own
@@ -71,11 +72,15 @@ class Counters:
 
 
 def train(
-    run: RunDirectory, resume: bool = False, quiet: bool = False, callbacks: Sequence[Callback] = ()
+    run: RunDirectory,
+    resume: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+    executor: Executor | None = None,
 ) -> Evaluation | None:
     """Train to the end of the budget, from the last checkpoint if `resume`. Returns the last evaluation, or None without any.
 
-    `callbacks` are called after the agent's own.
+    `callbacks` are called after the agent's own. A population's members are evaluated on the `executor`, by default here.
     """
     with (
         torch_threads(run.execution.threads),
@@ -85,7 +90,7 @@ def train(
         _environments(run) as environments,
         Progress(run.run.steps, quiet) as progress,
     ):
-        training = _Training(run, environments, progress, callbacks)
+        training = _Training(run, environments, progress, callbacks, executor)
         try:
             return training.run_to_end(resume)
         except OSError as error:
@@ -126,7 +131,12 @@ def build(run: RunDirectory, environments: Environments) -> Agent:
 
 class _Training:
     def __init__(
-        self, run: RunDirectory, environments: Environments, progress: Progress, callbacks: Sequence[Callback] = ()
+        self,
+        run: RunDirectory,
+        environments: Environments,
+        progress: Progress,
+        callbacks: Sequence[Callback] = (),
+        executor: Executor | None = None,
     ) -> None:
         self.directory, self.options, self.progress = run, run.run, progress
         self.counters = Counters()
@@ -135,7 +145,8 @@ class _Training:
         self.callbacks, self.now = [*self.agent.callbacks, *callbacks], Now(self.agent, run.path)
         generator = Generator().manual_seed(envs.seeds(self.options.seed, "actions", 1)[0])
         with self._stopping(lambda: "before the first step"):
-            self.rollout = Rollout(environments, envs.seeds(self.options.seed, "environments", environments.batch), generator)
+            seeds = envs.seeds(self.options.seed, "environments", environments.batch)
+            self.rollout = Rollout(environments, seeds, generator, executor)
 
     def run_to_end(self, resume: bool) -> Evaluation | None:
         from torch.utils.tensorboard import SummaryWriter

@@ -12,20 +12,23 @@
     on CartPole   short blocks, lower λ and γ, observations and rewards as they are (RL Zoo): statistics of a few hundred
                   steps move under the policy, and with them PPO kept losing what it had learned
 
-Every one can be changed by its flag. What is not listed keeps the config's default.
+Every one can be changed by its flag. What is not listed keeps the config's default. A preset file, which `--preset` names, is the
+`config.json` of a run or of a sweep's best trial, and takes the place of all of these.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from scg.agents import config_type
+from scg.agents import config_type, target_of
 from scg.agents.execution.settings import Execution
-from scg.agents.training.run_directory import RunConfig
+from scg.agents.training.run_config import RunConfig, RunError, read
 
 Options = dict[str, Any]
 _CARTPOLE: Options = {"normalise_obs": False, "scale_reward": False, "gamma": 0.98}
@@ -111,6 +114,21 @@ def preset(agent: str, env_id: str, steps: int) -> Preset:
     execution: Options = {"compile": True} if compiles(agent, steps) else {}
     found = {**_RUN.get(kind, {}).get(agent, {}), **_RUN.get(env_id, {}).get(agent, {})}
     return Preset({**run, **found}, options, execution)
+
+
+def preset_file(file: Path, agent: str) -> Preset:
+    """The settings in a preset file for `agent`. RunError says what is wrong with it."""
+    where = f"preset {file}"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(
+            f"{where}: it cannot be read ({error}). Give the config.json of a run, or a sweep's best.json."
+        ) from error
+    found = read(content, where, print, trusted=isinstance(content, dict) and content.get("agent") == target_of(agent))
+    if found.name != target_of(agent):
+        raise RunError(f"{where}: it is of agent {found.name!r}. Say scg train {found.name} --preset {file}.")
+    return Preset(*({field.name: getattr(part, field.name) for field in fields(part)} for part in found[1:]))
 
 
 def compiles(agent: str, steps: int) -> bool:

@@ -1,6 +1,6 @@
 """`config.json` of a run: every option by name, typed, with the version of its layout.
 
-    {"version": 2, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
+    {"version": 3, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
 
 The file decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another type is an
 error that names it. Files of earlier versions go through `migrated` first.
@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -27,7 +28,7 @@ from scg.agents.execution.settings import Execution
 from scg.errors import nearest
 from scg.targets import TargetError
 
-VERSION = 2
+VERSION = 3
 MOST = 2**16  # environments side by side
 
 
@@ -138,6 +139,15 @@ def read(content: Any, where: str, say: Callable[[str], None], trusted: bool = F
     return Settings(content["agent"], *(_section(kind, content[name], name, where) for name, kind in kinds))
 
 
+def is_of(file: Path, settings: Settings) -> bool:
+    """Whether a `config.json` has these settings. No code that it names is imported. RunError where it cannot be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: it is damaged ({error}). Put back a copy, or remove its folder.") from error
+    return migrated(content, f"{file}")[0] == json.loads(json.dumps(written(settings)))
+
+
 def migrated(content: Any, where: str) -> tuple[dict[str, Any], list[str]]:
     """`content` of any earlier version in the present layout, and the values that were assumed for it."""
     if not isinstance(content, dict):
@@ -189,7 +199,16 @@ def _from_1(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     return {**changed, "version": 2}, []
 
 
-MIGRATIONS = (_from_0, _from_1)  # from version 0 to 1, …
+def _from_2(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """A3C's processes were called workers, as those of `--workers` are."""
+    changed = dict(content)
+    config = changed.get("config")
+    if changed.get("agent") == "a3c" and isinstance(config, dict) and "workers" in config:
+        changed["config"] = {"learners" if key == "workers" else key: value for key, value in config.items()}
+    return {**changed, "version": 3}, []
+
+
+MIGRATIONS = (_from_0, _from_1, _from_2)  # from version 0 to 1, …
 
 
 def _kinds(content: dict[str, Any], where: str, trusted: bool = False) -> tuple[Any, Any, Any]:
@@ -237,15 +256,15 @@ def _typed(kind: Any, values: dict[str, Any], section: str, where: str) -> dict[
     found = {}
     for key, value in values.items():
         try:
-            found[key] = _value(value, hints[key])
+            found[key] = typed_value(value, hints[key])
         except TypeError:
             raise RunError(
-                f"{where}: {section}.{key} is {_shown(value)}, expected {_spelt(hints[key])}. Correct it there."
+                f"{where}: {section}.{key} is {_shown(value)}, expected {spelt(hints[key])}. Correct it there."
             ) from None
     return found
 
 
-def _value(value: Any, kind: Any) -> Any:
+def typed_value(value: Any, kind: Any) -> Any:
     """`value` as a `kind`. TypeError for a value of another type: a bool is not a number here, and 5.5 not an integer."""
     origin, options = get_origin(kind), get_args(kind)
     if kind is float and type(value) is not bool and isinstance(value, int | float):
@@ -257,25 +276,25 @@ def _value(value: Any, kind: Any) -> Any:
     if origin is Literal and any(type(value) is type(option) and value == option for option in options):
         return value
     if origin is tuple and options[1:] == (Ellipsis,) and isinstance(value, list | tuple):
-        return tuple(_value(each, options[0]) for each in value)
+        return tuple(typed_value(each, options[0]) for each in value)
     if origin in (Union, UnionType):
         for option in options:
             try:
-                return _value(value, option)
+                return typed_value(value, option)
             except TypeError:
                 continue
     raise TypeError
 
 
-def _spelt(kind: Any) -> str:
+def spelt(kind: Any) -> str:
     names = {bool: "true or false", int: "an integer", float: "a number", str: "printable text", NoneType: "null"}
     origin, options = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(_shown(option) for option in options)
     if origin is tuple:
-        return f"a list, of each entry {_spelt(options[0])}"
+        return f"a list, of each entry {spelt(options[0])}"
     if origin in (Union, UnionType):
-        return " or ".join(map(_spelt, options))
+        return " or ".join(map(spelt, options))
     return names.get(kind, f"{kind}")
 
 

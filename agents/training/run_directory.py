@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,6 +104,21 @@ class RunDirectory:
         are begun after the first checkpoint."""
         tables = [self.path / name for name in ("metrics.csv", "evaluations.csv")]
         return any(map(os.path.lexists, [*self.checkpoints.paths(), self.checkpoints.best, *tables]))
+
+    def goes_on_to_the_bit(self) -> bool:
+        """Whether the last checkpoint leads to the bits of a run that was never interrupted: it holds the environments'
+        states. CheckpointError where there is none that can be read."""
+        _, state = self.checkpoints.load_latest(_to_stderr)
+        return state["rollout"]["envs"] is not None
+
+    def begin_again(self) -> None:
+        """Remove what the run has done, and keep what it is."""
+        with self.writing():
+            for name in ("checkpoints", "replay"):
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            for file in [self.path / name for name in ("metrics.csv", "evaluations.csv")] + list(self.path.glob("events.*")):
+                file.unlink(missing_ok=True)
 
     def extend(self, steps: int) -> None:
         """Change the total number of steps, which schedules follow. It is written to `config.json` once the run has resumed, so

@@ -27,7 +27,7 @@ def grouped(paths: Sequence[Path], labels: Sequence[str] = ()) -> Groups:
         raise RunError(f"option label: {len(labels)} for {len(paths)} paths. Give one to each, in their order.")
     for label in labels:
         _drawable(label)
-    placed = [(place, RunDirectory.open(path)) for place, given in enumerate(paths) for path in _runs_in(given)]
+    placed = [(place, RunDirectory.open(path)) for place, given in enumerate(paths) for path in runs_in(given)]
     runs = [run for _, run in placed]
     if not runs:
         raise RunError("no runs given. Give run directories, or a folder of them.")
@@ -39,7 +39,7 @@ def grouped(paths: Sequence[Path], labels: Sequence[str] = ()) -> Groups:
     return {env_id: _renamed(_labelled(panel), named) for env_id, panel in sorted(panels.items())}
 
 
-def _runs_in(path: Path) -> list[Path]:
+def runs_in(path: Path) -> list[Path]:
     """`path` itself where it is a run, else all runs below it."""
     if not path.is_dir():
         raise RunError(f"run {path}: no such directory. Give a directory that `scg train` has made, or a folder of them.")

@@ -71,7 +71,9 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
         ("shares", partial(exact.shares, 20)),
     ]
     plan = planned(settings.bits, settings.steps, settings.reach, settings.fetch)
-    runs = trained(plan, range(settings.seed, settings.seed + settings.seeds), settings.workers, say, settings.runs)
+    runs = trained(
+        plan, range(settings.seed, settings.seed + settings.seeds), settings.workers, say, settings.runs, settings.executor
+    )
     jobs += [(on_bits(n), partial(flipped, runs, n, budget(n, settings.steps))) for n in bits]
     jobs += [
         ("Figure 1", partial(figure_1, runs, bits)),

@@ -119,14 +119,14 @@ def planned(bits: int, steps: int, reach: int, fetch: int) -> dict[tuple[str, st
     return plan
 
 
-def trained(plan: dict[tuple[str, str], Options], seeds: range, workers: int, say: Say, keep: str) -> Runs:
+def trained(plan: dict[tuple[str, str], Options], seeds: range, workers: int, say: Say, keep: str, executor: str) -> Runs:
     wanted = {
         (task, how, seed): {**options, "seed": seed, "points": 6, "look": looked}
         for seed in seeds  # first, so that runs that are kept are of as few seeds as there is time for
         for (task, how), options in plan.items()
     }
     runs: Runs = {}
-    for (task, how, _), learned in learn_all(wanted, workers, say, keep).items():
+    for (task, how, _), learned in learn_all(wanted, workers, say, keep, executor).items():
         runs.setdefault((task, how), []).append(learned)
     return runs
 

@@ -141,7 +141,7 @@ class Lab:
                 agent, options = VARIANTS[name]
                 for seed in settings.each_seed(env):
                     wanted[env, name, seed] = {**common, "agent": agent, "seed": seed, **options}
-        for (env, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
+        for (env, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs, settings.executor).items():
             self.runs.setdefault(env, {}).setdefault(name, []).append(learned)
 
     def measured(self, env: str, name: str) -> Claim:

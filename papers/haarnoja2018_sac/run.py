@@ -79,7 +79,7 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
     ]
     long = long_runs(settings.mujoco, settings.mujoco_seeds)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    lab = trained(settings.steps, seeds, long, settings.workers, say, settings.runs)
+    lab = trained(settings.steps, seeds, long, settings.workers, say, settings.runs, settings.executor)
     forms = lab.swept["form"]
     jobs += [
         (f"{SWEPT}: {name}", partial(measured, forms[name], f"{SWEPT}, {settings.steps:,} steps: {name}")) for name in FORMS

@@ -111,7 +111,7 @@ class Lab:
         yield from self.long.values()
 
 
-def trained(steps: int, seeds: range, long: dict[str, Long], workers: int, say: Say, keep: str) -> Lab:
+def trained(steps: int, seeds: range, long: dict[str, Long], workers: int, say: Say, keep: str, executor: str) -> Lab:
     """A run that is part of several sweeps takes place once."""
     places: dict[tuple[str, str, int], str] = {}
     wanted: dict[str, dict[str, Any]] = {}
@@ -128,7 +128,7 @@ def trained(steps: int, seeds: range, long: dict[str, Long], workers: int, say: 
     for name, one in long.items():
         for seed in one.seeds:
             want("", name, one.agent, one.env, one.steps, seed)
-    found, lab = learn_all(wanted, workers, say, keep), Lab({sweep: {} for sweep in SWEEPS}, {})
+    found, lab = learn_all(wanted, workers, say, keep, executor), Lab({sweep: {} for sweep in SWEEPS}, {})
     for (sweep, name, _), run in places.items():
         (lab.swept[sweep] if sweep else lab.long).setdefault(name, []).append(found[run])
     return lab

@@ -91,7 +91,7 @@ class Lab:
             for name in names:
                 for seed in range(settings.seed, settings.seed + self.seeds(env)):
                     runs[env, name, seed] = {**common, "env": env, "steps": self.steps(env), "seed": seed, **VARIANTS[name]}
-        for (env, name, _), learned in learn_all(runs, settings.workers, say, settings.runs).items():
+        for (env, name, _), learned in learn_all(runs, settings.workers, say, settings.runs, settings.executor).items():
             self.runs.setdefault(env, {}).setdefault(name, []).append(learned)
 
     def measured(self, env: str, name: str) -> Claim:

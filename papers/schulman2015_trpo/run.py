@@ -215,7 +215,7 @@ class Lab:
                     "seed": seed,
                     **SIZES[size][name],
                 }
-        for (env, size, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
+        for (env, size, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs, settings.executor).items():
             self.runs[env, size].setdefault(name, []).append(learned)
 
     def measured(self, env: str, size: str, name: str) -> Claim:

@@ -153,7 +153,7 @@ class Lab:
             for seed in range(settings.seed, settings.seed + settings.seeds):
                 run = {"agent": "trpo", "env": ENVIRONMENT, "steps": settings.steps, "seed": seed, "gamma": gamma, "lam": lam}
                 wanted[gamma, lam, seed] = {**run, "episodes": 1}  # what counts here is the return along the run
-        for (gamma, lam, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
+        for (gamma, lam, _), learned in learn_all(wanted, settings.workers, say, settings.runs, settings.executor).items():
             self.runs.setdefault((gamma, lam), []).append(learned)
 
     def measured(self, gamma: float) -> Claim:

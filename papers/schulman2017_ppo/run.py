@@ -157,7 +157,7 @@ class Lab:
                 for seed in seeds:
                     wanted[env, name, seed] = {"agent": agent, "env": env, "steps": settings.steps, "seed": seed, **options}
             self.fresh[env] = statistics.fmean(untrained(env, seed) for seed in seeds)
-        for (env, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs).items():
+        for (env, name, _), learned in learn_all(wanted, settings.workers, say, settings.runs, settings.executor).items():
             self.runs[env].setdefault(name, []).append(learned)
 
     def measured(self, env: str, name: str) -> Claim:

@@ -11,6 +11,10 @@ unbiased; 1 where it is biased, undecided, or the graph has errors; 2 for argume
     scg check model.py:loss --objective model.py:value      scg check model.py:MyEstimator
 
 A loss that is no graph, and an estimator of one's own, are checked as `check_loss.py` says.
+
+    scg check model.py:graph model.py:loss estimators.py:Mine --workers 4
+
+Several targets are tasks of an executor; their reports come in their order, and the exit code is the greatest.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +32,9 @@ from torch import Tensor
 
 from scg.commands.check_loss import check_thing, is_estimator, made, verdict
 from scg.commands.draw import graph_of, is_graph
-from scg.errors import GraphError, nearest
+from scg.errors import GraphError, nearest, visible
 from scg.evaluation.objectives import reachable_modules
+from scg.executors import ExecutorError, WorkerDied, opened
 from scg.graph import Graph
 from scg.targets import TargetError, attribute, called, module, split
 from scg.testing import check_unbiased
@@ -38,7 +45,10 @@ def check(argv: list[str]) -> int:
     """Check the graph at `path/to/model.py:graph`."""
     parser = argparse.ArgumentParser(prog="scg check", description="Hold a graph's gradient against the true one.")
     parser.add_argument(
-        "target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"
+        "targets",
+        nargs="+",
+        metavar="target",
+        help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one",
     )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an input: a number or a nested list")
     parser.add_argument(
@@ -56,10 +66,39 @@ def check(argv: list[str]) -> int:
     parser.add_argument("--objective", metavar="FILE:NAME", help="what a loss's gradient is that of (default: its `objective`)")
     parser.add_argument("--max-draws", type=int, help="when to give up")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="targets at a time")
+    parser.add_argument("--executor", default="local", help="what checks several targets: local, ray, or slurm")
     try:
         wish = parser.parse_args(argv)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 2
+    if len(wish.targets) == 1:
+        if wish.workers != 1 or wish.executor != "local":
+            print("error: --workers and --executor are for several targets: one is one task.", file=sys.stderr)
+            return 2
+        return _checked(argparse.Namespace(**vars(wish), target=wish.targets[0]))
+    worst = 0
+    try:
+        with opened(wish.executor, wish.workers) as executor:
+            tasks = [({**vars(wish), "target": target},) for target in wish.targets]
+            for target, (code, out, err) in zip(wish.targets, executor.map(_reported, tasks), strict=True):
+                print(f"── {visible(target)}\n{out}", end="" if out.endswith("\n") else "\n", flush=True)
+                print(err, end="", file=sys.stderr, flush=True)
+                worst = max(worst, code)
+    except (ExecutorError, WorkerDied) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return worst
+
+
+def _reported(wish: dict[str, Any]) -> tuple[int, str, str]:
+    """On a worker: the exit code of one target's check, and what it says."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = _checked(argparse.Namespace(**wish))
+    return code, out.getvalue(), err.getvalue()
+
+
+def _checked(wish: argparse.Namespace) -> int:
     try:
         place, name = split(wish.target)
         home = module(place)

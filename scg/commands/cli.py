@@ -14,6 +14,8 @@ SUMMARY = {
     "estimators": "the catalogue: what each estimator supports, needs and costs",
     "compare": "estimators of a node side by side: scg compare path/to/model.py:graph --node b",
     "train": "train an agent: scg train reinforce --env CartPole-v1 --steps 100000 --seed 0",
+    "sweep": "search an agent's options: scg sweep ppo --env CartPole-v1 --search lr=loguniform(1e-5,1e-2)",
+    "benchmark": "agents × environments × seeds, and what they say together: scg benchmark SUITE.toml",
     "eval": "evaluate a run on fresh episodes: scg eval RUN",
     "plot": "learning curves of runs: scg plot RUN…",
     "video": "film a trained policy, without a display: scg video RUN --out policy.gif",

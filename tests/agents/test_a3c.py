@@ -98,7 +98,7 @@ def test_processes_train_together_and_stop_where_they_are_told(tmp_path: Path) -
 def test_a_fault_in_a_worker_is_one_message_and_leaves_no_process(
     env: str, found: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = "--steps 300 --envs 1 --workers 1 --horizon 8 --hidden 4 --evaluations 0"
+    words = "--steps 300 --envs 1 --learners 1 --horizon 8 --hidden 4 --evaluations 0"
     code = cli.train(["a3c", "--env", f"tests.agents.breaking:{env}", *words.split(), "--out", str(tmp_path / "run")])
     shown = capfd.readouterr().err
     assert code == 1 and shown.startswith("stopped: update 1, after step 0: ")

@@ -23,7 +23,9 @@ def judged(run: Learned, bias: float, size: float = 10.0) -> Learned:
 def instead(value: Callable[[Run], float], bias: Callable[[Run], float]) -> Callable[..., Any]:
     """What takes the place of `learn_all`."""
 
-    def learn_all(runs: Mapping[Any, Run], workers: int, say: Any, keep: str = "") -> dict[Any, Learned]:
+    def learn_all(
+        runs: Mapping[Any, Run], workers: int, say: Any, keep: str = "", executor: str = "local"
+    ) -> dict[Any, Learned]:
         return {key: judged(flat(value(run)), bias(run)) if run["look"] else flat(value(run)) for key, run in runs.items()}
 
     return learn_all

@@ -17,7 +17,9 @@ def flat(value: float, kl: float = 0.005) -> Learned:
 def instead(value: Callable[[Run], float], kl: Callable[[Run], float] = lambda run: 0.005) -> Callable[..., Any]:
     """What takes the place of `learn_all`."""
 
-    def learn_all(runs: Mapping[Any, Run], workers: int, say: Any, keep: str = "") -> dict[Any, Learned]:
+    def learn_all(
+        runs: Mapping[Any, Run], workers: int, say: Any, keep: str = "", executor: str = "local"
+    ) -> dict[Any, Learned]:
         return {key: flat(value(run), kl(run)) for key, run in runs.items()}
 
     return learn_all

@@ -134,7 +134,7 @@ def unlike_the_paper(how, options) -> float:
 
 
 def written(tmp_path, monkeypatch, value, arm=True, draw=False):
-    def learn_all(wanted, workers, say, keep=""):
+    def learn_all(wanted, workers, say, keep="", executor="local"):
         return {key: known(value(run.get("her"), run), run["seed"]) for key, run in wanted.items()}
 
     def known(share, seed):

@@ -100,7 +100,7 @@ def test_an_environment_may_be_left_out(tmp_path, monkeypatch, option, env):
 def test_a_run_of_every_variant_is_asked_for(monkeypatch, tmp_path):
     asked = []
 
-    def learn_all(runs, workers, say, keep=""):
+    def learn_all(runs, workers, say, keep="", executor="local"):
         asked.extend((run["env"], kind(run), run["seed"]) for run in runs.values())
         return {}
 

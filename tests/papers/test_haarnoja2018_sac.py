@@ -127,7 +127,7 @@ class Known:
     def __init__(self, along, entropy=lambda options: -1.0, mean_gains=1.0):
         self.along, self.entropy, self.mean_gains = along, entropy, mean_gains
 
-    def __call__(self, wanted, workers, say, keep=""):
+    def __call__(self, wanted, workers, say, keep="", executor="local"):
         return {key: self.learned(options) for key, options in wanted.items()}
 
     def learned(self, options):

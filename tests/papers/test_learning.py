@@ -131,3 +131,14 @@ def test_where_runs_are_kept_is_no_part_of_the_results():
         runs: str = kept()
 
     assert collect("a_paper", Settings(runs="somewhere"), [], lambda what, done: None).settings == {"steps": 3}
+
+
+@pytest.mark.usefixtures("single")
+def test_runs_on_two_workers_have_the_numbers_of_one_after_the_other() -> None:
+    runs = {seed: {**SHORT, "seed": seed} for seed in (0, 1)}
+    here, there = (learn_all(runs, workers, lambda what, done: None) for workers in (1, 2))
+    for seed in runs:
+        assert repr((here[seed].returns, here[seed].final)) == repr(
+            (there[seed].returns, there[seed].final)
+        )  # NaN is not itself
+    assert here[0].final != here[1].final

@@ -129,7 +129,7 @@ def test_an_unknown_id_says_how_a_module_is_named() -> None:
 
 
 def test_workers_of_their_own_process_make_it_too(here: Path) -> None:
-    words = f"a3c --workers 1 {OPTIONS} {SHORT}"
+    words = f"a3c --learners 1 {OPTIONS} {SHORT}"
     assert cli.train(words.split()) == 0
     assert [row["return"] for row in read_table(here / "run" / "evaluations.csv")] == [14.0]
 

@@ -97,12 +97,12 @@ def test_a_value_of_another_type_is_named_with_what_is_expected(
     ("content", "said"),
     [
         ([], r"found \[\], expected an object"),
-        ({"version": 3}, "version is 3, this scg reads versions up to 2. Update"),
+        ({"version": 4}, "version is 4, this scg reads versions up to 3. Update"),
         ({"version": True}, "version is true"),
-        ({"version": 2, "agent": "reinforc", "run": {}, "config": {}, "execution": {}}, "no agent of this scg. Did you mean"),
-        ({"version": 2, "agent": [], "run": {}, "config": {}, "execution": {}}, r"agent is \[\], which is no agent"),
-        ({"version": 2, "agent": "ppo", "run": 3, "config": {}, "execution": {}}, "section 'run' is 3, expected an object"),
-        ({"version": 2, "agent": "ppo", "runs": {}}, "no section is called 'runs'. Did you mean 'run'"),
+        ({"version": 3, "agent": "reinforc", "run": {}, "config": {}, "execution": {}}, "no agent of this scg. Did you mean"),
+        ({"version": 3, "agent": [], "run": {}, "config": {}, "execution": {}}, r"agent is \[\], which is no agent"),
+        ({"version": 3, "agent": "ppo", "run": 3, "config": {}, "execution": {}}, "section 'run' is 3, expected an object"),
+        ({"version": 3, "agent": "ppo", "runs": {}}, "no section is called 'runs'. Did you mean 'run'"),
         ({"agent": "ppo", "run": 3, "config": {}}, "section 'run' is 3, expected an object"),
         ({"run": {}, "config": {}}, "agent is missing"),
     ],
@@ -143,6 +143,15 @@ def test_a_file_without_a_version_is_migrated_and_what_is_assumed_is_said(run: R
     changed(run, lambda content: content["config"].update(horizn=3))
     with pytest.raises(RunError, match="Reinforce has no option 'horizn'. Did you mean 'horizon'"):
         RunDirectory.open(run.path)
+
+
+def test_a3c_of_version_2_had_workers() -> None:
+    settings = Settings("a3c", SHORT, config_type("a3c")(learners=3), Execution())
+    content = json.loads(json.dumps(written(settings)))
+    content["config"] = {"workers" if key == "learners" else key: value for key, value in content["config"].items()}
+    with pytest.raises(RunError, match="no option 'workers'"):
+        read(content, "here", pytest.fail)
+    assert read({**content, "version": 2}, "here", pytest.fail) == settings
 
 
 def test_a_resumed_run_of_an_older_scg_has_a_complete_file(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,3 +134,32 @@ def test_missing_inputs_are_named(tmp_path, capsys):
 def test_help_is_no_error(capsys):
     assert check(["--help"]) == 0
     assert "scg check" in capsys.readouterr().out
+
+
+# -- several targets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_several_targets_are_reported_in_their_order(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = ["docs/examples/biased.py:graph", "docs/examples/mixed.py:graph"]
+    alone = []
+    for target in targets:
+        code = check([target])
+        alone.append((code, capsys.readouterr().out))
+    assert [code for code, _ in alone] == [1, 0]
+    assert check([*targets, "--workers", workers]) == 1
+    said = capsys.readouterr().out
+    assert said == "".join(f"── {target}\n{out}" for target, (_, out) in zip(targets, alone, strict=True))
+
+
+def test_a_target_that_is_not_there_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(["docs/examples/none.py:graph", "docs/examples/mixed.py:graph"]) == 2
+    said = capsys.readouterr()
+    assert "docs/examples/none.py" in said.err and "unbiased" in said.out
+
+
+def test_workers_for_one_target_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(["docs/examples/mixed.py:graph", "--workers", "2"]) == 2
+    assert "are for several targets" in capsys.readouterr().err
+    assert check(["a.py:b", "c.py:d", "--executor", "rey"]) == 2
+    assert "executor 'rey' is unknown" in capsys.readouterr().err
