@@ -1,6 +1,6 @@
 """`config.json` of a run: every option by name, typed, with the version of its layout.
 
-    {"version": 2, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
+    {"version": 3, "agent": …, "run": {…}, "config": {…}, "execution": {…}}      sections are dataclasses
 
 The file decides what a resumed run does, so nothing is guessed: an option that is missing, unknown, or of another type is an
 error that names it. Files of earlier versions go through `migrated` first.
@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -25,9 +26,9 @@ from scg.agents.environments.recipe import Recipe
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution
 from scg.errors import nearest
-from scg.targets import TargetError
+from scg.targets import TargetError, with_whole_path
 
-VERSION = 2
+VERSION = 3
 MOST = 2**16  # environments side by side
 
 
@@ -40,11 +41,14 @@ class RunConfig:
     """How long, on what, and what to keep. The same for every agent."""
 
     env: str = "CartPole-v1"
-    """gymnasium's id of the environment; my_env:Id-v0 imports my_env, of the current folder too, which registers it"""
+    """gymnasium's id of the environment; my_env:Name or path/to/file.py:Name: an id that is registered there, or a class or
+    function that makes one"""
     env_kwargs: tuple[str, ...] = ()
     """arguments of the environment's constructor, name=value"""
     wrapper: tuple[str, ...] = ()
-    """wrappers around every environment, module:Class, the innermost first"""
+    """wrappers around every environment, module:Class or path/to/file.py:Class, the innermost first"""
+    start: str = ""
+    """a run, or a checkpoint's file, whose networks and normalisers this one starts from; optimisers are fresh"""
     steps: int = 100_000
     """environment steps in all"""
     seed: int = 0
@@ -71,6 +75,10 @@ class RunConfig:
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "env", with_whole_path(self.env))
+        object.__setattr__(self, "wrapper", tuple(map(with_whole_path, self.wrapper)))
+        if self.start:
+            object.__setattr__(self, "start", str(Path(self.start).resolve()))
         self.recipe.kwargs()  # EnvironmentFault for what is no name=value
         for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
@@ -189,7 +197,15 @@ def _from_1(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     return {**changed, "version": 2}, []
 
 
-MIGRATIONS = (_from_0, _from_1)  # from version 0 to 1, …
+def _from_2(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Every run started from fresh networks."""
+    changed = dict(content)
+    if isinstance(changed.get("run"), dict):
+        changed["run"] = {"start": "", **changed["run"]}
+    return {**changed, "version": 3}, []
+
+
+MIGRATIONS = (_from_0, _from_1, _from_2)  # from version 0 to 1, …
 
 
 def _kinds(content: dict[str, Any], where: str, trusted: bool = False) -> tuple[Any, Any, Any]:

@@ -97,7 +97,7 @@ def test_a_value_of_another_type_is_named_with_what_is_expected(
     ("content", "said"),
     [
         ([], r"found \[\], expected an object"),
-        ({"version": 3}, "version is 3, this scg reads versions up to 2. Update"),
+        ({"version": 4}, "version is 4, this scg reads versions up to 3. Update"),
         ({"version": True}, "version is true"),
         ({"version": 2, "agent": "reinforc", "run": {}, "config": {}, "execution": {}}, "no agent of this scg. Did you mean"),
         ({"version": 2, "agent": [], "run": {}, "config": {}, "execution": {}}, r"agent is \[\], which is no agent"),
