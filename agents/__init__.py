@@ -61,9 +61,11 @@ _OFFERED = {
     "Callback": "scg.agents.common.callbacks",
     "RMSprop": "scg.agents.updates.optimiser",
     "StopAtReturn": "scg.agents.common.callbacks",
+    "WandB": "scg.agents.common.wandb_callback",
     "agent": "scg.agents.common.from_function",
     "make_policy": "scg.agents.networks.policies",
     "on_policy": "scg.agents.common.from_graph",
+    "reads": "scg.agents.common.recurrence",
     "value_critic": "scg.agents.networks.critics",
 }
 

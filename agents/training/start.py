@@ -75,8 +75,8 @@ def start(agent: Agent, source: Path, environments: Environments) -> str:
         _check_fit(where, name, ours[name], theirs[name], source)
     for name in both:
         ours[name].load_state_dict(theirs[name])
-        if isinstance(ours[name], RewardScale):
-            ours[name].begin()
+        if isinstance(part := ours[name], RewardScale):
+            part.begin()
     fresh = ", ".join(sorted(ours.keys() - theirs.keys()))
     return f"started from {path}{f'; fresh, as that run has none: {fresh}' if fresh else ''}"
 
