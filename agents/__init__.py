@@ -10,7 +10,6 @@ checkpoints, evaluation and plots. Names are those below, those that installed p
 
 from __future__ import annotations
 
-import sys
 from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -62,9 +61,11 @@ _OFFERED = {
     "Callback": "scg.agents.common.callbacks",
     "RMSprop": "scg.agents.updates.optimiser",
     "StopAtReturn": "scg.agents.common.callbacks",
+    "WandB": "scg.agents.common.wandb_callback",
     "agent": "scg.agents.common.from_function",
     "make_policy": "scg.agents.networks.policies",
     "on_policy": "scg.agents.common.from_graph",
+    "reads": "scg.agents.common.recurrence",
     "value_critic": "scg.agents.networks.critics",
 }
 
@@ -103,7 +104,7 @@ def target_of(name: str) -> str:
     """What stands for agent `name` in a run's configuration: itself where every process knows it, else its target."""
     if name in _registered:
         kind = _registered[name]
-        return targets.absolute(kind, "agent") if isinstance(kind, str) else _place(kind)
+        return targets.absolute(kind, "agent") if isinstance(kind, str) else targets.place_of(kind, "agent")
     return targets.absolute(name, "agent") if is_target(name) else name
 
 
@@ -146,18 +147,3 @@ def _checked(kind: Any, target: str) -> Any:
     except TypeError as error:
         raise TargetError(f"{target}: every option of an agent needs a default ({error}).") from error
     return kind
-
-
-def _place(kind: type) -> str:
-    """The target of a class: by its file where its module is one that was run, or a lone file."""
-    if "<locals>" in kind.__qualname__:
-        raise TargetError(
-            f"agent {kind.__qualname__} is inside a function, where no other process finds it. Put it at the top."
-        )
-    home = sys.modules.get(kind.__module__)
-    file, spec = getattr(home, "__file__", None), getattr(home, "__spec__", None)
-    if spec is not None and spec.parent:  # in a package, be it python -m package.module
-        return f"{spec.name}:{kind.__qualname__}"
-    if file is None:
-        raise TargetError(f"agent {kind.__name__} was typed in, so no other process finds it. Put it into a file.")
-    return targets.absolute(f"{file}:{kind.__qualname__}", "agent")

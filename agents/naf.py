@@ -60,6 +60,10 @@ class QuadraticCritic(nn.Module):
         bounded = LOG_DIAGONAL * (diagonal / LOG_DIAGONAL).tanh()
         return self.unit * value.squeeze(-1), best.tanh(), lower + bounded.exp().diag_embed()
 
+    def best(self, obs: Tensor) -> Tensor:
+        """argmax_a Q(obs, a) `[*batch, dim]`."""
+        return self(obs)[1]
+
     def value(self, obs: Tensor) -> Tensor:
         """max_a Q(obs, a) `[*batch]`."""
         return self(obs)[0]

@@ -58,6 +58,11 @@ class Sampler(nn.Module):
         features = self.encoder(obs).unsqueeze(-2)
         return self.net(torch.cat([features.expand(*noise.shape[:-1], features.shape[-1]), noise], -1))
 
+    def best(self, obs: Tensor) -> Tensor:
+        """The action at the noise's mode."""
+        features = self.encoder(obs)
+        return self.net(torch.cat([features, features.new_zeros(*features.shape[:-1], self.dim)], -1)).tanh()
+
     def noise(self, shape: Sequence[int], generator: Generator) -> np.ndarray:
         return torch.randn(*shape, self.dim, generator=generator).numpy()
 

@@ -29,6 +29,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"scg.{name}")
     if name == "load":
         return import_module("scg.agents.commands.load").load
+    if name in ("train", "resume"):
+        return getattr(import_module("scg.agents.commands.python"), name)
     if name in ("attribute", "compare", "tune"):
         return getattr(import_module("scg.comparison"), name)
     raise AttributeError(f"module 'scg' has no attribute {name!r}")
@@ -36,5 +38,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(
-        [*__all__, "__version__", "agents", "attribute", "compare", "estimators", "load", "papers", "testing", "tune"]
+        [
+            *__all__,
+            "__version__",
+            "agents",
+            "attribute",
+            "compare",
+            "estimators",
+            "load",
+            "papers",
+            "resume",
+            "testing",
+            "train",
+            "tune",
+        ]
     )

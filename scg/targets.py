@@ -81,6 +81,27 @@ def absolute(target: str, what: str) -> str:
     return target
 
 
+def place_of(thing: Any, what: str) -> str:
+    """The target of a class or function that is at the top of a file or module; TargetError for what no other process finds."""
+    name, home = getattr(thing, "__qualname__", ""), sys.modules.get(getattr(thing, "__module__", ""))
+    if not name or "<locals>" in name or "<lambda>" in name:
+        raise TargetError(
+            f"{what} {name or type(thing).__name__} is inside a function, where no other process finds it. Put it at the top."
+        )
+    file, spec = getattr(home, "__file__", None), getattr(home, "__spec__", None)
+    if spec is not None and spec.parent:  # in a package, be it python -m package.module
+        return f"{spec.name}:{name}"
+    if file is None:
+        raise TargetError(f"{what} {name} was typed in, so no other process finds it. Put it into a file.")
+    return absolute(f"{file}:{name}", what)
+
+
+def with_whole_path(text: str) -> str:
+    """A target for other working directories, its file by the whole path; any other text as it is. Nothing is imported."""
+    place, colon, name = text.rpartition(":")
+    return f"{Path(place).resolve()}:{name}" if colon and place and is_file(place) else text
+
+
 def module(place: str) -> ModuleType:
     """A module by its file or by its dotted name."""
     if is_file(place):

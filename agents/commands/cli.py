@@ -1,10 +1,10 @@
-"""`scg train`, `scg eval`, `scg plot`, `scg video`: the dataclasses become the options.
+"""`scg train`, `scg eval`, `scg plot`, `scg video`, `scg export`: the dataclasses become the options.
 
     scg train ppo --env HalfCheetah-v5 --steps 1000000 --seeds 3          scg train --resume RUN
     scg train ppo --env CartPole-v1 --seeds 10 --workers 4 --out RUNS     scg train --resume RUNS --workers 4
     scg train path/to/file.py:Agent --env CartPole-v1
     scg eval RUN --episodes 20                                            scg plot RUN RUN RUN --out curve.pdf
-    scg video RUN --out policy.mp4
+    scg video RUN --out policy.mp4                                        scg export RUN --out policy.onnx
 
 Each function takes the arguments after its command and returns an exit code: 0, 1 for a run that stopped, 2 for invalid
 arguments or files.
@@ -24,13 +24,13 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from scg.agents import config_type, is_target, names, title
 from scg.agents.commands.many import train_all, train_run
+from scg.agents.commands.python import try_to_build
 from scg.agents.commands.shared import check_figure, executor_of, reported, trained
 from scg.agents.commands.trust import keep_out, opened
-from scg.agents.environments.envs import make
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset, preset_file
-from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError
+from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError, short
 from scg.agents.training.run_groups import runs_in
 from scg.errors import nearest
 from scg.executors import Executor
@@ -76,7 +76,6 @@ def train(argv: list[str]) -> int:
         print(text, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
-    options.agent.check(options.execution)
     try_to_build(RunDirectory(Path(), argv[0], options.run, options.agent, options.execution))
     if options.seeds < 1:
         raise RunError(f"option seeds is {options.seeds}. Give at least 1.")
@@ -92,7 +91,7 @@ def train(argv: list[str]) -> int:
     if not code and len(runs) > 1 and options.run.evaluations:
         from scg.agents.training import curves
 
-        curve = (options.out or runs[0].path.parent) / f"{title(argv[0])}-{options.run.env.replace('/', '-')}.png"
+        curve = (options.out or runs[0].path.parent) / f"{title(argv[0])}-{short(options.run.env)}.png"
         curves.plot([run.path for run in runs], curve)
         print(f"curve over {len(runs)} seeds: {curve}")
     return code
@@ -106,19 +105,6 @@ class _Early(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
-
-
-def try_to_build(run: RunDirectory) -> None:
-    """Build environment and agent once, so that an unknown or refused environment leaves no run directory behind."""
-    from scg.agents.experience.rollout import row_bytes
-    from scg.agents.training.loop import build
-
-    several = run.run.envs > 1 or run.run.evaluations > 0  # evaluations have environments of their own
-    with make(run.run.recipe, 1 + several, bins=run.run.action_bins, step_timeout=run.run.step_timeout) as tried:
-        agent = build(run, tried)
-        if agent.memory is not None:
-            agent.memory.require(row_bytes(tried))
-        tried.reset([run.run.seed] * tried.batch)
 
 
 def options_of(name: str, argv: Sequence[str] = ()) -> Any:
@@ -243,6 +229,30 @@ def video(argv: list[str]) -> int:
     settings = run.run.action_bins, run.run.step_timeout
     returns = video.record(agent.policy, run.run.recipe, camera, wish.episodes, seed, wish.steps, *settings)
     print(f"{wish.out}: {path}, return {', '.join(f'{total:.1f}' for total in returns)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    run: Positional[Path]
+    """run directory"""
+    out: Path = Path("policy.onnx")
+    """a file whose name ends in .onnx or .safetensors"""
+    best: bool = False
+    """the best checkpoint in place of the last one"""
+    trust: bool = False
+    """import the code that the run names, of its environment or agent, without a question"""
+
+
+@reported
+def export(argv: list[str]) -> int:
+    """Write a trained policy for other programs."""
+    from scg.agents.commands.export import writer
+    from scg.agents.commands.load import load
+
+    wish = tyro.cli(Export, prog="scg export", args=argv)
+    writer(wish.out)  # what is missing is said before anything is loaded
+    print(f"{wish.out}: {load(wish.run, best=wish.best, trust=wish.trust).export(wish.out)}")
     return 0
 
 

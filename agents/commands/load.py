@@ -26,13 +26,14 @@ from scg.agents.networks.recurrent import Recall
 from scg.agents.training.run_directory import RunDirectory
 
 
-def load(run: str | Path, *, best: bool = False, trust: bool = False, seed: int | None = None) -> LoadedPolicy:
+def load(run: str | Path, *, best: bool = False, trust: bool = False, seed: int | None = None, env: Any = None) -> LoadedPolicy:
     """The policy of a run, as its last (or best) checkpoint left it.
 
+    env     what `scg.train` was given, where another process gave it an object; its spaces are read
     trust   import the code that the run's folder names, an environment's module or an agent of one's own, without a question
     seed    of sampled actions; None: another one at each load
     """
-    opened, agent, _ = trained(Path(run), best, trust)
+    opened, agent, _ = trained(Path(run), best, trust, env)
     with make(opened.run.recipe, 1, bins=opened.run.action_bins) as one:
         spaces_of = one.obs_space, one.vector.single_action_space
     generator = Generator()
@@ -66,13 +67,35 @@ class LoadedPolicy:
         """
         batch, single = self._batch(obs, mask)
         starts = np.broadcast_to(np.asarray(False if first is None else first, bool), len(batch)).copy()
-        self._recall.begins(self.module, len(batch))
-        read = self._recall.after(self.module, batch, starts)
-        act = sampler(self.module, self.generator, 1, len(batch)) if sample else self._mode
-        action = np.asarray(self._to_space(act(read)), dtype=self.action_space.dtype)
+        action = self._acts(batch, starts, sample)
         if not single:
             return action
         return int(action[0]) if isinstance(self.action_space, spaces.Discrete) else action[0]
+
+    def _acts(self, batch: np.ndarray, starts: np.ndarray, sample: bool = False) -> np.ndarray:
+        """`[batch, action…]` of observations as rollouts have them."""
+        self._recall.begins(self.module, len(batch))
+        read = self._recall.after(self.module, batch, starts)
+        act = sampler(self.module, self.generator, 1, len(batch)) if sample else self._mode
+        return np.asarray(self._to_space(act(read)), dtype=self.action_space.dtype)
+
+    def acts(self, observations: np.ndarray) -> np.ndarray:
+        """Actions `[count, action…]` of `[count, obs…]` as rollouts have them; of a recurrent policy, those of one episode."""
+        if not hasattr(self.module, "memory"):
+            return self._acts(observations, np.zeros(len(observations), bool))
+        self.reset()
+        rows = [self._acts(observations[t : t + 1], np.array([t == 0])) for t in range(len(observations))]
+        return np.concatenate(rows)
+
+    def with_module(self, module: nn.Module) -> LoadedPolicy:
+        """The same with another network."""
+        return LoadedPolicy(module, self.obs_space, self.action_space, self.run, self.generator)
+
+    def export(self, out: str | Path) -> str:
+        """Write it for other programs, to `.onnx` or `.safetensors`: see `scg.agents.commands.export`."""
+        from scg.agents.commands.export import export
+
+        return export(self, out)
 
     def reset(self) -> None:
         """A new episode: a recurrent policy forgets."""

@@ -82,11 +82,11 @@ def _harmless(error: Exception | str) -> str:
     return "\n".join(map(visible, str(error).split("\n")))
 
 
-def trained(path: Path, best: bool, trust: bool = False) -> tuple[RunDirectory, Agent, Path]:
+def trained(path: Path, best: bool, trust: bool = False, env: Any = None) -> tuple[RunDirectory, Agent, Path]:
     """A run, its agent as the last or the best checkpoint left it, and that checkpoint."""
     from scg.agents.training.loop import build
 
-    run = opened(path, trust)
+    run = opened(path, trust, env)
     run.execution = replace(run.execution, device="cpu", threads=1, cuda_graphs=False)  # this machine may be another
     if best:
         file, state = run.checkpoints.best, tensor_files.load(run.checkpoints.best)

@@ -17,11 +17,12 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from scg.agents import is_target, names, target_of, title
-from scg.agents.commands.cli import options_of, try_to_build
+from scg.agents.commands.cli import options_of
+from scg.agents.commands.python import try_to_build
 from scg.agents.commands.shared import executor_of, reported
 from scg.agents.commands.trust import keep_out, vet
 from scg.agents.training.run_config import Settings
-from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.agents.training.run_directory import RunDirectory, RunError, short
 from scg.agents.training.sweep import Plan, Sweep, plan_of, require_optuna
 from scg.agents.training.sweep_report import plot, write_trials
 from scg.errors import nearest
@@ -64,7 +65,7 @@ def sweep(argv: list[str]) -> int:
     require_optuna()
     wish.agent.check(wish.execution)
     try_to_build(RunDirectory(Path(), argv[0], wish.run, wish.agent, wish.execution))
-    out = wish.out or Path("runs") / f"sweep-{title(argv[0])}-{wish.run.env.replace('/', '-')}"
+    out = wish.out or Path("runs") / f"sweep-{title(argv[0])}-{short(wish.run.env)}"
     made = Sweep(out, wish.plan, Settings(target_of(argv[0]), wish.run, wish.agent, wish.execution))
     with executor_of(wish) as executor:
         made.create()

@@ -1,6 +1,6 @@
 """Trust in run folders: a run folder is data, and the code that it names runs only with the user's consent.
 
-    env "module:Id", agent or network "module:Name" or "/path/to/file.py:Name" in config.json
+    environment, wrapper, agent or network "module:Name" or "/path/to/file.py:Name" in config.json
         → found outside the run folder? → --trust, or yes on a terminal → imported
 
 `module` may be any that Python finds, and importing runs it. Code inside the run folder may come from whoever made the run, and
@@ -14,19 +14,27 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from scg import targets
 from scg.agents import is_target
+from scg.agents.environments.origin import GIVEN, give, is_given
 from scg.agents.environments.recipe import look_here
 from scg.agents.networks.networks import target_in
 from scg.agents.training.run_config import options
 from scg.agents.training.run_directory import RunDirectory, RunError
 
 
-def opened(path: Path, trust: bool) -> RunDirectory:
-    """The run at `path`, whose environment and agent may be built. RunError if that imports code without the user's consent."""
+def opened(path: Path, trust: bool, env: Any = None) -> RunDirectory:
+    """The run at `path`, whose environment and agent may be built. RunError if that imports code without the user's consent.
+
+    `env` is the environment of a run that was given one as an object, or the class or function that its name leads to.
+    """
     keep_out(path)
     run = RunDirectory.open(path)
+    if env is not None:
+        look_here()
+        _given(run, env)
     vet(run, trust)
     return RunDirectory.open(path, trusted=True) if is_target(run.name) else run
 
@@ -34,8 +42,9 @@ def opened(path: Path, trust: bool) -> RunDirectory:
 def vet(run: RunDirectory, trust: bool) -> None:
     """RunError where the run's environment, agent or network imports code without the user's consent."""
     look_here()
-    for module in run.run.recipe.modules:
-        _vet(run, f"environment {run.run.env!r}", module, trust)
+    for kind, target in run.run.recipe.code:
+        if not (kind == "environment" and is_given(target)):  # the caller has it: nothing is imported
+            _vet_target(run, kind, target, trust)
     if is_target(run.name):
         _vet_target(run, "agent", run.name, trust)
     network = options(run.agent).get("network", "")
@@ -43,10 +52,21 @@ def vet(run: RunDirectory, trust: bool) -> None:
         _vet_target(run, "network", network, trust)
 
 
+def _given(run: RunDirectory, env: Any) -> None:
+    """Take `env` as the run's environment. RunError where its name leads to another one."""
+    name = run.run.env
+    if name.startswith(GIVEN) and not isinstance(env, str):
+        give(env, name)
+        return
+    named = give(env)
+    if named != name:
+        raise RunError(f"run {run.path}: its environment is {name!r}, and env is {named!r}. Leave env out, or give that one.")
+
+
 def _vet_target(run: RunDirectory, kind: str, target: str, trust: bool) -> None:
-    """Whether the file or module of `target`, the run's agent or network, may be run."""
+    """Whether the file or module of `target`, the run's environment, wrapper, agent or network, may be run."""
     place, _, _ = target.rpartition(":")
-    if targets.is_file(place):
+    if place and targets.is_file(place):
         return _vet_file(run, f"{kind} {target!r}", Path(place), trust)
     with targets.importable(""):  # as the loader looks for it; a folder of the run stays out
         keep_out(run.path)

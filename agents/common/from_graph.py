@@ -9,6 +9,9 @@ stochastic node is `action`. It may also observe
     next_value    value(next_obs), for credits that bootstrap
     target        the critic's regression target: credit + value where the credit has the critic subtracted, else the credit
 
+A policy with a memory (`make_policy(…, network="gru")`) reads one more node, which `reads(graph, policy)` declares; the rows are
+then sequences of `sequence` steps, and updates are not compiled.
+
 An action that declares no credit gets one: `cost_to_go` where that is observed, GAE(γ, λ) where the graph has `value`,
 `next_value` and `terminated`, and else the discounted costs to the end of the episode or block.
 
@@ -30,12 +33,13 @@ from scg.agents.common.agent import Agent, Stateful
 from scg.agents.common.callbacks import Callback
 from scg.agents.common.on_policy import predicted, standardised
 from scg.agents.common.recorder import Recorder, Recording
+from scg.agents.common.recurrence import ahead, in_sequences, of_sequences
 from scg.agents.execution.options import OptionError
 from scg.agents.experience.rollout import Block, Rows, discounted_cost
 from scg.agents.networks.normalisers import RewardScale
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Metrics, explained_variance
-from scg.agents.updates.minibatches import Shuffle
+from scg.agents.updates.minibatches import Shuffle, replayed
 from scg.agents.updates.optimiser import Optimiser
 from scg.agents.updates.schedules import constant
 from scg.estimators.credit import GAE, MonteCarlo
@@ -55,6 +59,7 @@ def on_policy(
     epochs: int = 1,
     minibatch: int = 0,
     pieces: int = 1,
+    sequence: int = 16,
     gamma: float = 0.99,
     lam: float = 0.95,
     scale_reward: bool = False,
@@ -72,16 +77,20 @@ def on_policy(
                   share of the run (`scg.agents.updates.schedules`)
     value         the critic, in cost units, where there is one
     horizon       time steps of a block, in every environment
-    minibatch     rows of a step; 0: the whole block. Other than 0 needs the `generator`
+    minibatch     rows of a step, of a recurrent policy in whole sequences; 0: the whole block. Other than 0 needs the `generator`
     pieces        a step's gradient is accumulated over so many parts of its rows, to save memory
+    sequence      steps that a recurrent policy's gradient goes back
     gamma, lam    discount of `cost_to_go`, of the returns behind `scale_reward` and of a credit that is filled in; its λ
     scale_reward  divide rewards by the running deviation of the return; `standardise`: the credits of each block
     state         other modules and generators that a checkpoint must hold
     report        environment steps behind one row of metrics
     """
     updates = Updates() if updates is None else updates
-    _check(graph, value, minibatch, generator)
+    _check(graph, policy, value, minibatch, generator)
+    if hasattr(policy, "memory"):  # stretches between episodes' starts have no fixed lengths
+        updates = Updates(replace(updates.execution, compile=False))
     graph = credited(graph, gamma, lam)
+    learned = of_sequences(graph)
     nets = Recorder(policy, value, horizon, updates, RewardScale(gamma) if scale_reward else None)
     groups = _groups(graph, objectives)
     shuffle = Shuffle(generator) if minibatch and generator is not None else None
@@ -92,8 +101,8 @@ def on_policy(
     if shuffle is not None:
         saved["shuffle"] = shuffle
     rates = [float(optimiser.rate) for optimiser, _ in groups]
-    steps = [updates.minibatch(graph, optimiser, costs, minibatch or None, pieces) for optimiser, costs in groups]
-    prepare = Preparation(graph, nets, gamma, standardise)
+    steps = [updates.minibatch(learned, optimiser, costs, minibatch or None, pieces) for optimiser, costs in groups]
+    prepare = Preparation(graph, nets, gamma, standardise, sequence)
 
     def update(block: Block, progress: float) -> Metrics:
         for (optimiser, _), rate in zip(groups, rates, strict=True):
@@ -101,8 +110,9 @@ def on_policy(
         given = prepare.recording(block)
         rows = prepare.rows(given)
         metrics = prepare.metrics(rows)
+        length, count = rows["action"].shape[:2]
         for _ in range(epochs):
-            for index in shuffle(block.steps, minibatch) if shuffle is not None else [torch.arange(block.steps)]:
+            for index in shuffle(count, max(1, minibatch // length)) if shuffle is not None else [torch.arange(count)]:
                 for step in steps:
                     step(rows, index)
         nets.absorb(given)
@@ -116,8 +126,8 @@ def on_policy(
 class Preparation:
     """Turns a block into the rows that minibatches are drawn from."""
 
-    def __init__(self, graph: scg.Graph, nets: Recorder, gamma: float, standardise: bool) -> None:
-        self.graph, self.nets, self.gamma, self.standardise = graph, nets, gamma, standardise
+    def __init__(self, graph: scg.Graph, nets: Recorder, gamma: float, standardise: bool, sequence: int = 16) -> None:
+        self.graph, self.nets, self.gamma, self.standardise, self.sequence = graph, nets, gamma, standardise, sequence
 
     def recording(self, block: Block) -> Recording:
         """The block's parts, scaled, with `next_value` and `cost_to_go` where the graph observes them."""
@@ -126,33 +136,36 @@ class Preparation:
         value = self.nets.critic
         with torch.no_grad():
             if "next_value" in asked and value is not None:
-                given["next_value"] = value(given["next_obs"])
+                given["next_value"] = value(ahead(value, given))
             if "cost_to_go" in asked:
                 cut = truncated.clone()
                 cut[-1] = True
                 cut &= ~given["terminated"]
-                after = torch.zeros_like(given["reward"]) if value is None else value(given["next_obs"]) * cut
+                after = torch.zeros_like(given["reward"]) if value is None else value(ahead(value, given)) * cut
                 given["cost_to_go"] = discounted_cost(-given["reward"], given["terminated"], truncated, after, self.gamma)
         return {**given, "truncated": truncated}
 
     def rows(self, given: Recording) -> Rows:
-        """Every (time, batch) pair a row `[1, rows, …]`, with its credits and the critic's target."""
+        """Every (time, batch) pair a row `[1, rows, …]`, with its credits and the critic's target; with a memory, sequences
+        `[sequence, rows, …]`."""
         graph = self.graph
-        trace = graph.replay({name: x for name, x in given.items() if name.partition(".")[0] in graph.nodes})
-        count = given["reward"].numel()
-        rows = trace.pairs(torch.arange(count, device=given["reward"].device))
-        credit = trace.credit("action").flatten().unsqueeze(0)
+        known = {name: x for name, x in given.items() if name.partition(".")[0] in graph.nodes or name == "memory_start"}
+        trace = replayed(graph, known)
+        credit = trace.credit("action")
+        computed = {"action.credit": standardised(credit) if self.standardise else credit}
         if "target" in graph.nodes:
-            rows["target"] = credit
+            computed["target"] = credit
             if _has_critic_subtracted(graph):
                 assert self.nets.critic is not None
-                rows["target"] = credit + predicted(self.nets.critic, rows)
-        rows["action.credit"] = standardised(credit) if self.standardise else credit
-        return rows
+                computed["target"] = credit + predicted(self.nets.critic, given)
+        if "memory" in graph.nodes:
+            return in_sequences(graph, trace, {**known, **computed}, self.sequence)
+        rows = trace.pairs(torch.arange(credit.numel(), device=credit.device))
+        return {**rows, **{name: x.flatten().unsqueeze(0) for name, x in computed.items()}}
 
     def metrics(self, rows: Rows) -> Metrics:
         """The mean of every cost (of a reward: with its own sign), and the critic's explained variance."""
-        trace, nodes = self.graph.replay(rows), self.graph.nodes
+        trace, nodes = replayed(of_sequences(self.graph), rows), self.graph.nodes
         found = {name: nodes[name].sign * float(trace[name].detach().mean()) for name in self.graph.structure.costs}
         target = "target" if "target" in nodes else "cost_to_go"
         if self.nets.critic is not None and target in nodes:
@@ -187,7 +200,7 @@ def _has_critic_subtracted(graph: scg.Graph) -> bool:
     )
 
 
-def _check(graph: scg.Graph, value: nn.Module | None, minibatch: int, generator: Generator | None) -> None:
+def _check(graph: scg.Graph, policy: nn.Module, value: nn.Module | None, minibatch: int, generator: Generator | None) -> None:
     """OptionError for a graph that blocks of experience cannot be replayed on."""
     observed = [name for name, node in graph.nodes.items() if node.kind == "observed"]
     action = graph.nodes.get("action")
@@ -197,6 +210,11 @@ def _check(graph: scg.Graph, value: nn.Module | None, minibatch: int, generator:
         raise OptionError(
             'on_policy: a block holds parts of several episodes. Open the sequence with `graph.sequence(first="first")`, and '
             'declare `graph.observed("first")` in it.'
+        )
+    if hasattr(policy, "memory") and "memory" not in graph.nodes:
+        raise OptionError(
+            "on_policy: the policy has a memory, and the graph no node that computes it. Declare it in the sequence, as what the "
+            'policy reads: `parents=[reads(graph, policy)]` of the node "action", with `reads` of scg.agents.'
         )
     for name in observed:
         if name not in (*RECORDED, *COMPUTED):

@@ -32,7 +32,7 @@ _KNOWN = (
 )
 
 
-_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals", "FlatObservation")
+_WRAPPERS = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenGoals", "FlatObservation", "Lent")
 _SCALARS = (bool, int, float, str, type(None))
 
 

@@ -19,7 +19,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -27,16 +26,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from scg.agents.environments import batched_vector, environment_state, mujoco_vector, robotics, stateful_wrappers
+from scg.agents.environments import batched_vector, environment_state, mujoco_vector, stateful_wrappers
 from scg.agents.environments.action_maps import to_bins, to_space
 from scg.agents.environments.checked_vector import SerialVector
 from scg.agents.environments.faults import EnvironmentFailed, EnvironmentFault, Exhausted, FewInstances, described
 from scg.agents.environments.flat_space import flat
 from scg.agents.environments.goal_space import flattened
-from scg.agents.environments.recipe import Recipe, imported, recipe
+from scg.agents.environments.origin import origin
+from scg.agents.environments.recipe import Recipe, recipe
 from scg.agents.execution import memory
 
 gym.register("MultiGoal-v0", entry_point="scg.agents.environments.multigoal:MultiGoal", max_episode_steps=30)
@@ -255,32 +254,13 @@ def _make_all(how: Recipe, batch: int, **kwargs: Any) -> list[gym.Env]:
     return made
 
 
-def spec(env_id: str) -> EnvSpec:
-    """How `env_id` is registered; `module:name` imports the module first, from the current folder too. EnvironmentFault where
-    it is not."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        imported(module, f"environment {env_id!r}")
-    if not robotics.prepare(env_id):
-        raise EnvironmentFault(
-            f"environment {env_id!r} is one of gymnasium-robotics'. Remedy: pip install 'torch-scg[robotics]'"
-        )
-    try:
-        return gym.spec(name)
-    except gym.error.Error as error:
-        near = _nearest(name)
-        hint = f" Nearest: {', '.join(near)}." if near else " Install the package that registers it."
-        hint += "" if module else " If a module registers it, say module:Id, as in my_env:Id-v0."
-        raise EnvironmentFault(f"environment {env_id!r} is not registered with gymnasium.{hint}") from error
-
-
 def _make_one(how: Recipe, **kwargs: Any) -> gym.Env:
     env_id = how.env_id
-    known, kwargs = spec(env_id), {**how.kwargs(), **kwargs}
+    known, kwargs = origin(env_id), {**how.kwargs(), **kwargs}
     try:
-        env = gym.make(env_id, **kwargs)
+        env = known.make(**kwargs)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        mujoco = "mujoco" in str(known.entry_point)
+        mujoco = known.spec is not None and "mujoco" in str(known.spec.entry_point)
         remedy = 'pip install "gymnasium[mujoco]"' if mujoco else "Install what the message names."
         raise EnvironmentFault(f"environment {env_id!r} cannot start: {error} Remedy: {remedy}") from error
     except Exception as error:
@@ -300,15 +280,6 @@ def _make_one(how: Recipe, **kwargs: Any) -> gym.Env:
         raise EnvironmentFault(f"environment {env_id!r}: {error}") from error
 
 
-def _nearest(env_id: str, count: int = 3) -> list[str]:
-    """Registered ids like `env_id`, whatever its case; the newest version of a name first."""
-    by_lower = {known.lower(): known for known in sorted(gym.registry)}
-    name = env_id.lower().rpartition("-v")[0] or env_id.lower()
-    same = [known for lower, known in by_lower.items() if lower.rpartition("-v")[0] == name][::-1]
-    close = [by_lower[match] for match in get_close_matches(env_id.lower(), by_lower, n=count, cutoff=0.6)]
-    return list(dict.fromkeys(same + close))[:count]
-
-
 def seeds(seed: int, stream: str, count: int, *index: int) -> list[int]:
     """`count` independent seeds for a named purpose, so that training, acting, initial weights and evaluation never
     share one. `index` gives further families (the evaluation at step 1000, at 2000, …)."""
@@ -318,8 +289,8 @@ def seeds(seed: int, stream: str, count: int, *index: int) -> list[int]:
 
 def versions(env_id: str) -> dict[str, Any]:
     """What a result depends on besides code and seed: interpreter, libraries, and the environment's own settings."""
-    known, mujoco = spec(env_id), None
-    if "mujoco" in str(known.entry_point).lower():
+    known, mujoco = origin(env_id).described(), None
+    if "mujoco" in known["entry_point"].lower():
         import mujoco as simulator
 
         mujoco = simulator.__version__
@@ -330,11 +301,5 @@ def versions(env_id: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "gymnasium": gym.__version__,
         "mujoco": mujoco,
-        "env": {
-            "id": known.id,
-            "entry_point": str(known.entry_point),
-            "kwargs": {name: repr(value) for name, value in known.kwargs.items()},
-            "max_episode_steps": known.max_episode_steps,
-            "reward_threshold": known.reward_threshold,
-        },
+        "env": known,
     }

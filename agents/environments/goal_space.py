@@ -33,6 +33,7 @@ class GoalSpace(spaces.Box):
     def __init__(self, space: spaces.Dict, env: Any) -> None:
         flat = [spaces.flatten_space(space[part]) for part in PARTS]
         assert all(isinstance(part, spaces.Box) for part in flat)
+        self.parts = [space[part] for part in PARTS]
         kind = np.float64 if any(part.dtype == np.float64 for part in flat) else np.float32
         low, high = (np.concatenate([getattr(part, end).astype(kind) for part in flat]) for end in ("low", "high"))
         super().__init__(low, high, dtype=kind)

@@ -1,6 +1,7 @@
 """How an environment is made: its id, arguments for its constructor, wrappers around it. What a run keeps of it is text.
 
-    my_env:Id-v0      importing my_env registers Id-v0            module:Class      a wrapper, called with the environment
+    my_env:Id-v0      see `scg.agents.environments.origin`
+    module:Class      a wrapper, called with the environment; so path/to/file.py:Class
 
 Modules are looked for where Python finds them and in the current folder, as `scg draw` does.
 """
@@ -17,7 +18,9 @@ from typing import Any
 
 import gymnasium as gym
 
+from scg import targets
 from scg.agents.environments.faults import EnvironmentFault, described
+from scg.targets import TargetError
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ class Recipe:
         return found
 
     @property
-    def modules(self) -> list[str]:
-        """What is imported to make it."""
-        return [text.rpartition(":")[0] for text in (self.env_id, *self.wrappers) if ":" in text]
+    def code(self) -> list[tuple[str, str]]:
+        """What of it lies in modules and files, which are imported to make it: its kind, and its target."""
+        texts = [("environment", self.env_id), *(("wrapper", text) for text in self.wrappers)]
+        return [(kind, text) for kind, text in texts if ":" in text]
 
     def wrapped(self, env: gym.Env) -> gym.Env:
         """`env` in its wrappers. EnvironmentFault for one that is not there, or that makes no environment."""
@@ -77,13 +81,18 @@ def recipe(env: str | Recipe) -> Recipe:
     return env if isinstance(env, Recipe) else Recipe(env)
 
 
-def imported(module: str, what: str) -> ModuleType:
-    """EnvironmentFault, which begins with `what`, where a module cannot be imported."""
+def imported(place: str, what: str) -> ModuleType:
+    """A module by its name or file. EnvironmentFault, which begins with `what`, where it cannot be imported."""
+    if targets.is_file(place):
+        try:
+            return targets.module(place)
+        except TargetError as error:
+            raise EnvironmentFault(f"{what}: {error}") from error
     look_here()
     try:
-        return import_module(module)
+        return import_module(place)
     except Exception as error:  # whatever the module does
-        raise EnvironmentFault(f"{what}: module {module!r} cannot be imported: {error}") from error
+        raise EnvironmentFault(f"{what}: module {place!r} cannot be imported: {error}") from error
 
 
 def look_here() -> None:

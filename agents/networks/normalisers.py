@@ -190,6 +190,10 @@ class RewardScale(nn.Module):
         rest = torch.where(timed, 1 - g ** (self.longest - age).clamp_min(0), torch.ones_like(g))
         return self.rewards.mean * rest / (1 - g)
 
+    def begin(self) -> None:
+        """Other episodes, in other environments: what is known of returns stays."""
+        self.running, self.age = self.running.new_zeros(()), self.age.new_zeros(())
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: object) -> None:  # type: ignore[override]
         for name in ("running", "age"):
             setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.ends.device))

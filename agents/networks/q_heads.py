@@ -52,6 +52,11 @@ class QHeads(nn.Module):
         values = self.net(self.encoder(obs)).unflatten(-1, self.mask.shape) + self.mask
         return self.legal(values, obs) if self.legal else values
 
+    def best(self, obs: Tensor) -> Tensor:
+        """The greedy action."""
+        index = self(obs).argmax(-1)
+        return index[..., 0] if self.scalar else index
+
     def at(self, values: Tensor, action: Tensor) -> Tensor:
         """The values `[*batch, dims]` of a recorded action, from those of all."""
         index = action.unsqueeze(-1) if self.scalar else action

@@ -56,6 +56,8 @@ class Recurrent(nn.Module):
         goes_on = (~first.bool()).to(x.dtype).unsqueeze(-1)  # [time, batch, 1]
         if self.kind == "lstm":
             return self._lstm(x, memory, goes_on)
+        if len(x) == 1:  # a step
+            return self.cell(x, (goes_on[0] * memory).unsqueeze(0))[0]
         out = []
         starts = torch.nonzero(first[1:].any(1)).flatten().add(1).tolist()  # a stretch begins where any episode does
         for begin, end in zip([0, *starts], [*starts, len(x)], strict=True):

@@ -102,6 +102,17 @@ class NetworkPolicy(SearchPolicy):
             start = torch.cat([torch.from_numpy(array.copy()).flatten() for layer in drawn for array in layer])
         super().__init__(start, encoder)
 
+    def best(self, obs: Tensor) -> Tensor:
+        """The action `[*batch, …]`, in torch."""
+        assert self.encoder is not None
+        x, at = self.encoder(obs), 0
+        theta = self.theta.to(x.dtype)
+        for i, (n, m) in enumerate(pairwise(self.sizes)):
+            x = x if i == 0 else x.tanh()
+            x = x @ theta[at : at + n * m].reshape(n, m) + theta[at + n * m : at + (n + 1) * m]
+            at += (n + 1) * m
+        return x.argmax(-1) if self.discrete else x
+
     def crowd(self, slots: int) -> Crowd:
         return _Networks(self, slots)
 

@@ -41,6 +41,7 @@ from scg.agents.training.evaluation import Evaluation, evaluate
 from scg.agents.training.progress import Progress
 from scg.agents.training.run_directory import RunDirectory, RunError, Table
 from scg.agents.training.signals import stop_if_asked
+from scg.agents.training.start import check_spaces, spaces_of, start
 from scg.agents.updates.metrics import Means, Metrics, NotFinite
 from scg.executors import Executor
 from scg.files import told
@@ -141,7 +142,7 @@ class _Training:
         self.directory, self.options, self.progress = run, run.run, progress
         self.counters = Counters()
         self.last_good: Path | None = next(reversed(run.checkpoints.paths()), None)
-        self.agent = build(run, environments)
+        self.agent, self.spaces = build(run, environments), spaces_of(environments)
         self.callbacks, self.now = [*self.agent.callbacks, *callbacks], Now(self.agent, run.path)
         generator = Generator().manual_seed(envs.seeds(self.options.seed, "actions", 1)[0])
         with self._stopping(lambda: "before the first step"):
@@ -157,6 +158,8 @@ class _Training:
         if resume:
             self._resume()
         else:
+            if self.options.start:
+                self.progress.say(start(self.agent, Path(self.options.start), self.rollout.envs))
             self.directory.record()
             draw(self.agent, self.directory.path)
             self._save()  # a run that is killed early can be resumed too
@@ -307,7 +310,7 @@ class _Training:
 
     def _state(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"agent": self.agent, "rollout": self.rollout, "counters": self.counters}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {"spaces": self.spaces, **{name: part.state_dict() for name, part in parts.items()}}
 
     def _save(self) -> None:
         state = self._state()
@@ -323,6 +326,7 @@ class _Training:
         path, state = self.directory.checkpoints.load_latest(
             lambda text: self.progress.say(f"warning: {text}"), self._load_memory
         )
+        check_spaces(f"run {self.directory.path}", state.get("spaces"), self.spaces)
         self.counters.load_state_dict(state["counters"])
         done, steps = self.counters.step, self.options.steps
         if self.directory.extended and steps < done:

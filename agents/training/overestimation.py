@@ -31,6 +31,7 @@ import scg
 from scg.agents.common.agent import Agent
 from scg.agents.environments import envs
 from scg.agents.environments.envs import Environments
+from scg.agents.environments.origin import origin
 from scg.agents.experience import tensor_files
 from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Block, Rollout, discounted_cost
@@ -187,7 +188,7 @@ def each_checkpoint(run: RunDirectory, how: Measurement, say: Callable[[str], No
             raise RunError(f"run {run.path}: agent {run.name} has no action values Q(obs, action). Choose an off-policy agent.")
         generator = Generator().manual_seed(how.seed)
         estimate = critics_of(agent, vector.action_space, generator, run.execution.device)
-        visit = envs.spec(options.env).max_episode_steps or ENDLESS
+        visit = origin(options.env).described()["max_episode_steps"] or ENDLESS
         for path in run.checkpoints.paths():
             try:
                 state = tensor_files.load(path)

@@ -26,7 +26,7 @@ from scg.agents.environments.recipe import Recipe
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution
 from scg.errors import nearest
-from scg.targets import TargetError
+from scg.targets import TargetError, with_whole_path
 
 VERSION = 3
 MOST = 2**16  # environments side by side
@@ -41,11 +41,14 @@ class RunConfig:
     """How long, on what, and what to keep. The same for every agent."""
 
     env: str = "CartPole-v1"
-    """gymnasium's id of the environment; my_env:Id-v0 imports my_env, of the current folder too, which registers it"""
+    """gymnasium's id of the environment; my_env:Name or path/to/file.py:Name: an id that is registered there, or a class or
+    function that makes one"""
     env_kwargs: tuple[str, ...] = ()
     """arguments of the environment's constructor, name=value"""
     wrapper: tuple[str, ...] = ()
-    """wrappers around every environment, module:Class, the innermost first"""
+    """wrappers around every environment, module:Class or path/to/file.py:Class, the innermost first"""
+    start: str = ""
+    """a run, or a checkpoint's file, whose networks and normalisers this one starts from; optimisers are fresh"""
     steps: int = 100_000
     """environment steps in all"""
     seed: int = 0
@@ -72,6 +75,10 @@ class RunConfig:
     """threads that step MuJoCo environments; 0: one for every four of them, as far as there are cores; changes no bit"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "env", with_whole_path(self.env))
+        object.__setattr__(self, "wrapper", tuple(map(with_whole_path, self.wrapper)))
+        if self.start:
+            object.__setattr__(self, "start", str(Path(self.start).resolve()))
         self.recipe.kwargs()  # EnvironmentFault for what is no name=value
         for name in ("steps", "envs", "eval_episodes", "checkpoints"):
             if getattr(self, name) < 1:
@@ -200,11 +207,13 @@ def _from_1(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
 
 
 def _from_2(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-    """A3C's processes were called workers, as those of `--workers` are."""
+    """A3C's processes were called workers, as those of `--workers` are; every run started from fresh networks."""
     changed = dict(content)
     config = changed.get("config")
     if changed.get("agent") == "a3c" and isinstance(config, dict) and "workers" in config:
         changed["config"] = {"learners" if key == "workers" else key: value for key, value in config.items()}
+    if isinstance(changed.get("run"), dict):
+        changed["run"] = {"start": "", **changed["run"]}
     return {**changed, "version": 3}, []
 
 

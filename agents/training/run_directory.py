@@ -62,7 +62,7 @@ class RunDirectory:
         written(Settings(name, run, agent, execution))  # what cannot be read back leaves nothing behind
         versions = envs.versions(run.env)
         existed = out is not None and out.exists()
-        path = _new(out, Path("runs") / f"{shown}-{run.env.replace('/', '-')}-seed{run.seed}")
+        path = _new(out, Path("runs") / f"{shown}-{short(run.env)}-seed{run.seed}")
         directory = cls(path, name, run, agent, execution)
         try:
             with locked(path):
@@ -241,6 +241,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def _printable(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+
+
+def short(env: str) -> str:
+    """An environment's name, for the names of files."""
+    return title(env).replace("/", "-")
 
 
 def _new(out: Path | None, default: Path) -> Path:

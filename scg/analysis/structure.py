@@ -332,6 +332,10 @@ class Structure:
             self._reached[key] = frozenset(self.named(self.below(name, live)))
         return self._reached[key]
 
+    def influencing(self, targets: Iterable[str]) -> frozenset[str]:
+        """Everything that influences any of the targets, also through `detach` and at earlier steps."""
+        return frozenset().union(*(self.named(self.above(target)) for target in targets))
+
     @assume_constant_result
     def costs_below(self, name: str, live: bool = False) -> tuple[str, ...]:
         """The costs that `name` influences, in topological order."""

@@ -249,3 +249,37 @@ def test_a_weight_cannot_leave_out_a_detached_path_of_an_objective_that_trains_i
         scg.GraphError, match="node 'a': the cost 'c' depends on it with a gradient, and beside that through detach"
     ):
         graph.surrogate(x=torch.ones(4, 1))
+
+
+def test_what_an_objective_does_not_read_is_not_evaluated_again_for_it():
+    """Two heads on one trunk that both objectives train: each head runs once."""
+    torch.manual_seed(0)
+    trunk, calls = nn.Linear(3, 3), []
+
+    class Head(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.trunk, self.last, self.name = trunk, nn.Linear(3, 1), name
+
+        def forward(self, h):
+            calls.append(self.name)
+            return self.last(h).squeeze(-1)
+
+    one, two = Head("one"), Head("two")
+    graph = scg.Graph()
+    graph.deterministic(trunk, name="h", parents=["x"])
+    graph.deterministic(one, name="a", parents=["h"])
+    graph.deterministic(two, name="b", parents=["h"])
+    graph.cost(lambda a: a.square(), name="first", trains=one)
+    graph.cost(lambda b: b.square(), name="second", trains=two)
+    x = torch.randn(5, 3)
+    for _ in range(2):  # examined, and once more
+        graph.surrogate(x=x)
+    calls.clear()
+    parameters = [*dict.fromkeys([*one.parameters(), *two.parameters()])]
+    found = torch.autograd.grad(graph.surrogate(x=x), parameters)
+    assert calls == ["one", "two"]
+    h = trunk(x)
+    wanted = torch.autograd.grad((one(h).square() + two(h).square()).mean(), parameters)
+    for ours, by_hand in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, by_hand)

@@ -80,6 +80,31 @@ def smooth(obs_space, action_space, generator, updates, weight: float = 0.1) -> 
     )  # fmt: skip
 
 
+@agent
+def sees(obs_space, action_space, generator, updates, lr: float = 1e-3, features: int = 16) -> Agent:
+    """PPO's graph on convolutions of one's own, for policy and critic each."""
+    policy = make_policy(obs_space, action_space, HIDDEN, generator, network="layers:pictures", features=features)
+    value = value_critic(obs_space, HIDDEN, generator, network="layers:pictures", features=features)
+    both = Adam([*policy.parameters(), *value.parameters()], max_norm=0.5, rate=lr)
+    return on_policy(
+        ppo(policy, value, GAE(discount=0.95, lam=0.9)), policy=policy, value=value,
+        objectives={"gain": both, "regression": both}, horizon=16, epochs=4, minibatch=32, generator=generator, updates=updates,
+    )  # fmt: skip
+
+
+@agent
+def remembers(obs_space, action_space, generator, lr: float = 3e-3, features: int = 32) -> Agent:
+    """The same on a GRU of one's own, which policy and critic share."""
+    policy = make_policy(obs_space, action_space, HIDDEN, generator, network="layers:remembered", features=features)
+    value = value_critic(obs_space, HIDDEN, generator, memory=policy.memory)
+    both = Adam(dict.fromkeys([*policy.parameters(), *value.parameters()]), max_norm=0.5, rate=lr)
+    return on_policy(
+        ppo(policy, value, GAE(discount=0.9, lam=0.9), entropy_bonus=0.01), policy=policy, value=value,
+        objectives={"gain": both, "regression": both}, horizon=36, sequence=18, epochs=4, minibatch=144, scale_reward=True,
+        generator=generator,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Narrow(DDPG):
     """DDPG with small networks."""

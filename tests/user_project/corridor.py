@@ -31,5 +31,16 @@ class Corridor(gym.Env):
         return np.array([self.at / 10, 1.0], np.float32)
 
 
+class Pictured(Corridor):
+    """The same, of which only a picture is shown."""
+
+    observation_space = spaces.Box(0, 255, (12, 12, 1), np.uint8)
+
+    def _obs(self) -> np.ndarray:
+        picture = np.zeros((12, 12, 1), np.uint8)
+        picture[4:8, self.at : self.at + 2] = 255
+        return picture
+
+
 gym.register("Corridor-v0", entry_point=Corridor)
 gym.register("CorridorBox-v0", entry_point=Corridor, kwargs={"continuous": True})

@@ -117,6 +117,18 @@ def test_numbers_of_ones_own_are_columns(run: Path) -> None:
         assert row["half_return"] == row["return"] / 2
 
 
+@pytest.mark.parametrize(("name", "env"), [("sees", f"{HERE / 'corridor.py'}:Pictured"), ("remembers", "RepeatPrevious-v0")])
+def test_agents_with_networks_of_ones_own_train_resume_evaluate_and_load(name: str, env: str) -> None:
+    words = ["--env", env, "--steps", "288", "--envs", "4", "--evaluations", "1", "--eval-episodes", "2"]
+    assert cli.train([mine(name), *words, "--out", "run"]) == 0
+    assert cli.train(["--resume", "run", "--steps", "432", "--trust"]) == 0
+    assert cli.evaluate(["run", "--episodes", "2", "--trust"]) == 0
+    policy = scg.load("run", trust=True)
+    obs = policy.obs_space.sample()
+    assert policy.action_space.contains(policy(obs))
+    assert hasattr(policy.module, "memory") == (name == "remembers")
+
+
 class Rude(agents.Callback):
     def after_update(self, now, metrics):  # type: ignore[no-untyped-def]
         return {"episodes": 1.0}

@@ -35,7 +35,7 @@ def test_its_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             torch.set_default_dtype(torch.float64 if "Process" in body else torch.float32)
             exec(compile(body, str(GUIDE), "exec"), {})
             pieces += 1
-    assert (files, commands, pieces) == (2, 5, 2)
+    assert (files, commands, pieces) == (2, 5, 3)
     assert "∂J/∂θ_action" in capsys.readouterr().out
     assert "evenness_share" in Path("runs/smooth/metrics.csv").read_text().splitlines()[0]
     for name in ("my_agent", "smooth"):

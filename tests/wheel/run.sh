@@ -55,6 +55,18 @@ corridor=(--env corridor:Corridor-v0 --envs 4 --evaluations 2 --eval-episodes 2 
 "$bin/scg" train ../mine/agents_of_mine.py:simple "${corridor[@]}" --steps 256 --out run > /dev/null
 "$bin/scg" train --resume run --steps 512 --trust > /dev/null
 "$bin/scg" eval run --episodes 2 --trust
+pictures=(--env ../mine/corridor.py:Pictured --envs 4 --evaluations 1 --eval-episodes 4 --seed 0)  # by its file
+"$bin/scg" train ../mine/agents_of_mine.py:sees "${pictures[@]}" --steps 512 --out sees > /dev/null
+"$bin/scg" train --resume sees --steps 1024 --trust > /dev/null
+"$bin/scg" eval sees --episodes 4 --trust
+"$bin/scg" train ../mine/agents_of_mine.py:sees "${pictures[@]}" --steps 256 --start sees --out again > /dev/null
+"$bin/scg" train ../mine/agents_of_mine.py:remembers --env RepeatPrevious-v0 --steps 1152 --envs 8 --evaluations 1 \
+  --eval-episodes 4 --out remembers > /dev/null
+"$bin/scg" eval remembers --episodes 4 --trust
+if found=$("$bin/scg" export sees --out policy.onnx --trust 2>&1); then
+  echo "exported without the extra" && exit 1
+fi
+grep -q "torch-scg\[export\]" <<< "$found"
 "$bin/scg" check ../mine/losses_of_mine.py:loss
 if found=$("$bin/scg" check ../mine/losses_of_mine.py:halved); then
   echo "a wrong loss passed" && exit 1

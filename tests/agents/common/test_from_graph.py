@@ -13,11 +13,12 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import ScoreFunction, detach, prev
-from scg.agents import Adam, Agent, StopAtReturn, agent, make_policy, on_policy, value_critic
+from scg.agents import Adam, Agent, StopAtReturn, agent, make_policy, on_policy, reads, value_critic
 from scg.agents.common.callbacks import Now
 from scg.agents.common.from_graph import Preparation, credited
 from scg.agents.common.on_policy import advantages
 from scg.agents.common.recorder import Recorder
+from scg.agents.common.recurrence import cut, of_sequences
 from scg.agents.environments import envs
 from scg.agents.execution.options import OptionError
 from scg.agents.execution.settings import Execution
@@ -28,6 +29,7 @@ from scg.agents.ppo import ppo
 from scg.agents.training.evaluation import Evaluation
 from scg.agents.updates import schedules
 from scg.agents.updates.factory import Updates
+from scg.agents.updates.minibatches import replayed
 from scg.estimators.credit import GAE, MonteCarlo
 from scg.targets import TargetError
 
@@ -295,3 +297,84 @@ def test_a_run_is_stopped_at_a_return_and_not_below() -> None:
         now = Now(None, None)  # type: ignore[arg-type]
         StopAtReturn(level).after_evaluation(now, Evaluation([1.0, 3.0], [1, 1]))
         assert bool(now.reasons) == stopped
+
+
+# -- memories ----------------------------------------------------------------------------------------------------------
+
+
+def recurrent(credit: Any = None, critic: bool = False) -> tuple[scg.Graph, nn.Module, nn.Module | None]:
+    draw = generator()
+    policy = make_policy(OBS, ACTION, (5,), draw, network="gru", features=6)
+    value = value_critic(OBS, (5,), draw, memory=policy.memory) if critic else None  # type: ignore[arg-type]
+    if critic:
+        return ppo(policy, value, GAE(discount=0.9, lam=0.8)), policy, value  # type: ignore[arg-type]
+    graph = scg.Graph()
+    with graph.sequence(first="first"):
+        graph.observed("first")
+        graph.observed("obs", parents=[prev("obs"), prev("action")])
+        graph.stochastic(ScoreFunction(), policy, name="action", parents=[reads(graph, policy)], credit=credit)
+        graph.observed("reward", parents=["obs", "action"])
+        graph.reward(lambda reward: reward, name="gain", trains=policy)
+    return graph, policy, value
+
+
+def recurrent_block(policy: nn.Module, steps: int) -> Block:
+    with envs.make("CartPole-v1", 2) as vector:
+        rollout = Rollout(vector, [1, 2], generator())
+        rollout.collect(policy, 5)
+        return rollout.collect(policy, steps)
+
+
+def test_sequences_have_the_gradient_of_a_loss_written_step_by_step(double: None) -> None:
+    """−Σ log π(action_t | memory_t) · standardised credit_t, cut where the memory is."""
+    graph, policy, _ = recurrent()
+    block = recurrent_block(policy, 40)
+    assert block.first[1:].any() and block.memory_start is not None and block.memory_start.any()
+    recorder = Recorder(policy, None, 40, Updates())
+    prepare = Preparation(credited(graph, 0.9, 0.8), recorder, 0.9, True, sequence=8)
+    rows = prepare.rows(prepare.recording(block))
+    assert rows["action"].shape == (8, 10)
+    parameters = list(policy.parameters())
+    ours = torch.autograd.grad(replayed(of_sequences(prepare.graph), rows).surrogate("gain", reduce="mean"), parameters)
+    cost = block.cost_to_go(lambda obs: torch.zeros(len(obs)), 0.9)
+    credit = cut((cost - cost.mean()) / (cost.std() + 1e-8), 8)
+    state, loss = rows["memory_start"], torch.zeros(())
+    for t in range(8):
+        state = policy.memory(rows["obs"][t], state, rows["first"][t])  # type: ignore[operator]
+        loss = loss + (policy(state).log_prob(rows["action"][t]) * credit[t]).sum() / 80
+    for mine, theirs in zip(ours, torch.autograd.grad(loss, parameters), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+    forgetful = {**rows, "memory_start": torch.zeros_like(rows["memory_start"])}  # the twin
+    other = torch.autograd.grad(replayed(of_sequences(prepare.graph), forgetful).surrogate("gain", reduce="mean"), parameters)
+    assert not torch.allclose(other[0], ours[0], rtol=1e-3)
+
+
+def test_credits_and_targets_of_sequences_are_those_of_ppos_page(double: None) -> None:
+    graph, policy, value = recurrent(critic=True)
+    block = recurrent_block(policy, 32)
+    recorder = Recorder(policy, value, 32, Updates())
+    prepare = Preparation(graph, recorder, 0.9, True, sequence=8)
+    given = prepare.recording(block)
+    wanted = advantages(graph, value, recorder.with_empty_target(recorder.raw(block)), sequence=8)  # type: ignore[arg-type]
+    found = prepare.rows(given)
+    for name in ("action.credit", "target", "memory_start", "obs", "next_value"):
+        assert torch.allclose(found[name], wanted[name], atol=1e-12), name
+
+
+def test_a_recurrent_graph_trains_and_one_without_its_memory_is_refused() -> None:
+    graph, policy, value = recurrent(critic=True)
+    adam = Adam([*dict.fromkeys([*policy.parameters(), *value.parameters()])], rate=1e-2)  # type: ignore[union-attr]
+    options = {"policy": policy, "value": value, "horizon": 32, "sequence": 8, "generator": generator()}
+    made = on_policy(
+        graph, objectives={"gain": adam, "regression": adam}, epochs=2, minibatch=16, updates=Updates(Execution(compile=True)), **options
+    )  # fmt: skip
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    with envs.make("CartPole-v1", 2) as vector:
+        rollout = Rollout(vector, [1, 2], generator())
+        for _ in range(2):
+            metrics = made.update(made.collect(rollout, 10**6), 0.0)
+    assert metrics["grad_norm"] > 0 and "explained_variance" in metrics
+    assert all(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+    bare = plain(policy)
+    with pytest.raises(OptionError, match="the policy has a memory, and the graph no node that computes it"):
+        on_policy(bare, objectives={"gain": Adam(policy.parameters(), rate=1e-3)}, **options)  # type: ignore[arg-type]

@@ -137,5 +137,5 @@ def test_workers_of_their_own_process_make_it_too(here: Path) -> None:
 def test_files_of_before_have_no_arguments_and_no_wrappers() -> None:
     content = {"version": 1, "agent": "td3", "run": {"env": "X"}, "config": {"lr": 1.0}, "execution": {}}
     now, assumed = migrated(content, "here")
-    assert now["run"] == {"env": "X", "env_kwargs": [], "wrapper": []}
-    assert now["config"] == {"lr": 1.0, "normalise_obs": False} and now["version"] == 2 and not assumed
+    assert now["run"] == {"env": "X", "env_kwargs": [], "wrapper": [], "start": ""}
+    assert now["config"] == {"lr": 1.0, "normalise_obs": False} and now["version"] == 3 and not assumed
