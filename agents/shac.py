@@ -56,8 +56,10 @@ def regression(value: nn.Module) -> scg.Graph:
 class SHAC(ModelBased):
     """Hyperparameters."""
 
-    horizon: int = 16
+    horizon: int = 32
     """steps of a roll-out"""
+    life: int = 0
+    """known dynamics: steps after which a simulation starts anew; 0: an episode's"""
     lam: float = 0.95
     """λ of the critic's targets"""
     value_lr: float = 2e-3
@@ -69,7 +71,7 @@ class SHAC(ModelBased):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, "horizon value_steps", "value_lr", "lam tau")
+        check_options(self, "horizon value_steps", "value_lr life", "lam tau")
 
     def agent(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator, updates: Updates) -> Agent:
         policy = self.policy(obs_space, action_space, generator)
@@ -81,7 +83,7 @@ class SHAC(ModelBased):
         actor = Adam(policy.parameters(), self.max_grad_norm, eps=1e-8)
         critic = Adam(value.parameters(), 1.0, eps=1e-8)
         weight = self.gamma ** torch.arange(float(self.horizon))[:, None]
-        running = Simulations(world, self.batch, self.horizon)
+        running = Simulations(world, self.batch, self.horizon, self.life or world.dynamics.horizon)
 
         def step() -> Tensor:
             trace = graph.sample(
@@ -127,17 +129,17 @@ def lambda_targets(cost: Tensor, after: Tensor, gamma: float, lam: float) -> Ten
 class Simulations:
     """Where each simulation stands, and for how long it has run. They begin at different ages, so as not to end together."""
 
-    def __init__(self, world: World, batch: int, horizon: int) -> None:
-        self.world, self.batch, self.horizon = world, batch, horizon
+    def __init__(self, world: World, batch: int, horizon: int, life: int) -> None:
+        self.world, self.batch, self.horizon, self.life = world, batch, horizon, life
         self.last: Tensor = torch.zeros(0)
-        self.age = torch.arange(batch) * world.dynamics.horizon // batch
+        self.age = torch.arange(batch) * life // batch
 
     def state(self) -> Tensor:
         """Where the next roll-outs start `[batch, state]`."""
         if not len(self.last):
             self.last = self.world.start(self.batch)
             return self.last
-        over = (self.age >= self.world.dynamics.horizon) | self.world.dynamics.ended(self.last)
+        over = (self.age >= self.life) | self.world.dynamics.ended(self.last)
         self.last = torch.where(over[:, None], self.world.start(self.batch), self.last)
         self.age[over] = 0
         return self.last
