@@ -152,4 +152,4 @@ class Simulations:
         return {"last": self.last, "age": self.age}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.last, self.age = state["last"], state["age"]
+        self.last, self.age = state["last"].clone(), state["age"].clone()
