@@ -40,7 +40,7 @@ def bptt(
     simulate(graph, dynamics, policy, action, noise)
     with graph.sequence():
         graph.observed("weight")
-        graph.reward(lambda reward, weight: weight * reward, name="gain", trains=policy)
+        graph.reward(lambda reward, weight: weight * reward, name="gain")
 
     return graph
 

@@ -38,7 +38,7 @@ def shac(policy: nn.Module, target_value: nn.Module, dynamics: Dynamics) -> scg.
     """Observed: start `[batch, state]`, weight `[time, 1]`: γ^t; input: after, γ^h."""
     graph = bptt(policy, dynamics)
 
-    @graph.cost(trains=policy)
+    @graph.cost
     def tail(state: Tensor, after: float) -> Tensor:
         return after * target_value(dynamics.observe(state))
 
