@@ -117,3 +117,29 @@ def test_names_that_lead_nowhere_are_refused() -> None:
         known("pendulun")
     with pytest.raises(OptionError, match="no scg.agents.dynamics.base.Dynamics"):
         known("scg.agents.dynamics:KNOWN")
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Swimmer-v5"])
+def test_simulated_dynamics_are_gymnasiums_step_for_step(env_id: str) -> None:
+    env, dynamics = gym.make(env_id).unwrapped, known(f"mujoco:{env_id}")
+    env.reset(seed=1)
+    state = torch.from_numpy(np.concatenate([env.data.qpos, env.data.qvel]))[None]
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        action = noise.uniform(-1.0, 1.0, dynamics.action_size)
+        obs, reward, terminated, *_ = env.step(action * env.action_space.high)
+        act = torch.from_numpy(action)[None]
+        after = dynamics.transition(state, act)
+        np.testing.assert_allclose(dynamics.observe(after)[0], obs, atol=1e-7)
+        if env_id == "Swimmer-v5":  # the other's reward has no slope, and ours stands in for it
+            assert float(dynamics.reward(state, act, after)) == pytest.approx(reward, abs=1e-6)
+        assert bool(dynamics.ended(after)) == terminated
+        if terminated:
+            break
+        state = after
+    assert torch.autograd.gradcheck(dynamics.transition, (state.requires_grad_(), 0.5 * act.requires_grad_()), atol=1e-3, eps=1e-5)
+
+
+def test_a_simulator_that_is_not_written_is_refused() -> None:
+    with pytest.raises(OptionError, match="mujoco:Ant-v5 is unknown.*Known are InvertedPendulum-v5"):
+        known("mujoco:Ant-v5")
