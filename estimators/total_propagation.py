@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import log_density, moving_support, parameters, rebuilt, reparameterise
+from scg.distributions import log_density, moving_support, parameters, reparameterise
 from scg.estimator import Branches, Estimator, Pathwise
 from scg.laws import rsample
 
@@ -61,15 +61,12 @@ class TotalPropagation(Estimator):
         return Branches(found.values, weights=ratio * found.score.exp())
 
     def _blended(self, distribution: Distribution, value: Tensor | None) -> Branches:
-        live = [p for p in parameters(distribution) if p.requires_grad] if torch.is_grad_enabled() else []
-        copies = {id(p): p.detach().requires_grad_() for p in live}
-        with torch.enable_grad():
-            own = rebuilt(distribution, lambda p: copies.get(id(p), p), "TotalPropagation")
-            moved = rsample(own) if value is None else reparameterise(own, value)
-            log_prob = log_density(own, moved.detach())
-        if not live:
-            return Branches(moved.detach(), score=torch.zeros_like(log_prob.detach()))
-        sample, score = _Blend.apply(self.tolerance, [moved, log_prob, *copies.values()], *live)
+        live = list({id(p): p for p in parameters(distribution) if p.requires_grad}.values())
+        moved = rsample(distribution) if value is None else reparameterise(distribution, value)
+        log_prob = log_density(distribution, moved.detach())
+        if not live or not torch.is_grad_enabled():
+            return Branches(moved, score=log_prob - log_prob.detach())
+        sample, score = _Blend.apply(self.tolerance, live, moved, log_prob)
         return Branches(sample, score=score)
 
     def order(self, distribution: Distribution) -> float:
@@ -102,38 +99,43 @@ class AlphaOrder(TotalPropagation):
 
 
 class _Blend(torch.autograd.Function):
-    """The sample, and a zero whose incoming gradient is the cost that the sample answers for."""
+    """The sample, and a zero whose incoming gradient is the cost that the sample answers for.
+
+    What goes on is α_i G_i to the sample and (1 − α_i) (R_i − R̄_{−i}) to its log-density; the gradients of both for the
+    distribution's parameters, `live`, are taken here to measure α.
+    """
 
     @staticmethod
-    def forward(ctx: Any, tolerance: float, inner: list[Tensor], *live: Tensor) -> Any:
-        ctx.tolerance, ctx.inner = tolerance, inner  # of a graph of their own, which `backward` differentiates
-        moved, log_prob, *_ = inner
+    def forward(ctx: Any, tolerance: float, live: list[Tensor], moved: Tensor, log_prob: Tensor) -> Any:
+        ctx.tolerance, ctx.inner = tolerance, (live, moved, log_prob)
         return moved.detach().clone(), torch.zeros_like(log_prob.detach())
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> Any:
-        moved, log_prob, *copies = ctx.inner
+        live, moved, log_prob = ctx.inner
         slope, cost = incoming
-        with torch.enable_grad():
-            path = torch.autograd.grad(moved, copies, slope, retain_graph=True, allow_unused=True)
-            score = torch.autograd.grad(log_prob, copies, torch.ones_like(log_prob), retain_graph=True, allow_unused=True)
         count = log_prob.numel()
-        shapes = [p.shape for p in copies]
-
-        def flat(parts: Any) -> Tensor:  # [count, numbers]
-            whole = (torch.zeros(shape).to(moved) if g is None else g for g, shape in zip(parts, shapes, strict=True))
-            return torch.cat([g.reshape(count, -1) for g in whole], -1)
-
-        p, s = flat(path), flat(score)
         r = cost.reshape(count, 1)
-        others = count - 1
-        baseline = (r.sum(0) - r) / others if others else torch.zeros_like(r)
-        ratio = (r - baseline) * s
-        alpha = share(p, s, r, baseline, ctx.tolerance) if count >= LEAST else torch.full_like(r, 0.5)
-        blended = alpha * p + (1 - alpha) * ratio
-        sizes = [math.prod(shape) // count for shape in shapes]
-        found = [g.reshape(shape) for g, shape in zip(blended.split(sizes, -1), shapes, strict=True)]
-        return None, None, *found
+        baseline = (r.sum(0) - r) / (count - 1) if count > 1 else torch.zeros_like(r)
+        alpha = torch.full_like(r, 0.5)
+        if count >= LEAST:
+            path, score = (_gradients(y, live, g, count) for y, g in ((moved, slope), (log_prob, torch.ones_like(log_prob))))
+            alpha = share(path, score, r, baseline, ctx.tolerance)
+        alpha = alpha.reshape(log_prob.shape)
+        event = [1] * (slope.ndim - log_prob.ndim)
+        return None, None, alpha.reshape(*log_prob.shape, *event) * slope, (1 - alpha) * (cost - baseline.reshape(cost.shape))
+
+
+def _gradients(y: Tensor, live: list[Tensor], grad: Tensor, count: int) -> Tensor:
+    """Of each batch element's `y` for its own parameters, `[count, numbers]`; a parameter that is not its own tells nothing."""
+    live = [p for p in live if p.numel() and p.numel() % count == 0]
+    if not live:
+        return grad.new_zeros(count, 1)
+    found: Any = [None] * len(live)
+    if y.requires_grad:
+        found = torch.autograd.grad(y, live, grad, retain_graph=True, allow_unused=True)
+    pairs = zip(found, live, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(count, -1) for g, p in pairs], -1)
 
 
 def share(path: Tensor, score: Tensor, cost: Tensor, baseline: Tensor, tolerance: float) -> Tensor:
