@@ -32,9 +32,7 @@ from scg.agents.updates.optimiser import Adam
 from scg.estimator import Estimator
 
 
-def bptt(
-    policy: nn.Module, dynamics: Dynamics, action: Estimator | None = None, noise: Estimator | None = None
-) -> scg.Graph:
+def bptt(policy: nn.Module, dynamics: Dynamics, action: Estimator | None = None, noise: Estimator | None = None) -> scg.Graph:
     """Observed: start `[batch, state]`, weight `[time, 1]`: γ^t."""
     graph = scg.Graph()
     simulate(graph, dynamics, policy, action, noise)

@@ -46,7 +46,9 @@ class SVGK(ModelBased):
         super().__post_init__()
         check_options(self, "", "value_lr", "tau")
         if self.k < 1:
-            raise OptionError(f"option k is {self.k}. Give at least 1; with 0 there is no model to learn: that is the agent svg.")
+            raise OptionError(
+                f"option k is {self.k}. Give at least 1; with 0 there is no model to learn: that is the agent svg."
+            )
         if self.dynamics != LEARNED:
             raise OptionError(
                 f"option dynamics is {self.dynamics!r}: svg-k learns its model from what it replays. Known dynamics: shac, bptt."

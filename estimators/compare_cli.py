@@ -71,9 +71,7 @@ def compare(argv: list[str]) -> int:
         with _Bar() as bar:
             if wish.horizon is not None:
                 del settings["steps"]
-                comparison = compare_horizons(
-                    graph, inputs, choices, wish.horizon, progress=bar.show, **measured, **settings
-                )
+                comparison = compare_horizons(graph, inputs, choices, wish.horizon, progress=bar.show, **measured, **settings)
             else:
                 comparison = scg.compare(graph, inputs, choices, progress=bar.show, **measured, **settings)
     except GraphError as error:

@@ -1,8 +1,8 @@
 """Differentiable dynamics by name: those whose equations are known, MuJoCo's, and models that are learned.
 
-    pendulum, cartpole, double-integrator, wall, push        the equations, in torch
-    mujoco:InvertedPendulum-v5                               the simulator, with its own derivatives
-    path/to/file.py:Name                                     a `Dynamics` of one's own
+pendulum, cartpole, double-integrator, wall, push        the equations, in torch
+mujoco:InvertedPendulum-v5                               the simulator, with its own derivatives
+path/to/file.py:Name                                     a `Dynamics` of one's own
 """
 
 from __future__ import annotations
@@ -44,5 +44,7 @@ def known(name: str) -> Dynamics:
     found: Any = targets.attribute(targets.module(place), place, title, "dynamics")
     made = found() if isinstance(found, type) else found
     if not isinstance(made, Dynamics):
-        raise OptionError(f"option dynamics: {name} is of type {type(made).__name__}, and no scg.agents.dynamics.base.Dynamics.")
+        raise OptionError(
+            f"option dynamics: {name} is of type {type(made).__name__}, and no scg.agents.dynamics.base.Dynamics."
+        )
     return made

@@ -36,9 +36,7 @@ class DynamicsEnv(gym.Env):
         return obs[0], float(reward[0]), bool(terminated[0]), False, {}
 
     @classmethod
-    def step_many(
-        cls, envs: Sequence[DynamicsEnv], action: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def step_many(cls, envs: Sequence[DynamicsEnv], action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         dynamics = envs[0].dynamics
         state = torch.from_numpy(np.stack([env.state for env in envs]))
         act = torch.from_numpy(np.asarray(action, np.float64))

@@ -68,7 +68,7 @@ _AGENT: dict[str, dict[str, Options]] = {
     "Pendulum-v1": {
         "naf": {"lr": 3e-4},
         "bptt": {**_PENDULUM_MODEL, "dynamics": "pendulum", "horizon": 100, "batch": 128},
-        "shac": {**_PENDULUM_MODEL, "dynamics": "pendulum", "life": 96, "lr": 5e-3, "value_lr": 4e-3},
+        "shac": {**_PENDULUM_MODEL, "dynamics": "pendulum", "life": 96, "lr": 5e-3, "value_lr": 4e-3, "updates": 45},
         "svg-k": _PENDULUM_MODEL,
     },
     "CartPoleForce-v0": {name: {"dynamics": "cartpole"} for name in ("bptt", "shac")},

@@ -12,4 +12,15 @@ from scg.comparison.result import Comparison, Refused, Row
 from scg.comparison.side_by_side import compare
 from scg.comparison.tuning import Tuned, tune
 
-__all__ = ["Attribution", "Comparison", "Horizons", "Refused", "Row", "Tuned", "attribute", "compare", "compare_horizons", "tune"]
+__all__ = [
+    "Attribution",
+    "Comparison",
+    "Horizons",
+    "Refused",
+    "Row",
+    "Tuned",
+    "attribute",
+    "compare",
+    "compare_horizons",
+    "tune",
+]

@@ -90,9 +90,7 @@ class Horizons(Tabular):
                     row = self.row(label, horizon)
                     if row is not None:
                         v = row.variance
-                        writer.writerow(
-                            (label, horizon, v.value, v.low, v.high, size_of_bias(row), error(row), row.time.value)
-                        )
+                        writer.writerow((label, horizon, v.value, v.low, v.high, size_of_bias(row), error(row), row.time.value))
         return path
 
     def plot(self, path: str | Path | None = None) -> Figure:
@@ -125,7 +123,7 @@ def compare_horizons(
 ) -> Horizons:
     """`compare` at each number of steps in `horizons`; values of the sequence among the inputs are cut to it.
 
-        print(compare_horizons(graph, inputs, {"action": [ScoreFunction(), Pathwise()]}, [1, 3, 10, 30]))
+    print(compare_horizons(graph, inputs, {"action": [ScoreFunction(), Pathwise()]}, [1, 3, 10, 30]))
     """
     horizons = sorted(dict.fromkeys(horizons))
     if not graph.structure.has_sequence:

@@ -107,7 +107,9 @@ def test_recorded_steps_are_what_the_replayed_graph_passes_through() -> None:
     for x, y in zip(*(torch.autograd.grad(v.sum(), (loc, log_scale), retain_graph=True) for v in (made, again)), strict=True):
         torch.testing.assert_close(x, y)
     graph = scg.Graph()
-    graph.stochastic(Pathwise(smooth=True), lambda loc, log_scale: SquashedNormal(loc, log_scale), name="a", parents=["loc", "log_scale"])
+    graph.stochastic(
+        Pathwise(smooth=True), lambda loc, log_scale: SquashedNormal(loc, log_scale), name="a", parents=["loc", "log_scale"]
+    )
     graph.cost(lambda a: a.sum(-1), name="loss", parents=["a"])
     graph.replay({"a": made.detach()}, loc=loc, log_scale=log_scale).surrogate().backward()
     torch.testing.assert_close(loc.grad, torch.autograd.grad(made.sum(), loc, retain_graph=True)[0])

@@ -137,7 +137,9 @@ def test_simulated_dynamics_are_gymnasiums_step_for_step(env_id: str) -> None:
         if terminated:
             break
         state = after
-    assert torch.autograd.gradcheck(dynamics.transition, (state.requires_grad_(), 0.5 * act.requires_grad_()), atol=1e-3, eps=1e-5)
+    assert torch.autograd.gradcheck(
+        dynamics.transition, (state.requires_grad_(), 0.5 * act.requires_grad_()), atol=1e-3, eps=1e-5
+    )
 
 
 def test_a_simulator_that_is_not_written_is_refused() -> None:
