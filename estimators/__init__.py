@@ -18,6 +18,7 @@ from scg.estimators.implicit import Implicit
 from scg.estimators.importance import SelfNormalised, TruncatedRatio
 from scg.estimators.leave_one_out import LeaveOneOut
 from scg.estimators.measure_valued import MeasureValued
+from scg.estimators.mixed import Mixed
 from scg.estimators.mujoco_transition import MujocoTransition
 from scg.estimators.muprop import MuProp
 from scg.estimators.no_gradient import NoGradient
@@ -33,6 +34,7 @@ from scg.estimators.relax import LAX, RELAX
 from scg.estimators.spsa import SPSA
 from scg.estimators.straight_through import StraightThrough, StraightThroughGumbel
 from scg.estimators.top_k import TopK
+from scg.estimators.total_propagation import AlphaOrder, TotalPropagation
 from scg.estimators.without_replacement import PrioritySampling, SumAndSample, UnorderedSet
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "REBAR",
     "RELAX",
     "SPSA",
+    "AlphaOrder",
     "Antithetic",
     "AntitheticPathwise",
     "CategoricalDisARM",
@@ -62,6 +65,7 @@ __all__ = [
     "LearnedREBAR",
     "LeaveOneOut",
     "MeasureValued",
+    "Mixed",
     "MuProp",
     "MujocoTransition",
     "NoGradient",
@@ -82,6 +86,7 @@ __all__ = [
     "SuppliedJacobian",
     "SuppliedVJP",
     "TopK",
+    "TotalPropagation",
     "TruncatedRatio",
     "UnorderedSet",
 ]  # fmt: skip

@@ -104,6 +104,24 @@ _TABLE: tuple[Entry, ...] = (
     Entry(estimators.NVIL(), "a log-density, a credit; best with a `learned_baseline`", "n", "Mnih & Gregor (2014)"),
     Entry(estimators.Pathwise(), "`rsample`, f differentiable", "n", "Kingma & Welling (2014); Rezende et al. (2014)"),
     Entry(
+        estimators.Mixed(),
+        "a log-density, `rsample`, f differentiable",
+        "1",
+        "Parmas et al. (2018)",
+    ),
+    Entry(
+        estimators.TotalPropagation(allow_bias=True),
+        "the same, a batch of independent elements",
+        "1",
+        "Parmas et al. (2018)",
+    ),
+    Entry(
+        estimators.AlphaOrder(allow_bias=True),
+        "a log-density, `rsample`, a batch of independent elements",
+        "1",
+        "Suh et al. (2022)",
+    ),
+    Entry(
         estimators.Antithetic(),
         "a log-density; symmetry or an inverse cdf",
         "n even",

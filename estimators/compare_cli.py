@@ -4,6 +4,7 @@
     scg compare model.py:graph --node b --estimators "ScoreFunction,LeaveOneOut(samples=8)" --plot b.pdf --csv b.csv
     scg compare model.py:graph --node b --estimators "ScoreFunction,mine.py:Mine(samples=4)"
     scg compare model.py:graph --node x --node b --budget 20 --attribute
+    scg compare model.py:graph --node action --horizon 1,3,10,30,100 --plot horizons.png
 
 The graph and its inputs are found as `scg check` finds them. Returns an exit code: 0; 1 where no estimator can be used;
 2 for arguments or files that make no sense; 130 where it was interrupted, after printing (and saving) what was measured.
@@ -28,6 +29,7 @@ from scg.auto import Auto
 from scg.checks.check import failure
 from scg.commands.check import graph_and_inputs
 from scg.comparison.export import IMAGES
+from scg.comparison.horizons import compare_horizons
 from scg.errors import GraphError, nearest
 from scg.estimator import Estimator
 from scg.estimators.catalogue import ENTRIES
@@ -42,6 +44,8 @@ def compare(argv: list[str]) -> int:
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 2
     try:
+        if wish.horizon is not None and (wish.steps is not None or wish.attribute):
+            raise TargetError("--horizon says how many steps, and measures no single choice: drop --steps and --attribute")
         if wish.plot is not None and wish.plot.suffix not in IMAGES:
             raise TargetError(f"--plot {wish.plot}: a figure's name ends in {', '.join(IMAGES)}")
         for flag, path in (("--csv", wish.csv), ("--plot", wish.plot)):
@@ -61,11 +65,15 @@ def compare(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     settings: dict[str, Any] = {"wrt": wish.wrt, "steps": wish.steps, "seed": wish.seed}
+    measured = {"draws": wish.draws, "budget": wish.budget, "learn": wish.learn}
+    comparison: Any
     try:
         with _Bar() as bar:
-            comparison = scg.compare(
-                graph, inputs, choices, draws=wish.draws, budget=wish.budget, learn=wish.learn, progress=bar.show, **settings
-            )
+            if wish.horizon is not None:
+                del settings["steps"]
+                comparison = compare_horizons(graph, inputs, choices, wish.horizon, progress=bar.show, **measured, **settings)
+            else:
+                comparison = scg.compare(graph, inputs, choices, progress=bar.show, **measured, **settings)
     except GraphError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -84,6 +92,8 @@ def compare(argv: list[str]) -> int:
     if wish.plot is not None:
         comparison.plot(wish.plot)
         print(wish.plot)
+    if wish.horizon is not None:
+        return 130 if any(c.interrupted for c in comparison.comparisons.values()) else 0
     if comparison.interrupted:
         return 130
     if wish.attribute:
@@ -112,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop drawing after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="time steps of a sequence")
+    parser.add_argument(
+        "--horizon", type=_numbers, metavar="1,3,10,…", help="variance and error against the time steps of a sequence"
+    )
     parser.add_argument("--learn", type=int, default=100, help="steps that learning estimators take first (100)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an input: a number or a nested list")
     parser.add_argument(
@@ -121,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         "--attribute", action="store_true", help="also where the best choice's variance comes from, by node and cost"
     )
     return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _nodes(graph: Graph) -> list[str]:

@@ -244,6 +244,9 @@ def reparameterise(distribution: Any, value: Tensor) -> Tensor:
         for transform in distribution.transforms:
             value = transform(value)  # type: ignore[assignment]
         return value
+    own = getattr(distribution, "reparameterised", None)  # what a distribution of one's own may offer
+    if callable(own):
+        return own(value)
     raise ValueError(
         f"a value was given at a pathwise node, and the noise behind a {kind(distribution)} sample cannot be inferred.\n"
         "Leave the node out of `given`, or use ScoreFunction() there."

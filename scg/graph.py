@@ -18,7 +18,7 @@ from scg.checks.signature import Plans
 from scg.credit import Credit, check_credit_or_baseline
 from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
-from scg.evaluation.call_arguments import check_steps
+from scg.evaluation.call_arguments import check_checkpoint, check_steps
 from scg.evaluation.evaluation import Evaluation
 from scg.node import Edge, Node, check_edge, check_function, edges_of, node_name
 from scg.randomness import randomness
@@ -328,12 +328,23 @@ class Graph(Specification):
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
-    def sample(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Trace:
-        """Ancestral sampling. Observed nodes are given by keyword, like inputs; in a sequence `[time, batch…, event…]`."""
+    def sample(
+        self,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        checkpoint: int | None = None,
+        **inputs: Any,
+    ) -> Trace:
+        """Ancestral sampling. Observed nodes are given by keyword, like inputs; in a sequence `[time, batch…, event…]`.
+
+        checkpoint   of a sequence that is stepped through, keep the nodes' values and compute what autograd keeps inside of
+                     them again, so many steps at a time: less memory, one more forward pass, the same gradient
+        """
         if generator is None:
-            return self._evaluated({}, inputs, steps)
+            return self._evaluated({}, inputs, steps, checkpoint)
         with randomness(generator):
-            return self._evaluated({}, inputs, steps)
+            return self._evaluated({}, inputs, steps, checkpoint)
 
     def replay(
         self,
@@ -341,6 +352,7 @@ class Graph(Specification):
         *,
         steps: int | None = None,
         generator: torch.Generator | None = None,
+        checkpoint: int | None = None,
         **inputs: Any,
     ) -> Trace:
         """Evaluation at recorded values, vectorised over time where nothing recurrent is left to compute.
@@ -348,21 +360,34 @@ class Graph(Specification):
         given   values by node name; besides, for a stochastic node x: `"x.log_prob"` (log μ of the recording policy:
                 its weight becomes π/μ), `"x.credit"` (a credit computed before), and `"x.prev"` (its previous values).
                 What is not given is sampled or computed.
+
+        `checkpoint` as in `sample`; what is evaluated at all steps at once has no steps to keep.
         """
         if not isinstance(given, Mapping):
             raise GraphError(f"graph.replay(given): a dict of values by node name, got {type(given).__name__}")
         if generator is None:
-            return self._evaluated(given, inputs, steps)
+            return self._evaluated(given, inputs, steps, checkpoint)
         with randomness(generator):
-            return self._evaluated(given, inputs, steps)
+            return self._evaluated(given, inputs, steps, checkpoint)
 
-    def surrogate(self, *, steps: int | None = None, generator: torch.Generator | None = None, **inputs: Any) -> Tensor:
+    def surrogate(
+        self,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        checkpoint: int | None = None,
+        **inputs: Any,
+    ) -> Tensor:
         """Draw once and return the scalar surrogate: its value estimates the objective (mean over the batch, sum over
-        costs and time), its derivatives the objective's derivatives."""
-        return self.sample(steps=steps, generator=generator, **inputs).surrogate()
+        costs and time), its derivatives the objective's derivatives. `checkpoint` as in `sample`."""
+        return self.sample(steps=steps, generator=generator, checkpoint=checkpoint, **inputs).surrogate()
 
-    def _evaluated(self, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None) -> Trace:
+    def _evaluated(
+        self, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None, stretch: int | None = None
+    ) -> Trace:
         """`given` values at nodes, the rest computed or drawn. What was not seen before is examined first."""
+        if stretch is not None:
+            check_checkpoint(self.structure, stretch)
         if steps is not None:
             check_steps(self.structure, steps)
         plans = self._plans
@@ -370,5 +395,5 @@ class Graph(Specification):
         if plan.observed:
             given = {**given, **{name: inputs[name] for name in plan.observed}}
             inputs = {name: value for name, value in inputs.items() if name not in plan.observed}
-        evaluation = Evaluation(self, plan, given, inputs, steps)
+        evaluation = Evaluation(self, plan, given, inputs, steps, stretch=stretch)
         return Trace(evaluation, evaluation.run())

@@ -20,7 +20,7 @@ from torch import nn
 from scg.errors import GraphError
 
 NodeKind = Literal["stochastic", "deterministic", "cost", "observed"]
-RESERVED = frozenset({"steps", "generator", "costs", "given", "self"})
+RESERVED = frozenset({"steps", "generator", "checkpoint", "costs", "given", "self"})
 
 
 @dataclass(frozen=True)

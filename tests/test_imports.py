@@ -55,6 +55,7 @@ ACYCLIC = {
         "networks",
         "experience",
         "updates",
+        "dynamics",
         "common",
         "search",
         "",

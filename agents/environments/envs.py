@@ -48,6 +48,19 @@ gym.register(
 )
 gym.register("PointReach-v0", entry_point="scg.agents.environments.goal_tasks:PointReach", max_episode_steps=50)
 
+for _name, _id, _steps in (
+    ("cartpole", "CartPoleForce-v0", 500),
+    ("double-integrator", "DoubleIntegrator-v0", 100),
+    ("push", "Push-v0", 20),
+    ("wall", "Wall-v0", 1),
+):
+    gym.register(
+        _id,
+        entry_point="scg.agents.dynamics.as_env:DynamicsEnv",
+        kwargs={"dynamics": _name},
+        max_episode_steps=_steps,
+    )
+
 _PROBES = "scg.agents.environments.probes"
 gym.register("RepeatPrevious-v0", entry_point=f"{_PROBES}:RepeatPrevious")
 gym.register("MovingTarget-v0", entry_point=f"{_PROBES}:MovingTarget")

@@ -155,6 +155,21 @@ class Replay:
             "discount": power * (~data["terminated"].index_select(0, last)).to(reward.dtype),
         }
 
+    def windows(self, steps: int, count: int, generator: Generator) -> Rows:
+        """`count` runs of `steps` consecutive steps of one episode, `[steps, count, …]`: obs, action, reward, next_obs."""
+        total, newest = self.slots * self.envs, (self.count - 1) % self.slots
+        tries = torch.randint(len(self), (8 * count,), generator=generator)
+        index, whole = [tries], torch.ones(len(tries), dtype=torch.bool)
+        for _ in range(steps - 1):
+            last = index[-1]
+            index.append((last + self.envs) % total)
+            whole &= ~self._rows["over"][last] & (last // self.envs != newest) & ~self._rows["first"][index[-1]]
+        kept = torch.stack(index)[:, whole]
+        if not kept.shape[1]:
+            raise OptionError(f"no {steps} recorded steps in a row belong to one episode. Ask for shorter windows.")
+        chosen = kept[:, torch.arange(count) % kept.shape[1]]
+        return {name: self._rows[name][chosen] for name in ("obs", "action", "reward", "next_obs")}
+
     def _multistep(self, data: Rows, index: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Any]:
         gamma, total, newest = self.target.gamma, self.slots * self.envs, (self.count - 1) % self.slots
         last, power = index, torch.full_like(reward, gamma)

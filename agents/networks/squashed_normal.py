@@ -57,6 +57,12 @@ class SquashedNormal(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def reparameterised(self, value: Tensor) -> Tensor:
+        """`value` as a function of loc and log_scale, at the noise that made it: what replayed actions are differentiated by."""
+        scale = self.log_scale.exp()
+        noise = ((_atanh(value) - self.loc) / scale).detach()
+        return (self.loc + scale * noise).tanh()
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Exact at a value that this object drew last; elsewhere as exact as `value` tells its u."""
         drawn, u = self._drawn

@@ -7,6 +7,7 @@
                   tianshou's benchmark: it learns faster than with the paper's 3e-4); SAC on Hopper at a fixed α of 0.2
                   PPO on InvertedDoublePendulum: a Beta policy (Chou et al. 2017), which holds the first states that a Gaussian drops
     on Pendulum   1,000 random steps, lr 1e-3 (NAF 3e-4)
+                  through its equations: SHAC 1.4 million simulated steps; with a learned model 5,000 real ones
     on reaching   γ 0.95, τ 0.05 (RL Zoo's for FetchReach), lr 1e-3; on bit-flip a quick target, γ 0.98 (the paper's)
     by search     linear policies; ARS on HalfCheetah and Swimmer with the paper's step sizes; the helicopter's own controller
     on CartPole   short blocks, lower λ and γ, observations and rewards as they are (RL Zoo): statistics of a few hundred
@@ -39,7 +40,14 @@ _BITS: Options = {"warmup": 500, "horizon": 8, "updates": 8, "lr": 1e-3, "gamma"
 _HOVER: Options = {"policy": "hover", "scale": 0.1, "episodes": 2}
 _TETRIS: Options = {"policy": "scores", "scale": 10.0, "scenarios": "fresh"}
 _NOISY: Options = {"population": 100, "elite": 0.1, "noise_variance": 5.0, "noise_generations": 50}  # Szita & Lőrincz (2006)
+_PENDULUM_MODEL: Options = {"log_scale": -0.5, "lr": 3e-3}
 _RUN: dict[str, dict[str, Options]] = {
+    "Pendulum-v1": {
+        "bptt": {"steps": 5_000_000},
+        "shac": {"steps": 1_433_600},  # 700 updates of 64 roll-outs of 32 steps
+        "svg-k": {"steps": 10_000},
+    },
+    **{f"{name}-v0": {"bptt": {"steps": 500_000}, "shac": {"steps": 500_000}} for name in ("DoubleIntegrator", "Push", "Wall")},
     "mujoco": {"a2c": {"envs": 16}},
     "HalfCheetah-v5": {"ars": {"envs": 16}},
     "Swimmer-v5": {"ars": {"envs": 4}},
@@ -60,7 +68,16 @@ _AGENT: dict[str, dict[str, Options]] = {
     "mujoco": {"sac": {"lr": 1e-3}, "a2c": {"horizon": 16}},
     "Hopper-v5": {"sac": {"alpha": 0.2, "learn_alpha": False}},
     "InvertedDoublePendulum-v5": {"ppo": {"policy": "beta"}},
-    "Pendulum-v1": {"naf": {"lr": 3e-4}},
+    "Pendulum-v1": {
+        "naf": {"lr": 3e-4},
+        "bptt": {**_PENDULUM_MODEL, "dynamics": "pendulum", "horizon": 100, "batch": 128},
+        "shac": {**_PENDULUM_MODEL, "dynamics": "pendulum", "life": 96, "lr": 5e-3, "value_lr": 4e-3, "updates": 45},
+        "svg-k": _PENDULUM_MODEL,
+    },
+    "CartPoleForce-v0": {name: {"dynamics": "cartpole"} for name in ("bptt", "shac")},
+    "DoubleIntegrator-v0": {name: {"dynamics": "double-integrator"} for name in ("bptt", "shac")},
+    "Push-v0": {name: {"dynamics": "push", "horizon": 20} for name in ("bptt", "shac")},
+    "Wall-v0": {name: {"dynamics": "wall", "horizon": 1} for name in ("bptt", "shac")},
     "HalfCheetah-v5": {
         "ars": {"normalise_obs": True, "population": 16, "best": 4, "rate": 0.02, "scale": 0.03, "scenarios": "fresh"},
     },

@@ -94,6 +94,16 @@ def check_steps(structure: Structure, steps: Any) -> None:
         )
 
 
+def check_checkpoint(structure: Structure, every: Any) -> None:
+    """`checkpoint=` is a number of steps, and belongs to a graph that has some."""
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise GraphError(
+            f"checkpoint={every!r}: say of how many steps the insides are computed again together, checkpoint=32 for instance"
+        )
+    if not structure.has_sequence:
+        raise GraphError(f"checkpoint={every}: this graph has no sequence, so there are no steps; drop checkpoint=")
+
+
 def length(structure: Structure, given: Mapping[str, Any], steps: int | None) -> int:
     """How many steps: what the given values say, else `steps`."""
     known: int | None = None

@@ -9,10 +9,14 @@ third: `along_time` takes the function's arguments with a time axis, the previou
 value, and returns all steps. A recurrent network is one.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
+
+With `stretch` K the second case keeps, of every K steps, the values of the nodes; what autograd would keep inside of the nodes is
+computed again in the backward pass, on the same random numbers (`torch.utils.checkpoint`; Chen et al. 2016).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 
 from scg.distributions import last_slope, rebuilt, remember
 from scg.errors import GraphError
@@ -49,10 +54,11 @@ class Evaluation:
         steps: int | None,
         branching: bool = True,
         stepping: bool = False,
+        stretch: int | None = None,
     ) -> None:
         self.graph, self.plan, self.given, self.inputs = graph, plan, given, inputs
         self.structure = graph.structure
-        self.branching = branching
+        self.branching, self.stretch = branching, stretch
         self.verifying = self.learning = False
         self.total_steps = steps
         self.state: Tensor | None = None
@@ -70,7 +76,7 @@ class Evaluation:
 
     def repeated(self) -> Evaluation:
         """The same evaluation once more, still to be run."""
-        return Evaluation(self.graph, self.plan, self.given, self.inputs, self.total_steps)
+        return Evaluation(self.graph, self.plan, self.given, self.inputs, self.total_steps, stretch=self.stretch)
 
     def _replayable(self) -> bool:
         """Nothing recurrent is left to compute: every previous value that a node asks for is given.
@@ -131,10 +137,33 @@ class Evaluation:
         return record
 
     def _unrolled(self) -> list[Step]:
+        assert self.steps is not None
+        if self.stretch is None or not torch.is_grad_enabled():
+            return self._steps(range(self.steps))
+        history: list[Step] = []
+        for begin in range(0, self.steps, self.stretch):
+            steps = range(begin, min(begin + self.stretch, self.steps))
+            part, ended = checkpoint(self._resumed(steps), use_reentrant=False)
+            history += part
+            self.previous, self.scoped, self.distributions, self.weights = ended
+        return history
+
+    def _resumed(self, steps: range) -> Any:
+        """A function that goes through `steps` from where this evaluation stands, as often as it is called."""
+        stands = copy.copy(self)
+
+        def run() -> tuple[list[Step], Any]:
+            now = copy.copy(stands)
+            now.scoped = [scoped.copy() for scoped in stands.scoped]
+            part = now._steps(steps)
+            return part, (now.previous, now.scoped, now.distributions, now.weights)
+
+        return run
+
+    def _steps(self, steps: Iterable[int]) -> list[Step]:
         first = self.given.get(self.structure.first) if self.structure.first else None
         history: list[Step] = []
-        assert self.steps is not None
-        for t in range(self.steps):
+        for t in steps:
             values = dict(self.outside)
             for name in self.structure.observed_inside:
                 if name in self.given:

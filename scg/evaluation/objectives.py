@@ -276,6 +276,12 @@ class Scoped:
     def snapshot(self) -> dict[str, Weight]:
         return dict(self.weights)
 
+    def copy(self) -> Scoped:
+        other = Scoped(self.scope)
+        for name in ("values", "weights", "distributions", "previous"):
+            setattr(other, name, dict(getattr(self, name)))
+        return other
+
 
 class ObjectiveView:
     """Node values as one objective sees them."""
