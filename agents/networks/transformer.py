@@ -14,6 +14,7 @@ import math
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Categorical
 from torch.nn import functional
 
 State = list[tuple[Tensor, Tensor]]  # keys and values of each layer, [batch, heads, length, width of a head]
@@ -81,3 +82,36 @@ class Transformer(nn.Module):
             kept.append(own)
         logits = functional.linear(self.norm(x), self.embedding.weight)
         return logits.reshape(*lead, new, self.vocabulary), kept
+
+
+def ended(tokens: Tensor, opening: int, end: int, before: Tensor | None = None) -> Tensor:
+    """`[*batch, length]`, whether the answer is over after each position.
+
+    opening   so many first positions are a prompt, in which nothing ends
+    before    `[*batch, 1]`, whether it was over before these positions
+    """
+    here = (tokens == end) & (torch.arange(tokens.shape[-1], device=tokens.device) >= opening)
+    over = here.long().cumsum(-1) > 0
+    return over if before is None else over | before
+
+
+def padded(logits: Tensor, over: Tensor, pad: int) -> Tensor:
+    """Logits `[*batch, length, vocabulary]`, where the answer is over those of `pad` alone: probability 1, and no gradient."""
+    certain = torch.full((logits.shape[-1],), -torch.inf, dtype=logits.dtype, device=logits.device)
+    certain[pad] = 0.0
+    return torch.where(over.unsqueeze(-1), certain, logits)
+
+
+class TokenPolicy(nn.Module):
+    """A transformer as a policy of observations `[*batch, context]`: tokens so far, then padding."""
+
+    def __init__(self, model: Transformer, pad: int) -> None:
+        super().__init__()
+        self.model, self.pad = model, pad
+
+    def forward(self, obs: Tensor) -> Categorical:
+        tokens = obs.long()
+        last = (tokens != self.pad).sum(-1, keepdim=True).sub(1).clamp_min(0)
+        logits = self.model(tokens)
+        chosen = logits.gather(-2, last.unsqueeze(-1).expand(*last.shape, logits.shape[-1])).squeeze(-2)
+        return Categorical(logits=chosen)
