@@ -71,9 +71,9 @@ class Closing:
         return torch.cat([closing[prompt.long()].flip(-1), ends], -1)
 
     def score(self, prompt: Tensor, answer: Tensor) -> Tensor:
-        """The share of tokens that are right, up to the first wrong one: 1 where all are."""
-        agree = answer == self.solution(prompt)
-        return agree.long().cumprod(-1).double().mean(-1).to(torch.get_default_dtype())
+        """Half the share of tokens that are right, up to the first wrong one, and a half where all are."""
+        share = (answer == self.solution(prompt)).long().cumprod(-1).to(torch.get_default_dtype()).mean(-1)
+        return (share + (share == 1)) / 2
 
     def right(self, prompt: Tensor, answer: Tensor) -> Tensor:
         return (answer == self.solution(prompt)).all(-1)
@@ -82,7 +82,7 @@ class Closing:
 class Brackets(gym.Env):
     """One held-out prompt an episode."""
 
-    metadata: dict[str, Any] = {}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, depth: int = 4) -> None:
         if not 1 <= depth <= 8:
