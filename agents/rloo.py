@@ -119,9 +119,9 @@ class RLOO(AgentConfig):
     """answers to each prompt"""
     baseline: Baseline = "others"
     """what is subtracted from an answer's score: the mean of the prompt's others, of all, or that and a division by their deviation"""
-    kl: float = 0.005
+    kl: float = 0.01
     """weight β of the KL to the initial policy, exact at each step; 0 has none"""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """learning rate, falling linearly to a twentieth"""
     width: int = 64
     """width of the transformer"""

@@ -65,6 +65,8 @@ class Transformer(nn.Module):
             if parameter.ndim > 1:  # GPT-2's: what is added to the stream shrinks with its number of summands
                 scale = 0.02 / math.sqrt(2 * layers) if "mixed" in name or "down" in name else 0.02
                 nn.init.normal_(parameter, std=scale, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)  # torch's own would be drawn from the global stream
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.extend(None, tokens)[0]

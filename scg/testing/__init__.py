@@ -32,6 +32,6 @@ from scg.testing.unbiased import assert_unbiased, check_unbiased
 
 __all__ = [
     "AnswerTask", "Answers", "Claim", "CreditReport", "Culprit", "Difference", "EstimatorReport", "GradientReport", "LossError", "NoOracle", "Report", "Row",
-    "assert_credit", "assert_estimator", "assert_gradient", "assert_unbiased", "check_credit", "check_estimator", "check_gradient",
+    "assert_credit", "assert_estimator", "assert_gradient", "assert_unbiased", "check_answers", "check_credit", "check_estimator", "check_gradient",
     "check_unbiased", "compare_on_batch", "exact_gradient", "finite_difference",
 ]  # fmt: skip

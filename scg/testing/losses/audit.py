@@ -30,6 +30,7 @@ AnswerLoss = Callable[[Answers], Tensor]
 COUNTED = 20_000  # groups of answers, summed one by one
 EQUAL = 1e-6  # of the true gradient's length
 SPLITS = 64  # groups on which splitting is tried
+EACH = 16  # groups to an observation of the sequential test
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class AnswerReport(Tabular):
     scale        the mean gradient projected on the true one, in units of it
     orthogonal   what is left beside it, in the same units
     groups       how many groups were summed over; 0 where the numbers are from draws, whose standard error `error` is
+    variance     of one batch's gradient: the trace of its covariance over the squared length of the true gradient
     sampled      the verdict of the sequential test, and how many groups it drew
     split        root mean square of the gradient's change when the prompts are taken one by one, relative to the gradient's
     findings     (name, what) of what was found by name
@@ -51,6 +53,7 @@ class AnswerReport(Tabular):
     orthogonal: float
     error: float
     groups: int
+    variance: float
     sampled: Verdict
     draws: int
     split: float | None
@@ -83,6 +86,7 @@ class AnswerReport(Tabular):
         yield f"mean gradient of {self.loss}: {words[self.verdict]} ({how})"
         yield f"{'scale':12} {self.scale:.4g} of the true gradient, along it"
         yield f"{'direction':12} {self.orthogonal:.3g} of its length is orthogonal to it (cosine {self.cosine:.4f})"
+        yield f"{'variance':12} {self.variance:.3g} of one batch, over the squared length of the true gradient"
         yield f"{'sampled':12} the sequential test says {self.sampled} after {self.draws:,} groups"
         for name, what in self.findings:
             yield f"{name:12} {what}"
@@ -94,13 +98,13 @@ def check_answers(
     *,
     false_alarm: float = FALSE_ALARM,
     detectable: float = DETECTABLE,
-    max_groups: int = 2**18,
+    max_groups: int | None = None,
     seed: int = 0,
 ) -> AnswerReport:
     """Hold `loss(answers) → scalar` against the task's objective.
 
     false_alarm, detectable    of the sequential test, as in `check_gradient`
-    max_groups                 when it gives up
+    max_groups                 when it gives up: by default after 2^24 groups where all are known, 2^15 where each is a call
 
     The loss is a function of its batch: it draws nothing. Gradients reach it through `log_probs` and `logits`.
     """
@@ -110,12 +114,14 @@ def check_answers(
     truth = held.parameters.derivative(task.value())
     sizes = len(task.every) ** (len(task.prompts) * task.answers)
     groups = sizes if sizes <= COUNTED else 0
-    outcome, rows = held.drawn(truth, false_alarm, detectable, max_groups, seed)
-    if groups:
-        mean, error = held.mean(), 0.0
+    every = held.every() if groups else None
+    outcome, rows = held.drawn(every, truth, false_alarm, detectable, max_groups, seed)
+    if every is not None:
+        mean, error = every.mean, 0.0
+        variance = float(every.probability @ (every.rows - mean).square().sum(1))
     else:
-        mean = rows.mean(0)
-        error = float((rows.var(0) / len(rows)).sum().sqrt() / truth.norm())
+        mean, variance = rows.mean(0), float(rows.var(0).sum()) * EACH
+        error = math.sqrt(variance / EACH / len(rows)) / float(truth.norm())
     scale, orthogonal = _against(mean, truth)
     if groups:
         right = abs(scale - 1) <= EQUAL and orthogonal <= EQUAL
@@ -126,7 +132,7 @@ def check_answers(
         verdict = "scale" if orthogonal <= 4 * error else "direction"
     findings += held.masked(seed) + held.kept() + (split := held.split(seed))[1]
     return AnswerReport(
-        held.name, verdict, scale, orthogonal, error, groups, outcome.verdict, outcome.draws, split[0], tuple(findings),
+        held.name, verdict, scale, orthogonal, error, groups, variance / float(truth.square().sum()), outcome.verdict, outcome.draws, split[0], tuple(findings),
         time.perf_counter() - begun,
     )  # fmt: skip
 
@@ -137,6 +143,18 @@ def _against(mean: Tensor, truth: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     scale = float(mean @ truth) / length**2
     return scale, float((mean - scale * truth).norm()) / length
+
+
+@dataclass(frozen=True)
+class _Every:
+    """The probability of each group of answers `[group]`, and its gradient `[group, parameter]`."""
+
+    probability: Tensor
+    rows: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probability @ self.rows
 
 
 class _Held:
@@ -186,40 +204,39 @@ class _Held:
             self.kept_rows[key] = self.through(self.gradients(chosen))
         return self.kept_rows[key]
 
-    def all_groups(self) -> Iterator[tuple[Tensor, float]]:
+    def every(self) -> _Every:
+        """All groups that can be drawn."""
         shape = (len(self.task.prompts), self.task.answers)
         p = self.task.constants["probability"]
-        rows = torch.arange(shape[0]).unsqueeze(-1)
-        for numbers in itertools.product(range(len(self.task.every)), repeat=shape[0] * shape[1]):
-            chosen = torch.tensor(numbers).reshape(shape)
-            probability = float(p[rows, chosen].prod())
-            if probability > 0:
-                yield chosen, probability
-
-    def mean(self) -> Tensor:
-        """The mean gradient, summed over all groups."""
-        total = [torch.zeros_like(self.log_probs), torch.zeros_like(self.logits)]
-        for chosen, probability in self.all_groups():
-            for part, found in zip(total, self.gradients(chosen), strict=True):
-                part.add_(found, alpha=probability)
-        return self.through((total[0], total[1]))
+        numbers = itertools.product(range(len(self.task.every)), repeat=shape[0] * shape[1])
+        chosen = torch.tensor(list(numbers)).reshape(-1, *shape)
+        probability = p[torch.arange(shape[0]).unsqueeze(-1), chosen].flatten(1).prod(1)
+        chosen, probability = chosen[probability > 0], probability[probability > 0]
+        return _Every(probability, torch.stack([self.row(group) for group in chosen]))
 
     def sample(self, generator: torch.Generator) -> Tensor:
         p = self.task.constants["probability"]
         return torch.multinomial(p, self.task.answers, replacement=True, generator=generator)
 
-    def drawn(self, truth: Tensor, false_alarm: float, detectable: float, most: int, seed: int) -> tuple[Any, Tensor]:
-        """The sequential test on groups that are drawn, and the means of 16 that it was given."""
-        generator, each, kept = torch.Generator().manual_seed(seed), 16, list[Tensor]()
+    def drawn(
+        self, every: _Every | None, truth: Tensor, false_alarm: float, detectable: float, most: int | None, seed: int
+    ) -> tuple[Any, Tensor]:
+        """The sequential test on groups that are drawn, and the means of `EACH` that it was given where each is a call."""
+        generator, kept = torch.Generator().manual_seed(seed), list[Tensor]()
 
         def take(k: int) -> Tensor:
-            rows = [torch.stack([self.row(self.sample(generator)) for _ in range(each)]).mean(0) for _ in range(k)]
-            kept.append(torch.stack(rows))
-            return kept[-1]
+            if every is None:
+                rows = torch.stack([self.row(self.sample(generator)) for _ in range(k * EACH)])
+            else:
+                rows = every.rows[torch.multinomial(every.probability, k * EACH, replacement=True, generator=generator)]
+            means = rows.unflatten(0, (k, EACH)).mean(1)
+            kept.append(means if every is None else means[:0])
+            return means
 
         outcome = judge(
-            take, each, Oracle.certain("value", truth), self.parameters.blocks(), false_alarm=false_alarm, detectable=detectable,
-            floor=FLOOR, max_draws=most, epsilon=self.parameters.epsilon,
+            take, EACH, Oracle.certain("value", truth), self.parameters.blocks(), false_alarm=false_alarm, detectable=detectable,
+            floor=FLOOR,
+            max_draws=most or (2**24 if every is not None else 2**15), epsilon=self.parameters.epsilon,
         )  # fmt: skip
         return outcome, torch.cat(kept)
 
