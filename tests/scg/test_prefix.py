@@ -159,6 +159,20 @@ def test_recorded_under_another_policy_the_prefix_ratios_are_right():
     torch.testing.assert_close(flat(trace.surrogate(), model), flat(by_hand(model), model))
 
 
+def test_a_transformer_over_all_625_answers():
+    """GPT-2's shape, two layers, vocabulary 5, four tokens: the replay of all answers at once against enumeration."""
+    model = Transformer(5, width=4, layers=2, heads=2, context=8, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.3)
+    every = torch.tensor(list(itertools.product(range(5), repeat=4))).T
+    given = {"token": every, "token.log_prob": torch.full(every.shape, 1 / 5).log()}
+    made = graph(model)
+    trace = made.replay(given, prompt=PROMPT.expand(625, 2))
+    found = exact_gradient(made, {"prompt": PROMPT}, wrt=model, steps=4)
+    torch.testing.assert_close(flat(trace.surrogate(), model), torch.cat([g.flatten() for g in found.values()]))
+
+
 def test_enumeration_agrees_with_the_sum_by_hand():
     model = Mean()
     found = exact_gradient(graph(model), {"prompt": PROMPT}, wrt=model, steps=STEPS)
@@ -335,6 +349,19 @@ def test_after_the_end_nothing_has_gradient_and_padding_is_certain():
     tokens = made.sample(steps=STEPS, prompt=PROMPT.expand(64, 2))["token"]
     ended = (tokens == eos).cumsum(0) > 0
     assert (tokens[1:][ended[:-1]] == pad).all()
+
+
+def test_a_verifier_may_know_answers_of_one_length_alone():
+    """The examination, of three steps elsewhere, is then of all."""
+    value = torch.randn(5, VOCABULARY)
+    made, model = scg.Graph(), Mean()
+    with made.sequence():
+        made.deterministic(model, name="logits", parents=[prefix("token", init="prompt")])
+        made.stochastic(ScoreFunction(), lambda logits: Categorical(logits=logits), name="token")
+    made.reward(lambda answer: value[torch.arange(5), answer].sum(-1), name="score", parents=[prefix("token")])
+    assert made.sample(steps=5, prompt=PROMPT.expand(4, 2))["score"].shape == (4,)
+    with pytest.raises(IndexError):
+        made.sample(steps=4, prompt=PROMPT.expand(4, 2))
 
 
 def test_an_objective_of_its_own_for_each_module():

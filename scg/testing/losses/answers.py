@@ -89,9 +89,14 @@ class AnswerTask:
         raise TypeError("a policy that is no nn.Module does not say what its parameters are: AnswerTask(wrt={name: tensor})")
 
     @cached_property
-    def vocabulary(self) -> int:
+    def _like(self) -> Tensor:
+        """Logits of the prompts alone: for sizes and types."""
         with torch.no_grad():
-            return int(self.policy(self.prompts).shape[-1])
+            return self.policy(self.prompts)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._like.shape[-1])
 
     @cached_property
     def every(self) -> Tensor:
@@ -121,7 +126,7 @@ class AnswerTask:
     def rewards(self) -> Tensor:
         """`[prompt, answer]`"""
         count = len(self.every)
-        return torch.stack([self.reward(p.expand(count, -1), self.every) for p in self.prompts]).to(torch.get_default_dtype())
+        return torch.stack([self.reward(p.expand(count, -1), self.every) for p in self.prompts]).to(self._like.dtype)
 
     def logits(self, policy: Policy) -> Tensor:
         """`[prompt, answer, time, vocabulary]`, each from its prefix in one pass. What lies after the end is the policy's too."""

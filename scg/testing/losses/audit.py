@@ -137,6 +137,11 @@ def check_answers(
     )  # fmt: skip
 
 
+def mean_gradient(loss: AnswerLoss, task: AnswerTask) -> Tensor:
+    """`Σ_groups P(group) ∇loss(group)`, flat: the task's parameters one after another."""
+    return _Held(loss, task).every().mean
+
+
 def _against(mean: Tensor, truth: Tensor) -> tuple[float, float]:
     length = float(truth.norm())
     if not length:
