@@ -41,6 +41,7 @@ AGENTS = {
     "power": "scg.agents.power:PoWER",
     "ppo": "scg.agents.ppo:PPO",
     "reinforce": "scg.agents.reinforce:Reinforce",
+    "rloo": "scg.agents.rloo:RLOO",
     "rwr": "scg.agents.rwr:RWR",
     "sac": "scg.agents.sac:SAC",
     "sac-discrete": "scg.agents.sac_discrete:DiscreteSAC",

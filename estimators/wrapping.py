@@ -7,6 +7,8 @@ path moves, and `trace.variance`, which trains what an estimator learns, work on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -51,6 +53,9 @@ class Wrapping(Estimator, nn.Module):
 
     def given(self, distribution: Distribution, value: Tensor, log_prob: Tensor | None = None) -> Branches:
         return self.estimator.given(distribution, value, log_prob)
+
+    def pooled(self, weight: Tensor, time: int | None, value: Callable[[str], Tensor]) -> Tensor:
+        return self.estimator.pooled(weight, time, value)
 
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         return self.estimator.combine(weight, credit)

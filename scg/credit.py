@@ -36,6 +36,7 @@ class Downstream:
     batch_rank, node_rank   axes of the batch; axes of it that the node's own distribution has (0: one sample for all)
     ratio   π/μ of the node where its value was recorded with a log-probability, else None
     sizes   of those axes, from the right: 1 where one sample is for all elements of the costs
+    names   of the costs, in the same order
     value   any other node or given value by name, `value("value")`
     """
 
@@ -48,6 +49,7 @@ class Downstream:
     ratio: Tensor | None
     value: Callable[[str], Tensor]
     sizes: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def ends(self) -> Tensor:
         """1 where the next step belongs to another episode or lies beyond the block, shaped like the costs and the episodes."""

@@ -89,6 +89,13 @@ class Estimator:
             return Branches(value, score=live - live.detach())
         return Branches(value, weights=(live - log_prob.detach()).exp())
 
+    def pooled(self, weight: Tensor, time: int | None, value: Callable[[str], Tensor]) -> Tensor:
+        """What of the weights along time, axis `time` of a block, meets the credits: by default each step's own.
+
+        `value(name)`: another node's value as a block, detached.
+        """
+        return weight
+
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         """How a weight meets the credit that replaces everything downstream (both in cost units)."""
         return weight * credit

@@ -248,6 +248,8 @@ class Graph(Specification):
         if title in self.nodes:
             raise GraphError(f"node {title!r} is declared twice")
         edges, positional = edges_of(title, fn, parents)
+        if not self._inside:  # after the sequence a prefix is all of it
+            edges = tuple(replace(e, lag=0) if e.prefix else e for e in edges)
         for edge in edges:
             check_edge(title, edge, self._inside)
         estimator = settings.get("estimator")

@@ -5,7 +5,7 @@
         ...
 
 A parameter without a default is an edge from the node or input of that name. A marker as the default
-says more: `prev`, `detach`, `dist`, alone or nested. Any other default makes an optional input.
+says more: `prev`, `prefix`, `detach`, `dist`, alone or nested. Any other default makes an optional input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ RESERVED = frozenset({"steps", "generator", "checkpoint", "costs", "given", "sel
 
 @dataclass(frozen=True)
 class Edge:
-    """`source → node`: the value now, or `lag` steps ago; with its gradient or `detached`; the sample or its `dist`."""
+    """`source → node`: the value now, or `lag` steps ago; with its gradient or `detached`; the sample or its `dist`.
+
+    prefix   all values up to `lag` steps ago, along an axis of their own, `init` before them
+    event    axes of the event of what a prefix is of
+    """
 
     source: str
     lag: int = 0
@@ -34,10 +38,12 @@ class Edge:
     dist: bool = False
     optional: bool = False
     param: str = ""
+    prefix: bool = False
+    event: int = 0
 
     @property
     def plain(self) -> bool:
-        return not (self.lag or self.detached or self.dist or self.optional)
+        return not (self.lag or self.detached or self.dist or self.optional or self.prefix)
 
 
 def _edge(source: str | Edge) -> Edge:
@@ -57,6 +63,27 @@ def prev(source: str | Edge, init: str | None = None) -> Any:
             f"prev({source!r}, init={init!r}): init= names the node or input whose value comes first; pass the value there"
         )
     return replace(_edge(source), lag=1, init=init)
+
+
+def prefix(source: str | Edge, init: str | None = None, event: int = 0) -> Any:
+    """All earlier values of a stochastic node of the sequence, along an axis of positions, `init` before them.
+
+        step t reads      init ‖ x_0 … x_{t−1}        [batch…, length, event…],   init [batch…, at least 1, event…]
+
+    A deterministic node of the sequence that reads a prefix gives one value per position, `[batch…, length, …]`, as a
+    transformer does, and its value at step t is the last one. When the values are given, all steps are computed in one call
+    on the longest prefix, so position i may depend on positions up to i alone: the first sample is examined for that.
+    A function with a method `extend(state, …) → (values, state)` is called on the new positions alone while the sequence is
+    sampled, `state` None at first: a cache of keys and values.
+
+    A node after the sequence reads all of it, init ‖ x_0 … x_{T−1}; there `init` may be left out. `event`: how many axes one
+    value of the source has beside its batch, 0 for a token.
+    """
+    if init is not None and not isinstance(init, str):
+        raise GraphError(
+            f"prefix({source!r}, init={init!r}): init= names the node or input whose values come first; pass the values there"
+        )
+    return replace(_edge(source), lag=1, init=init, prefix=True, event=event)
 
 
 def detach(source: str | Edge) -> Any:
@@ -177,6 +204,8 @@ def _check_count(name: str, fn: Callable[..., Any], count: int) -> None:
 
 def check_edge(node: str, edge: Edge, in_sequence: bool) -> None:
     """What is wrong with one edge whatever the rest of the graph says."""
+    if edge.prefix and edge.dist:
+        raise GraphError(f"node {node!r}: prefix({edge.source!r}) reads values; their distributions it does not read")
     if edge.lag and not in_sequence:
         raise GraphError(f"node {node!r}: prev({edge.source!r}) outside a sequence; declare it inside `with graph.sequence():`")
     if edge.lag and edge.dist:

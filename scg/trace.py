@@ -88,6 +88,8 @@ class Trace(Record):
         for source in sorted(self.structure.recurrent_sources):
             if source not in self.given and f"{source}.prev" not in self.given:
                 raise GraphError(f"recurrent node {source!r}: its value was computed along time; split along batch")
+        for name in sorted(self.structure.prefixed):
+            raise GraphError(f"node {name!r}: it reads a prefix, which a single step does not have; split along batch")
         rank = self.plan.batch_rank
         if rank != 1:
             raise GraphError(f"trace.pairs needs one batch axis besides time, this graph's costs have {rank}")

@@ -28,6 +28,7 @@ from scg.agents.training.run_directory import RunConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "agents"
 ENVIRONMENTS = {"CartPole-v1": "CartPole-v1", "Pendulum-v1": "Pendulum-v1", "HalfCheetah-v5": "MuJoCo"}
+EXAMPLES = {"discrete": "CartPole-v1", "continuous": "Pendulum-v1", "tokens": "Brackets-v0"}
 PARTICULAR = ("Hopper-v5", "InvertedDoublePendulum-v5")  # of MuJoCo, where an agent has settings for one alone
 ELSEWHERE = "elsewhere"
 
@@ -57,7 +58,7 @@ def page(name: str) -> str:
             [
                 f"# {title}",
                 text,
-                f"    scg train {name} --env {'CartPole-v1' if 'discrete' in made else 'Pendulum-v1'}",
+                f"    scg train {name} --env {next(EXAMPLES[kind] for kind in EXAMPLES if kind in made)}",
                 f"Actions: {' or '.join(made)}. Source: [{source}](../../{source}). `scg draw {name} --derivation` prints what is below; all agents: [here](README.md).",
                 f"## The graph\n\n![the graph of {name}]({name}.svg)",
                 f"```text\n{next(iter(made.values())).derivation()}\n```",

@@ -106,6 +106,12 @@ class AgentConfig:
         raise NotImplementedError
 
     @classmethod
+    def spaces(cls) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Spaces of observations and actions to show the agent on, by what their kind is called."""
+        observed = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        return {"continuous": (observed, spaces.Box(-1.0, 1.0, (1,), np.float32)), "discrete": (observed, spaces.Discrete(2))}
+
+    @classmethod
     def __graph__(cls) -> scg.Graph:
         """What `scg draw` shows: the graph with the default options, for three observed numbers and one action."""
         return next(iter(examples(cls).values()))
@@ -129,11 +135,9 @@ class AgentConfig:
 
 def examples(config: type[Any]) -> dict[str, scg.Graph]:
     """The graphs of an agent with default options: one for each kind of action that it takes, continuous actions first."""
-    observed = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    actions = {"continuous": spaces.Box(-1.0, 1.0, (1,), np.float32), "discrete": spaces.Discrete(2)}
     found: dict[str, scg.Graph] = {}
     refused = ""
-    for kind, space in actions.items():
+    for kind, (observed, space) in config.spaces().items():
         try:
             found[kind] = config().build(observed, space, Generator().manual_seed(0)).graph
         except EnvironmentFault as error:  # not this kind

@@ -24,6 +24,7 @@ _KNOWN = (
     "gymnasium.envs.toy_text.",
     "gymnasium.envs.mujoco.",
     "gymnasium_robotics.envs.fetch.",
+    "scg.agents.environments.brackets",
     "scg.agents.environments.goal_tasks",
     "scg.agents.environments.helicopter",
     "scg.agents.environments.multigoal",

@@ -46,6 +46,7 @@ gym.register("Tetris-v0", entry_point="scg.agents.environments.tetris:Tetris", m
 gym.register(
     "TetrisSmall-v0", entry_point="scg.agents.environments.tetris:Tetris", kwargs={"height": 10}, max_episode_steps=20_000
 )
+gym.register("Brackets-v0", entry_point="scg.agents.environments.brackets:Brackets")
 gym.register("PointReach-v0", entry_point="scg.agents.environments.goal_tasks:PointReach", max_episode_steps=50)
 
 for _name, _id, _steps in (

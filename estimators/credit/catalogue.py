@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from scg.credit import Credit
 from scg.estimators.catalogue import in_markdown
+from scg.estimators.credit.aggregated import Aggregated
 from scg.estimators.credit.batch_leave_one_out import BatchLeaveOneOut
+from scg.estimators.credit.group_relative import GroupRelative
 from scg.estimators.credit.lambda_return import GAE, LambdaReturn
 from scg.estimators.credit.leading_discount import LeadingDiscount
 from scg.estimators.credit.loaded_dice import LoadedDice
@@ -24,6 +26,7 @@ from scg.estimators.credit.retrace import QLambda, Retrace, TreeBackup
 from scg.estimators.credit.self_normalised import SelfNormalisedRatios
 from scg.estimators.credit.v_trace import VTrace, VTraceTarget
 from scg.estimators.credit.vimco import VIMCO
+from scg.estimators.credit.without import Without
 from scg.testing.credit_battery import Claim
 
 
@@ -125,6 +128,26 @@ _TABLE = (
         Claim(1.0, "any", cuts=False),
         "a batch of samples of one problem",
         "Kool et al. (2019); Ahmadian et al. (2024)",
+    ),
+    CreditEntry(
+        GroupRelative(),
+        Claim(1.0, "none", cuts=False),
+        "a batch of samples of one problem",
+        "Shao et al. (2024); Liu et al. (2025)",
+        {"standardise=False": (GroupRelative(standardise=False), Claim(1.0, "none", cuts=False))},
+    ),
+    CreditEntry(
+        Aggregated(MonteCarlo(), alive="log_prob"),
+        Claim(1.0, "none", cuts=False),
+        "another credit, here `MonteCarlo`; a node that is true where an episode is alive",
+        "Shao et al. (2024); Yu et al. (2025)",
+        {"over='batch'": (Aggregated(MonteCarlo(), alive="log_prob", over="batch"), Claim(1.0, "any", cuts=False))},
+    ),
+    CreditEntry(
+        Without(MonteCarlo()),
+        Claim(1.0, "any", cuts=False),
+        "another credit, here `MonteCarlo`; biased where it leaves costs out",
+        "—",
     ),
     CreditEntry(
         EarlierRatios(Retrace()),

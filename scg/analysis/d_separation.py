@@ -101,6 +101,8 @@ def missed(structure: Structure, node: str, critic: str, replaces: bool) -> tupl
         for e in structure.nodes[critic].parents
         if e.source in structure.nodes
     }
+    for edge in (e for e in structure.nodes[critic].parents if e.prefix):
+        read |= {(edge.source, -lag) for lag in range(edge.lag, PAST + 1)}
     read &= set(lifted.vertices)
     before = lifted.above({x}) - ({x} if not replaces else set())
     sources = [v for v in lifted.vertices if v in before - read and structure.nodes[v[0]].kind in ("stochastic", "observed")]

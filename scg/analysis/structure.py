@@ -16,7 +16,7 @@ from torch.compiler import assume_constant_result
 from scg.analysis.lags import Arrow, Lags, runs
 from scg.analysis.reach import Reach, members, union
 from scg.errors import GraphError, nearest
-from scg.node import Node, NodeKind
+from scg.node import Edge, Node, NodeKind
 from scg.scan import INFINITE
 
 
@@ -116,7 +116,7 @@ class Structure:
         self.learns = any(isinstance(n.estimator, nn.Module) for n in computed)
         # Nodes whose distribution another node takes, and nodes whose previous value a computed node asks for.
         self.asked_for = frozenset(e.source for e in read if e.dist)
-        self.recurrent_sources = frozenset(e.source for e in read if e.lag)
+        self.recurrent_sources = frozenset(e.source for e in read if e.lag or e.prefix)
         # Of these, the deterministic nodes that compute themselves at all steps at once: nobody else asks for their past.
         asking: dict[str, set[str]] = {}
         for node in computed:
@@ -130,6 +130,9 @@ class Structure:
             and hasattr(self.nodes[s].fn, "along_time")
             and not any(e.lag and e.source != s for e in self.nodes[s].parents)
         )
+        # And those that read a prefix; after the sequence a prefix is no more than an argument.
+        self.prefixed = frozenset(n.name for n in self.inside if any(e.prefix for e in n.parents))
+        self.reads_whole = any(e.prefix for n in self.after for e in n.parents)
         # Nodes of the sequence whose value is the same at every step: nothing they read varies in time.
         varying = set(self.observed_inside)
         for node in self.inside:
@@ -178,6 +181,8 @@ class Structure:
                         f"node {node.name!r}: dist({edge.source!r}) needs a stochastic node, but {edge.source!r} is {found}."
                         + nearest(edge.source, (n.name for n in self.nodes.values() if n.kind == "stochastic"))
                     )
+                if edge.prefix:
+                    self._check_prefix(node, edge, source)
                 if not edge.lag:
                     continue
                 if source is None or not source.in_sequence:
@@ -196,8 +201,43 @@ class Structure:
                 if isinstance(name, str) and name not in self.nodes:
                     raise GraphError(f"node {node.name!r}: {what}={name!r} is no node.{nearest(name, self.nodes)}")
 
+    def _check_prefix(self, node: Node, edge: Edge, source: Node | None) -> None:
+        where = f"node {node.name!r}: prefix({edge.source!r})"
+        if source is None or source.kind != "stochastic" or not source.in_sequence:
+            found = (
+                "no node" if source is None else f"a {source.kind} node" + " outside the sequence" * (not source.in_sequence)
+            )
+            raise GraphError(f"{where} needs a stochastic node of the sequence, but {edge.source!r} is {found}")
+        if self.first is not None:
+            raise GraphError(
+                f"{where} in a sequence with first={self.first!r}: a prefix begins with the block, and knows no episodes within "
+                "it. Give each episode a batch element of its own"
+            )
+        if not node.in_sequence:
+            return
+        if node.kind != "deterministic":
+            raise GraphError(
+                f"{where}: within the sequence a deterministic node reads it, one value per position; this is a {node.kind} "
+                "node. Declare the module as a deterministic node and read that"
+            )
+        if edge.init is None:
+            raise GraphError(
+                f"{where} is empty at the first step; say prefix({edge.source!r}, init='…') with a node or an input of at least "
+                "one position: a prompt, a token that opens"
+            )
+        for other in node.parents:
+            found_other = self.nodes.get(other.source)
+            if not other.prefix and (found_other is not None and found_other.in_sequence):
+                raise GraphError(
+                    f"{where}: beside a prefix it reads {other.source!r} at one step, which at all steps at once has no place in "
+                    f"one call. Read prefix({other.source!r}), or let another node bring them together"
+                )
+
     def _resolved(self) -> tuple[Arrow, ...]:
-        """The arrows of all edges; those of a distribution are known before it is read."""
+        """The arrows of all edges; those of a distribution are known before it is read.
+
+        What reads a prefix is influenced at every lag: an arrow to itself says so.
+        """
         into: dict[str, dict[Arrow, None]] = {}
         for name in self.order:
             found = into[name] = {}
@@ -208,8 +248,10 @@ class Structure:
                         found[Arrow(arrow.source, name, arrow.lag, live, arrow.first)] = None
                 elif edge.source in self.nodes:
                     found[Arrow(edge.source, name, edge.lag, not edge.detached)] = None
+                if edge.prefix:
+                    found[Arrow(name, name, 1, True)] = None
                 if edge.init in self.nodes:
-                    found[Arrow(edge.init, name, 0, not edge.detached, first=True)] = None
+                    found[Arrow(edge.init, name, 0, not edge.detached, first=not edge.prefix)] = None
         return tuple(arrow for name in self.nodes for arrow in into[name])
 
     def _topological(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from scg.checks.untouched import ordinary, untouched
 from scg.credit import Credit
 from scg.distributions import parameters
 from scg.errors import GraphError, nearest
-from scg.evaluation.call_arguments import check_steps, split
+from scg.evaluation.call_arguments import check_steps, length, split
 from scg.evaluation.evaluation import Evaluation
 from scg.evaluation.objectives import classify, known_modules, leaves, scopes_of
 from scg.evaluation.plan import Plan
@@ -122,9 +122,17 @@ def examine(
     """Draw a few plain samples, which leave nothing behind, and hold the graph against them."""
     with untouched(known_modules(graph.nodes)), _validating():
         given, inputs = ordinary(given), ordinary(inputs)
+        whole = length(graph.structure, given, steps) if graph.structure.has_sequence else None
+        all_given, all_steps = given, steps
         given, steps = shortened(graph.structure, given, steps, 3 << before)
-        plan, _ = lay_out(graph, given, inputs, steps)
-        examination = Examination(graph, plan, given, inputs, steps, before)
+        try:
+            plan, _ = lay_out(graph, given, inputs, steps)
+        except Exception:
+            if not graph.structure.reads_whole:
+                raise
+            given, steps = dict(all_given), all_steps  # what reads a whole answer may know no shorter one
+            plan, _ = lay_out(graph, given, inputs, steps)
+        examination = Examination(graph, plan, given, inputs, steps, before, whole)
         found = examination.findings()
         if not any(f.severity == "error" for f in found):
             plan.first_order = frozenset(

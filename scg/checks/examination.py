@@ -5,6 +5,7 @@
     with every other batch element's samples exchanged             it mixes batch elements
     on branch 0 alone                                              it mixes branches
     one step at a time                                             it mixes time steps
+    with later values of a prefix exchanged                        its mask lets it see them
     with one parent moved that has a gradient                      its slope is not the value's, or it jumps
 
 Autograd can see none of these. The criterion is the graph's own: a node is a function of its declared parents, and
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from scg.checks.batch_sizes import sizes
+from scg.checks.causal import leaking
 from scg.checks.finding import Finding
 from scg.checks.gradient_check import infinite_gradients
 from scg.checks.mixing import mixing
@@ -50,7 +52,10 @@ class Examination:
         inputs: Mapping[str, Any],
         steps: int | None,
         before: int = 0,
+        whole: int | None = None,
     ) -> None:
+        """`whole`: steps of the call, of which `steps` are examined."""
+        self.whole = whole or steps
         self.graph, self.plan, self.structure = graph, plan, graph.structure
         self.given, self.inputs, self.steps = given, inputs, steps
         self.stream = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -102,7 +107,7 @@ class Examination:
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        for examine in (self._sizes, self._again, self._gradients, self._mixing, self._branches, self._at_once):
+        for examine in (self._sizes, self._again, self._gradients, self._mixing, self._causal, self._branches, self._at_once):
             if not self._failed():
                 examine()
         return list(self.found.values())
@@ -278,6 +283,11 @@ class Examination:
         for node, message in mixing(self.recording, lambda given, like: self._draw(given, like=like), self.halvings):
             self._error(node, "mixing", message)
 
+    def _causal(self) -> None:
+        steps = self.whole or self.recording.steps or 1
+        for node, message in leaking(self.recording, lambda: self._draw(self._exchanged()), steps):
+            self._error(node, "mask", message)
+
     # -- branches and time ---------------------------------------------------------------------------------
 
     def _branches(self) -> None:
@@ -367,7 +377,12 @@ class Examination:
             steps.setdefault(call.node.name, []).append(call)
         for node in self.structure.inside:
             name = node.name
-            if name not in blocks or name in drawn or any(self.structure.window(d, name) for d in drawn):
+            if (
+                name not in blocks
+                or name in drawn
+                or name in self.structure.prefixed
+                or any(self.structure.window(d, name) for d in drawn)
+            ):
                 continue
             for t, call in enumerate(steps[name]):
                 for block, single in zip(blocks[name], call.content, strict=True):

@@ -80,7 +80,9 @@ class Recording(Evaluation):
     _parts = False
     at = ""  # the node whose function was called last
 
-    def _call(self, node: Node, arguments: Any) -> Any:
+    caching = False  # a call is to be a function of its arguments
+
+    def _call(self, node: Node, arguments: Any, instead: Any = None) -> Any:
         self.at = node.name
         if self.like is not None:
             torch.set_rng_state(self.like.calls[len(self.calls)].state)
@@ -90,7 +92,7 @@ class Recording(Evaluation):
         if self.watched:
             self._kept.update((id(t), (t, t.detach().clone())) for t in held if id(t) not in self._kept)
         parts = identities(arguments) if self.watched or self.tracking else None
-        result = super()._call(node, arguments)
+        result = super()._call(node, arguments, instead)
         call.content = content(result)
         if parts is not None and identities(arguments) != parts:
             self._parts = True

@@ -1,7 +1,8 @@
 """`scg check file.py:loss` and `scg check file.py:Mine`: what is no graph, a loss or an estimator of one's own.
 
 A loss is a function with an attribute `objective` (as `check_gradient` takes it), or `--objective file.py:name` says what its
-gradient is that of; a function in the attribute `given` makes its recordings. An estimator is a class that can be made
+gradient is that of; a function in the attribute `given` makes its recordings. Where the objective is an `AnswerTask` it is a
+language model's loss, as `check_answers` takes it. An estimator is a class that can be made
 without arguments, or an instance: every law of an estimator is tried on it.
 """
 
@@ -17,7 +18,7 @@ from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
 from scg.targets import TargetError
-from scg.testing import NoOracle, check_estimator, check_gradient
+from scg.testing import AnswerTask, NoOracle, check_answers, check_estimator, check_gradient
 
 
 class Report(Protocol):
@@ -43,6 +44,13 @@ def check_thing(thing: Any, objective: Any, wish: Namespace) -> int:
     """Check a loss or an estimator; an exit code as `scg check` has them."""
     if is_estimator(thing):
         return verdict(lambda: check_estimator(thing, seed=wish.seed))
+    if isinstance(objective, AnswerTask):
+        most = {} if wish.max_draws is None else {"max_groups": wish.max_draws}
+        return verdict(
+            lambda: check_answers(
+                thing, objective, false_alarm=wish.false_alarm, detectable=wish.detectable, seed=wish.seed, **most
+            )
+        )
     limit = {} if wish.max_draws is None else {"max_calls": wish.max_draws}
     return verdict(
         lambda: check_gradient(

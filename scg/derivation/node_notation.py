@@ -9,7 +9,7 @@ from torch import nn
 
 from scg.analysis.structure import Structure, Window
 from scg.credit import Credit
-from scg.derivation.notation import LAST, Latex, Symbol, Time, Unicode
+from scg.derivation.notation import ALL, LAST, Latex, Symbol, Time, Unicode
 from scg.derivation.paths import Factor, Path
 from scg.draw.labels import ParameterNames
 from scg.estimator import Estimator, ScoreFunction
@@ -68,6 +68,8 @@ class NodeNotation:
             spelt = self.symbol(edge.source)
         else:
             at = None if not source.in_sequence else LAST if time is None and not node.in_sequence else (time or T) - edge.lag
+            if edge.prefix:
+                at = Time(f"<{(time or T).variable}", (time or T).offset) if edge.lag else ALL
             if edge.dist:
                 spelt = self.symbol(edge.source, at, "p")
             elif deep and at is None and (source.kind == "deterministic" or self.is_sampler(source)):

@@ -94,12 +94,12 @@ def _mark(node: Node, first: str | None, named: ParameterNames) -> Mark:
 
 def _lines(edge: Edge, node: Node, source: Node | None) -> Iterator[Line]:
     reading: Reading = "aside" if node.hidden else "dist" if edge.dist else "prev" if edge.lag else "value"
-    label = "p(·)" if edge.dist else "t−1" if edge.lag else ""
-    if source is not None and source.in_sequence and not node.in_sequence:
+    label = "p(·)" if edge.dist else "<t" if edge.prefix and edge.lag else "≤T" if edge.prefix else "t−1" if edge.lag else ""
+    if source is not None and source.in_sequence and not node.in_sequence and not edge.prefix:
         label = f"{label}, t=T" if label else "t=T"
     yield Line(edge.source, node.name, reading, label, edge.detached, forward=not edge.lag)
     if edge.init is not None:
-        yield Line(edge.init, node.name, "aside" if node.hidden else "value", "t=1", edge.detached)
+        yield Line(edge.init, node.name, "aside" if node.hidden else "value", "" if edge.prefix else "t=1", edge.detached)
 
 
 def _asides(node: Node, nodes: Mapping[str, Node]) -> Iterator[Line]:

@@ -6,7 +6,7 @@
 
 A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
 third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
-value, and returns all steps. A recurrent network is one.
+value, and returns all steps. A recurrent network is one. Nor is a node that reads a prefix (`prefix.py`): a transformer.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 
@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from scg.distributions import last_slope, rebuilt, remember
 from scg.errors import GraphError
 from scg.estimator import Branches
+from scg.evaluation import prefix
 from scg.evaluation.axes import Axes, at_step
 from scg.evaluation.branching import branch, other_branches, plain
 from scg.evaluation.call_arguments import length
@@ -72,7 +73,10 @@ class Evaluation:
         self.vectorised = timed and not stepping and self._replayable()
         plate = self.structure.plate is not None
         self.axes = Axes(plan.batch_rank, int(plate), int(timed), int(self.vectorised), plan.below)
-        self.previous: dict[str, Any] = {}
+        self.past: list[dict[str, Any]] = []  # the values of each step before this one
+        self.states: dict[str, Any] = {}  # what nodes that read a prefix keep from step to step
+
+    caching = True  # whether they do
 
     def repeated(self) -> Evaluation:
         """The same evaluation once more, still to be run."""
@@ -172,9 +176,9 @@ class Evaluation:
             self.first_now = None if first is None else first[t]
             self._nodes(self.inside, values, t)
             history.append(Step(values, self.distributions, self.weights, [s.snapshot() for s in self.scoped]))
-            self.previous = values
+            self.past.append(values)
             for scoped in self.scoped:
-                scoped.previous = dict(scoped.values)
+                scoped.past.append(dict(scoped.values))
         return history
 
     def replicated(self, node: Node, distribution: Distribution) -> Branches:
@@ -193,7 +197,7 @@ class Evaluation:
                     result = self._call(node, self._arguments(node, ObjectiveView(values, scoped, self.inputs), t, scoped))
                 values[node.name] = self._cost(node, result)
                 continue
-            result = self._call(node, self._arguments(node, values, t, None))
+            result = self._result(node, values, t, None)
             if node.kind == "stochastic":
                 mixed = [s for s in self.scoped if node.name in s.scope.mixed]
                 state = random_state() if mixed else None
@@ -215,7 +219,7 @@ class Evaluation:
     def _again(self, node: Node, values: dict[str, Any], t: int | None, scoped: Scoped, state: Any) -> None:
         """Evaluate a node that an objective trains in part: under its swap, on the same random numbers."""
         with scoped.scope.detached():
-            result = self._call(node, self._arguments(node, ObjectiveView(values, scoped, self.inputs), t, scoped))
+            result = self._result(node, ObjectiveView(values, scoped, self.inputs), t, scoped)
             if node.kind == "stochastic":
                 with restored(state):
                     scoped.distributions[node.name] = result
@@ -227,29 +231,43 @@ class Evaluation:
             else:
                 scoped.values[node.name] = result
 
+    def _result(self, node: Node, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+        if node.name in self.structure.prefixed:
+            return prefix.evaluate(self, node, values, scoped)
+        return self._call(node, self._arguments(node, values, t, scoped))
+
     def _cost(self, node: Node, value: Any) -> Any:
         value = real(node.name, value)
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())  # integers wrap around where they are negated, and have no mean
         return value if node.sign == 1.0 else -value
 
-    def _arguments(self, node: Node, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+    def arguments(self, node: Node, values: Any, scoped: Scoped | None, last: bool = False) -> Any:
+        """Those of a node that reads a prefix, nothing else in it being of a step. `last`: of the prefix the last position."""
+        return self._arguments(node, values, None, scoped, last)
+
+    def _arguments(self, node: Node, values: Any, t: int | None, scoped: Scoped | None, last: bool = False) -> Any:
         try:
             if node.simple is not None:
                 if node.positional:
                     return [values[source] for _, source in node.simple]
                 return {param: values[source] for param, source in node.simple}
             pairs = [
-                (e, self._edge(node, e, values, t, scoped)) for e in node.parents if not (e.optional and e.source not in values)
+                (e, self._edge(node, e, values, t, scoped, last))
+                for e in node.parents
+                if not (e.optional and e.source not in values)
             ]
         except KeyError as error:
             raise GraphError(f"node {node.name!r}: no value for its parent {error.args[0]!r}") from None
         return [v for _, v in pairs] if node.positional else {e.param: v for e, v in pairs}
 
-    def _edge(self, node: Node, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
+    def _edge(self, node: Node, edge: Edge, values: Any, t: int | None, scoped: Scoped | None, last: bool = False) -> Any:
         if edge.dist:
             return self._distribution(edge, values, t, scoped)
-        value = self._previous(edge, values, t, scoped) if edge.lag else values[edge.source]
+        if edge.prefix:
+            value = prefix.read(self, node, edge, values, scoped, last)
+        else:
+            value = self._previous(edge, values, t, scoped) if edge.lag else values[edge.source]
         return detached(value, edge.source) if edge.detached else value
 
     def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Distribution:
@@ -291,12 +309,12 @@ class Evaluation:
             opens = self._opens(now)
             before = tree_map(lambda x: shift(x, 1, 0, 0.0) if x.is_floating_point() else shift(x, 1, 0, 0), now)
             return self._where(opens, edge.source, values[edge.init], before)
-        if t == 0 or not self.previous:
+        if t == 0 or not self.past:
             return values[edge.init]
         if scoped is not None:
-            before = ObjectiveView(self.previous, scoped, self.inputs, before=True)[edge.source]
+            before = ObjectiveView(self.past[-1], scoped, self.inputs, scoped.past[-1])[edge.source]
         else:
-            before = self.previous[edge.source]
+            before = self.past[-1][edge.source]
         if self.first_now is None:
             return before
         return self._where(self.first_now.bool(), edge.source, values[edge.init], before)
@@ -330,8 +348,8 @@ class Evaluation:
     first_now: Tensor | None = None
     ended: bool = False
 
-    def _call(self, node: Node, arguments: Any) -> Any:
-        fn: Any = node.fn
+    def _call(self, node: Node, arguments: Any, instead: Any = None) -> Any:
+        fn: Any = node.fn if instead is None else instead
         if self.vectorised and node.name in self.structure.along_time and f"{node.name}.prev" not in self.given:
             fn = fn.along_time
         if torch.compiler.is_compiling():

@@ -271,7 +271,8 @@ class Scoped:
         self.values: dict[str, Any] = {}
         self.weights: dict[str, Weight] = {}
         self.distributions: dict[str, Distribution] = {}
-        self.previous: dict[str, Any] = {}
+        self.past: list[dict[str, Any]] = []
+        self.states: dict[str, Any] = {}
 
     def snapshot(self) -> dict[str, Weight]:
         return dict(self.weights)
@@ -286,9 +287,12 @@ class Scoped:
 class ObjectiveView:
     """Node values as one objective sees them."""
 
-    def __init__(self, base: Mapping[str, Any], scoped: Scoped, inputs: Mapping[str, Any], before: bool = False) -> None:
+    def __init__(
+        self, base: Mapping[str, Any], scoped: Scoped, inputs: Mapping[str, Any], own: Mapping[str, Any] | None = None
+    ) -> None:
+        """`own`: the objective's own values, where they are of another step than this."""
         self.base, self.scope = base, scoped.scope
-        self.own = scoped.previous if before else scoped.values
+        self.own = scoped.values if own is None else own
 
     def __getitem__(self, name: str) -> Any:
         if name in self.scope.mixed:

@@ -23,13 +23,15 @@ class CreditView:
     def __init__(self, trace: Record, name: str, costs: Iterable[str]) -> None:
         self.trace, self.name, self.axes = trace, name, trace.axes
         self.timed = trace.structure.nodes[name].in_sequence
-        found = []
+        found, names = [], []
         for cost in costs:
             window = trace.structure.window(name, cost, live=True)
             if window is not None:
                 found.append((self._cost(cost), window.lo, window.hi))
+                names.append(cost)
         if not found:
             raise GraphError(f"node {name!r}: it has a credit, but no cost is downstream of it")
+        self.names = tuple(names)
         self.width = max(cost.ndim for cost, _, _ in found)
         self.costs = tuple((self.forth(cost), lo, hi) for cost, lo, hi in found)
 
@@ -48,6 +50,7 @@ class CreditView:
             else self.forth(weight.factor.detach()),
             self._seen,
             () if own is None else tuple(own.shape[own.ndim - rank :]),
+            self.names,
         )
 
     def answer(self, credit: Credit) -> Tensor:

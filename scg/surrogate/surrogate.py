@@ -155,6 +155,8 @@ def _credit_term(trace: Record, name: str, scope: int | None, costs: list[str], 
     if not trace.learning:
         below = (trace.batch_value(c) for c in costs if trace.structure.window(name, c, live=True) is not None)
         live = first_order(live, name, node.credit, below)
+    time = trace.axes.time_dim if node.in_sequence else None
+    live = node.estimator.pooled(live, time, lambda other: trace.batch_value(other).detach())
     combined = node.estimator.combine(live, credit)
     product = Product(trace, scope, name)
     for influence in trace.structure.influences(name):

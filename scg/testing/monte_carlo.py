@@ -182,7 +182,7 @@ def _replicated_inputs(graph: Graph, inputs: Mapping[str, Any], count: int, rank
         for edge in node.parents:
             value = inputs.get(edge.init) if edge.init else None
             if isinstance(value, Tensor) and found[edge.init] is value:  # type: ignore[index]
-                missing = max(0, ranks.get(edge.source, value.ndim) - value.ndim)
+                missing = max(0, ranks.get(edge.source, value.ndim) + edge.prefix - value.ndim)
                 shape = (*[1] * missing, *value.shape)
                 found[edge.init] = value.reshape(shape).expand(count, *shape)  # type: ignore[index]
     for name, value in inputs.items():

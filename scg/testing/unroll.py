@@ -76,7 +76,12 @@ class Program:
 
     def sources(self, edge: Edge, t: int | None) -> Iterator[Key]:
         """The occurrences that an edge may take its value from."""
-        if edge.lag:
+        if edge.prefix:
+            if edge.init in self.nodes:
+                yield (edge.init, None)  # type: ignore[misc]
+            for s in range(self.steps if t is None else t):
+                yield (edge.source, s)
+        elif edge.lag:
             assert t is not None
             if (t == 0 or self.structure.first in self.inputs) and edge.init in self.nodes:
                 yield (edge.init, None)  # type: ignore[misc]
@@ -145,7 +150,21 @@ class Program:
             found.append((edge, value, has))
         return found
 
+    def _prefix(self, edge: Edge, t: int | None, read: Read) -> tuple[Any, bool]:
+        """`init ‖ x_0 …`, up to step t or, after the sequence, all of them."""
+        event = edge.event
+        found = [] if edge.init is None else [self._named(edge.init, None, read)]
+        for s in range(self.steps if t is None else t):
+            value, has = read((edge.source, s))
+            found.append((value.unsqueeze(value.ndim - event), has))
+        rank = max(x.ndim - h for x, h in found)
+        spread = [x.reshape(*x.shape[:h], *[1] * (rank - x.ndim + h), *x.shape[h:]) for x, h in found]
+        lead = torch.broadcast_shapes(*[x.shape[: -1 - event] for x in spread])
+        return torch.cat([x.expand(*lead, *x.shape[-1 - event :]) for x in spread], -1 - event), any(h for _, h in found)
+
     def _value(self, edge: Edge, t: int | None, read: Read) -> tuple[Any, bool]:
+        if edge.prefix:
+            return self._prefix(edge, t, read)
         if not edge.lag:
             return self._named(edge.source, t, read)
         assert t is not None
@@ -173,6 +192,9 @@ class Program:
             result = node.fn(*[value for _, value, _ in arguments])
         else:
             result = node.fn(**{edge.param: value for edge, value, _ in arguments})
+        if node.name in self.structure.prefixed:  # one value for each position, of which the last is meant
+            place = next(v.ndim - 1 - e.event for e, v, _ in arguments if e.prefix)
+            return tree_map(lambda x: x.select(place, -1), result)
         if node.kind != "cost":
             return result
         return node.sign * (result if isinstance(result, Tensor) else torch.as_tensor(result, dtype=torch.get_default_dtype()))
