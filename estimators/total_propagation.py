@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.distributions import log_density, moving_support, parameters, reparameterise
+from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise
-from scg.laws import rsample
+from scg.laws import moves, rsample
 
 LEAST = 3  # elements of a batch whose variances, without one of them, are known
 
@@ -61,7 +62,13 @@ class TotalPropagation(Estimator):
         return Branches(found.values, weights=ratio * found.score.exp())
 
     def _blended(self, distribution: Distribution, value: Tensor | None) -> Branches:
-        live = list({id(p): p for p in parameters(distribution) if p.requires_grad}.values())
+        held = parameters(distribution)
+        live = list({id(p): p for p in held if p.requires_grad}.values())
+        if any(moves(p) and not p.requires_grad for p in held):
+            raise GraphError(
+                f"{type(self).__name__} measures its weights in the backward pass, and forward mode (torch.func.jvp) has none.\n"
+                "Use reverse mode (backward, torch.autograd.grad), or Mixed(alpha), whose weight is given."
+            )
         moved = rsample(distribution) if value is None else reparameterise(distribution, value)
         log_prob = log_density(distribution, moved.detach())
         if not live or not torch.is_grad_enabled():

@@ -79,6 +79,12 @@ def check(argv: list[str]) -> int:
         return _checked(argparse.Namespace(**vars(wish), target=wish.targets[0]))
     worst = 0
     try:
+        for target in wish.targets:  # before any of them is checked
+            split(target)
+    except TargetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
         with opened(wish.executor, wish.workers) as executor:
             tasks = [({**vars(wish), "target": target},) for target in wish.targets]
             for target, (code, out, err) in zip(wish.targets, executor.map(_reported, tasks), strict=True):

@@ -72,7 +72,7 @@ def test_a_run_is_resumed_with_more_steps(trained: list[Path], capsys: pytest.Ca
         ),
         (["reinforce", "--gama", "0.9"], "--gamma"),
         (["reinforce", "--eval-episodes", "0"], "option eval_episodes is 0. Give at least 1."),
-        (["--resume", "/nonexistent/run"], "no config.json there"),
+        (["--resume", "/nonexistent/run"], "no such directory"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing_behind(
