@@ -107,19 +107,20 @@ def check_checkpoint(structure: Structure, every: Any) -> None:
 def length(structure: Structure, given: Mapping[str, Any], steps: int | None) -> int:
     """How many steps: what the given values say, else `steps`."""
     known: int | None = None
+    first = ""
     nodes = structure.nodes
     for name, value in given.items():
         if not isinstance(value, Tensor) or not (nodes.get(name) or nodes[name.partition(".")[0]]).in_sequence:
             continue
         if known is None:
-            known = value.shape[0]
+            known, first = value.shape[0], name
         elif known != value.shape[0]:
             raise GraphError(
                 f"given values of different length along time: {name!r} has {value.shape[0]} steps, another {known}; "
                 "they are [time, batch…, event…]"
             )
     if known is not None and steps is not None and steps != known:
-        raise GraphError(f"steps={steps}, but values were given for {known} steps")
+        raise GraphError(f"steps={steps}, but {first!r} was given for {known} steps")
     steps = known if known is not None else steps
     if steps is None or not isinstance(steps, int) or steps < 1:
         raise GraphError(f"this graph has a sequence: say how many steps, steps=100 for instance (got {steps!r})")

@@ -149,18 +149,20 @@ class Evaluation:
             steps = range(begin, min(begin + self.stretch, self.steps))
             part, ended = checkpoint(self._resumed(steps), use_reentrant=False)
             history += part
-            self.previous, self.scoped, self.distributions, self.weights = ended
+            self.past, self.states, self.scoped, self.distributions, self.weights = ended
         return history
 
     def _resumed(self, steps: range) -> Any:
         """A function that goes through `steps` from where this evaluation stands, as often as it is called."""
         stands = copy.copy(self)
+        stands.past, stands.states = list(self.past), dict(self.states)
 
         def run() -> tuple[list[Step], Any]:
             now = copy.copy(stands)
+            now.past, now.states = list(stands.past), dict(stands.states)
             now.scoped = [scoped.copy() for scoped in stands.scoped]
             part = now._steps(steps)
-            return part, (now.previous, now.scoped, now.distributions, now.weights)
+            return part, (now.past, now.states, now.scoped, now.distributions, now.weights)
 
         return run
 

@@ -279,8 +279,8 @@ class Scoped:
 
     def copy(self) -> Scoped:
         other = Scoped(self.scope)
-        for name in ("values", "weights", "distributions", "previous"):
-            setattr(other, name, dict(getattr(self, name)))
+        other.values, other.weights, other.distributions = dict(self.values), dict(self.weights), dict(self.distributions)
+        other.past, other.states = list(self.past), dict(self.states)
         return other
 
 
