@@ -374,9 +374,14 @@ class Structure:
             self._reached[key] = frozenset(self.named(self.below(name, live)))
         return self._reached[key]
 
-    def influencing(self, targets: Iterable[str]) -> frozenset[str]:
-        """Everything that influences any of the targets, also through `detach` and at earlier steps."""
-        return frozenset().union(*(self.named(self.above(target)) for target in targets))
+    def read_for(self, targets: Iterable[str]) -> frozenset[str]:
+        """All nodes whose values or distributions the targets are computed from, through edges of every kind, and they themselves."""
+        found, queue = set(targets), list(targets)
+        while queue:
+            sources = {s for e in self.nodes[queue.pop()].parents for s in (e.source, e.init) if s in self.nodes}
+            queue += sources - found
+            found |= sources
+        return frozenset(found)
 
     @assume_constant_result
     def costs_below(self, name: str, live: bool = False) -> tuple[str, ...]:

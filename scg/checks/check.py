@@ -179,7 +179,7 @@ def learn_scopes(
             reached[name] = found
     for scope in scopes:
         classify(scope, reached, inputs)
-        scope.mixed &= graph.structure.influencing(scope.costs)  # what its costs do not read need not be evaluated again
+        scope.mixed &= graph.structure.read_for(scope.costs)  # what its costs do not read need not be evaluated again
         graph.structure.check_detached(scope.costs, scope.cut | (graph.nodes.keys() - reached.keys()))
         for name in scope.cut:
             for cost in scope.costs:

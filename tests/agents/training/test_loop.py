@@ -311,4 +311,4 @@ def test_a_checkpoint_of_a_run_loads_without_pickle(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     loop.train(run, quiet=True)
     state = tensor_files.load(run.checkpoints.best)
-    assert set(state) == {"format", "agent", "rollout", "counters"}
+    assert set(state) == {"format", "agent", "rollout", "counters", "spaces"}
