@@ -23,7 +23,8 @@ class WandB(Callback):
             import wandb
         except ImportError as error:
             raise OptionError("WandB: wandb is not installed. Remedy: pip install 'torch-scg[wandb]'") from error
-        self._wandb, self._arguments, self._run = wandb, arguments, None
+        self._wandb, self._arguments = wandb, arguments
+        self._run: Any = None
 
     def after_update(self, now: Now, metrics: Metrics) -> None:
         self._log(now, {f"train/{name}": value for name, value in metrics.items()})
