@@ -18,7 +18,6 @@ from typing import Literal
 from torch import Tensor
 
 from scg.credit import Downstream
-from scg.errors import GraphError
 from scg.estimators.credit.wrapped import Wrapped
 
 
@@ -36,7 +35,7 @@ class Aggregated(Wrapped):
     def __call__(self, downstream: Downstream) -> Tensor:
         credit = self.credit(downstream)
         if not downstream.in_sequence:
-            raise GraphError(f"node {downstream.node!r}: {self!r} averages over steps, and the node is outside the sequence")
+            return credit  # one step, whose mean it is
         alive = (downstream.value(self.alive) != 0).to(credit.dtype).expand_as(credit)
         if self.over == "sequence":
             return credit * alive / alive.sum(0, keepdim=True).clamp_min(1.0)

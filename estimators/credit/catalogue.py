@@ -130,18 +130,17 @@ _TABLE = (
         "Kool et al. (2019); Ahmadian et al. (2024)",
     ),
     CreditEntry(
-        GroupRelative(),
+        GroupRelative(standardise=False),
         Claim(1.0, "none", cuts=False),
-        "a batch of samples of one problem",
+        "a batch of samples of one problem; standardised, it is no estimate of a cost-to-go",
         "Shao et al. (2024); Liu et al. (2025)",
-        {"standardise=False": (GroupRelative(standardise=False), Claim(1.0, "none", cuts=False))},
     ),
     CreditEntry(
         Aggregated(MonteCarlo(), alive="log_prob"),
         Claim(1.0, "none", cuts=False),
         "another credit, here `MonteCarlo`; a node that is true where an episode is alive",
         "Shao et al. (2024); Yu et al. (2025)",
-        {"over='batch'": (Aggregated(MonteCarlo(), alive="log_prob", over="batch"), Claim(1.0, "any", cuts=False))},
+        {"over='batch'": (Aggregated(MonteCarlo(), alive="log_prob", over="batch"), Claim(1.0, "none", cuts=False))},
     ),
     CreditEntry(
         Without(MonteCarlo()),

@@ -27,6 +27,8 @@ class Without(Wrapped):
     costs: tuple[str, ...] = ()
 
     def __call__(self, downstream: Downstream) -> Tensor:
+        if not self.costs:
+            return self.credit(downstream)
         missing = set(self.costs) - set(downstream.names)
         if missing:
             raise GraphError(

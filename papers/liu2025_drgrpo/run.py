@@ -181,5 +181,5 @@ def climbed(loss: Loss, settings: Settings) -> list[float]:
     for _ in range(settings.updates):
         step = mean_gradient(loss, problem(policy))
         with torch.no_grad():
-            policy.rows -= 0.3 * (step / step.norm()).view_as(policy.rows)
+            policy.rows.sub_(0.3 * (step / step.norm()).view_as(policy.rows))
     return [-float(problem(policy).value().detach()), float(wrong_length(policy).detach())]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scg.papers.report import Claim, Results, Say, collect, number
-from scg.papers.toy.answers import Loss, nothing, summed, table, task
+from scg.papers.toy.answers import Loss, Table, nothing, summed, table, task
 from scg.testing import Answers, AnswerTask, check_answers
 from scg.testing.losses.audit import mean_gradient
 
@@ -200,12 +200,13 @@ def minimised(settings: Settings) -> Claim:
     )
     for name, loss in losses:
         made = problem(settings, 0, 3)
+        assert isinstance(made.policy, Table)
         for _ in range(settings.updates):
-            fresh = task(made.policy, 3, nothing, answers=1, reference=made.reference, kl=1.0)  # type: ignore[arg-type]
+            fresh = task(made.policy, 3, nothing, answers=1, reference=made.reference, kl=1.0)
             gradient = mean_gradient(loss, fresh)
             with torch.no_grad():
-                made.policy.rows -= 0.5 * gradient.view_as(made.policy.rows)  # type: ignore[union-attr]
-        found[name] = float(task(made.policy, 3, nothing, reference=made.reference, kl=1.0).value().detach())  # type: ignore[arg-type]
+                made.policy.rows.sub_(0.5 * gradient.view_as(made.policy.rows))
+        found[name] = float(task(made.policy, 3, nothing, reference=made.reference, kl=1.0).value().detach())
     text = f"KL at first {number(start, 3)}, after {settings.updates} steps:<br>" + "<br>".join(
         f"{name}: {number(value, 4)}" for name, value in found.items()
     )

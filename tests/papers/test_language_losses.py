@@ -47,5 +47,5 @@ def test_options_that_make_no_sense_are_refused(capsys):
     for words in (["tang2025_kl", "--tables", "0"], ["liu2025_drgrpo", "--policies", "1"]):
         assert paper(words) == 2
     assert "at least" in capsys.readouterr().err
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="at least"):
         liu.Settings(updates=0)
