@@ -309,7 +309,7 @@ def test_a_cache_gets_new_positions_alone():
     extend = model.extend
     model.extend = lambda state, tokens: seen.append(tokens.shape[-1]) or extend(state, tokens)
     made.sample(steps=4, prompt=PROMPT.expand(3, 2))
-    assert seen == [2, 1, 1, 1]
+    assert seen[-4:] == [2, 1, 1, 1]  # the last, if this sample was examined too
 
 
 def test_a_prompt_shared_by_the_batch():
