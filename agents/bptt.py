@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import scg
-from scg.agents.common.agent import Agent, check_options
+from scg.agents.common.agent import Agent, Stateful, check_options
 from scg.agents.common.model_based import ModelBased
 from scg.agents.dynamics.base import Dynamics, simulate
 from scg.agents.experience.rollout import Experience, Rollout
@@ -86,5 +86,5 @@ class BPTT(ModelBased):
             norm, cost = torch.stack([step() for _ in range(world.rounds(experience))]).mean(0).tolist()
             return {**found, "grad_norm": norm, "simulated_cost": cost}
 
-        state = {"policy": policy, "optimiser": optimiser, **world.state}
+        state: dict[str, Stateful] = {"policy": policy, "optimiser": optimiser, **world.state}
         return Agent(graph, policy, collect, update, state, world.memory)

@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 import scg
 from scg import scan
 from scg.agents.bptt import bptt
-from scg.agents.common.agent import Agent, check_options
+from scg.agents.common.agent import Agent, Stateful, check_options
 from scg.agents.common.model_based import ModelBased, World
 from scg.agents.dynamics.base import Dynamics
 from scg.agents.experience.rollout import Experience, Rollout
@@ -115,7 +115,13 @@ class SHAC(ModelBased):
             return {**found, **dict(zip(("grad_norm", "simulated_cost", "explained_variance"), means, strict=True))}
 
         modules = {"policy": policy, "value": value, "target_value": target_value}
-        state = {**modules, "actor_optimiser": actor, "critic_optimiser": critic, "simulations": running, **world.state}
+        state: dict[str, Stateful] = {
+            **modules,
+            "actor_optimiser": actor,
+            "critic_optimiser": critic,
+            "simulations": running,
+            **world.state,
+        }
         return Agent(graph, policy, collect, update, state, world.memory)
 
 

@@ -15,12 +15,13 @@ Heess et al. (2015), "Learning continuous control policies by stochastic value g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from scg.agents.common.agent import Agent, OptionError, check_options
+from scg.agents.common.agent import Agent, OptionError, Stateful, check_options
 from scg.agents.common.model_based import LearnedWorld, ModelBased
 from scg.agents.dynamics import LEARNED
 from scg.agents.experience.rollout import Experience, Rollout
@@ -84,12 +85,12 @@ class SVGK(ModelBased):
         def collect(rollout: Rollout, steps_left: int) -> Experience:
             return world.collect(rollout, policy, steps_left, 0)
 
-        def update(experience: Experience, progress: float) -> Metrics:
+        def update(experience: Any, progress: float) -> Metrics:
             found = world.learn(experience)
             actor.rate.fill_(self.rate(progress)), critic.rate.fill_(self.value_lr * max(1 - progress, 0.05))
             norm, loss = torch.stack([step() for _ in range(self.updates)]).mean(0).tolist()
             return {**found, "grad_norm": norm, "value_loss": loss}
 
         modules = {"policy": policy, "value": value, "target_value": target_value}
-        state = {**modules, "actor_optimiser": actor, "critic_optimiser": critic, **world.state}
+        state: dict[str, Stateful] = {**modules, "actor_optimiser": actor, "critic_optimiser": critic, **world.state}
         return Agent(graph, policy, collect, update, state, memory)

@@ -53,7 +53,7 @@ class CartPole(Dynamics):
 
     state_size = obs_size = 4
     action_size, horizon = 1, 500
-    gravity, cart, pole, half, force, tau = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
+    gravity, cart, pole, length, force, tau = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
     far, tilt = 2.4, 12 * 2 * math.pi / 360
 
     def start(self, batch: int, generator: Generator | None = None) -> Tensor:
@@ -63,9 +63,9 @@ class CartPole(Dynamics):
         x, speed, theta, spin = state.unbind(-1)
         cos, sin, total = theta.cos(), theta.sin(), self.cart + self.pole
         push = self.force * action.squeeze(-1).clamp(-1.0, 1.0)
-        pushed = (push + self.pole * self.half * spin.square() * sin) / total
-        turning = (self.gravity * sin - cos * pushed) / (self.half * (4.0 / 3.0 - self.pole * cos.square() / total))
-        sliding = pushed - self.pole * self.half * turning * cos / total
+        pushed = (push + self.pole * self.length * spin.square() * sin) / total
+        turning = (self.gravity * sin - cos * pushed) / (self.length * (4.0 / 3.0 - self.pole * cos.square() / total))
+        sliding = pushed - self.pole * self.length * turning * cos / total
         tau = self.tau
         return torch.stack([x + tau * speed, speed + tau * sliding, theta + tau * spin, spin + tau * turning], -1)
 

@@ -128,13 +128,18 @@ def steep() -> Claim:
     at, means, variances, squares = Wall().jumps()[0], [], [], []
     stiffness = (50.0, 100.0, 200.0, 400.0)
     for k in stiffness:
-        bent = lambda a, k=k: -5 * torch.sigmoid(k * (a - at))  # noqa: E731
-        tilt = lambda a, k=k: -5 * k * torch.sigmoid(k * (a - at)) * torch.sigmoid(-k * (a - at))  # noqa: E731
+
+        def bent(a: Tensor, k: float = k) -> Tensor:
+            return -5 * torch.sigmoid(k * (a - at))
+
+        def tilt(a: Tensor, k: float = k) -> Tensor:
+            return -5 * k * torch.sigmoid(k * (a - at)) * torch.sigmoid(-k * (a - at))
+
         cuts = [at + d / k for d in (-40, -20, -10, -5, 0, 5, 10, 20, 40)]
         mean = integral(tilt, NEAR, cuts)
-        exact = integral(lambda a, f=bent: f(a) * (a - NEAR) / SIGMA**2, NEAR, cuts)
+        exact = integral(lambda a: bent(a) * (a - NEAR) / SIGMA**2, NEAR, cuts)
         means.append(abs(mean - exact) / abs(exact))
-        squares.append(integral(lambda a, f=tilt: f(a) ** 2, NEAR, cuts))
+        squares.append(integral(lambda a: tilt(a) ** 2, NEAR, cuts))
         variances.append(squares[-1] - mean**2)
     growth = [b / a for a, b in itertools.pairwise(squares)]
     text = (

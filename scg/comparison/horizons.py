@@ -76,7 +76,7 @@ class Horizons(Tabular):
             yield f"refused: {label}: {reason}"
         for (path, other), horizon in self.crossings().items():
             yield f"from {horizon:,} steps on the variance of {path} is larger than that of {other}"
-        last = next(reversed(self.comparisons.values()))
+        last = list(self.comparisons.values())[-1]
         yield f"bias against: {last.reference}; in brackets {100 * last.confidence:g} % intervals; seed {last.seed}"
 
     def to_csv(self, path: str | Path) -> Path:
