@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -51,7 +52,8 @@ def paint(picture: Picture, suffix: str) -> bytes:
     for name, (x, y) in layout.positions.items():
         blocks[name].draw(axes, x, y)
     out = io.BytesIO()
-    figure.savefig(out, format=suffix.removeprefix("."), dpi=160, facecolor="white")
+    with rc_context({"svg.fonttype": "none"}):  # words that can be searched and read aloud, not outlines
+        figure.savefig(out, format=suffix.removeprefix("."), dpi=160, facecolor="white")
     return out.getvalue()
 
 
