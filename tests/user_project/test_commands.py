@@ -276,7 +276,10 @@ def test_an_agent_that_is_not_there_any_more_is_one_message(
     ("target", "says"),
     [
         ("nowhere.py:simple", "there is no file nowhere.py"),
-        (mine("simpel"), "has no 'simpel'. Did you mean 'simple'? Agents there: DDPG, PPO, simple, Smooth, smooth, sees, remembers, Narrow"),
+        (
+            mine("simpel"),
+            "has no 'simpel'. Did you mean 'simple'? Agents there: DDPG, PPO, simple, Smooth, smooth, sees, remembers, Narrow",
+        ),
         (mine("number"), "is 3, and no agent. An agent is a dataclass derived from scg.agents.AgentConfig"),
         (mine("plain"), "is a function without @scg.agents.agent, and no agent"),
         (mine("OnPolicy"), "has no 'OnPolicy'"),
