@@ -105,6 +105,18 @@ def transforms(distribution: Distribution) -> Iterator[Transform]:
             queue += [p for p in parts(thing) if isinstance(p, (Distribution, Transform, list, tuple))]
 
 
+def lawful(thing: Any) -> bool:
+    """Whether every distribution in it has parameters that it allows: a rate that is positive, probabilities from 0 to 1."""
+    if isinstance(thing, Distribution):
+        held = vars(thing)
+        allowed = getattr(thing, "arg_constraints", {}).items()
+        if not all(bool(c.check(held[name]).all()) for name, c in allowed if isinstance(held.get(name), Tensor)):
+            return False
+    elif not isinstance(thing, (Mapping, list, tuple)):
+        return True
+    return all(lawful(part) for part in parts(thing) if isinstance(part, (Distribution, Mapping, list, tuple)))
+
+
 def rebuilt(thing: Any, change: Callable[[Tensor], Tensor], name: str) -> Any:
     """A copy of an object with `change` applied to its tensors, all the way down; an error where that cannot be."""
     if isinstance(thing, Tensor):

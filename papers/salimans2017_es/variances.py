@@ -67,8 +67,7 @@ class Quadratic:
         """`count` gradients `[count, d]`, each by the graph of the search agents."""
         distribution = DiagonalGaussian(torch.zeros(self.dim), self.sigma, learn_scale=False)
         graph, unit = search_graph(distribution, "returns"), Perturbations(seed, self.dim, mirrored=mirrored)
-        generator = Generator().manual_seed(seed)
-        found: list[np.ndarray] = []
+        generator, found = Generator().manual_seed(seed), list[np.ndarray]()
         for number in range(count):
             theta = distribution.members(unit.rows(number, range(members)))
             noise = torch.randn(1 if common else members, generator=generator, dtype=torch.float64)

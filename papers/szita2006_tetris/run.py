@@ -149,9 +149,9 @@ def draw(small: dict[Noise, list[Course]], large: dict[Noise, Course], path: Pat
             axis.fill_between(points[0, :, 0], values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes[0, 0].set(xlabel="generation", ylabel="lines, 10 × 10", yscale="log")
     axes[0, 1].set(xlabel="generation", ylabel="mean scale, 10 × 10", yscale="log")
-    for one in large.values():
-        points = np.array(one.points)
-        axes[0, 2].errorbar(points[:, 1], points[:, 2], points[:, 3], linewidth=1.2)
+    for run_ in large.values():
+        one = np.array(run_.points)
+        axes[0, 2].errorbar(one[:, 1], one[:, 2], one[:, 3], linewidth=1.2)
     axes[0, 2].set(xlabel="placements of the members", ylabel="lines, 10 × 20", yscale="log")
     save(figure, path, axes[0, 0])
 

@@ -25,7 +25,7 @@ from scg.checks.slopes import COARSE, PANELS, Found, Segment, listening, look
 from scg.distributions import has_rsample, own_law
 from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Edge
-from scg.tree import rebuilt, tensors
+from scg.tree import lawful, rebuilt, tensors
 
 _parameters = ContextVar("parameters", default=True)
 
@@ -256,6 +256,8 @@ class _Path:
                 if isinstance(here, Tensor)
                 else rebuilt(here, lambda t: new[id(t)] if id(t) in new else change(t), self.node)
             )
+            if not lawful(argument):
+                raise ValueError("a parameter is moved to where there is no such distribution")
             torch.set_rng_state(call.state)
             found = outputs(call.again(**{**others, param: argument}))
             if double and any(o.dtype == torch.float32 for o in found):

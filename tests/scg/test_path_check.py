@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Exponential, Independent, Normal
 
 import scg
 from scg import GraphError, detach, dist, prev
@@ -329,3 +329,18 @@ def test_a_small_graph_is_examined_quickly():
     begun = time.process_time()
     pathwise(torch.sin).surrogate(theta=leaf(0.2))
     assert time.process_time() - begun < 1.0
+
+
+@pytest.mark.parametrize("jump", [False, True])
+def test_a_distributions_parameters_are_moved_where_they_are_allowed(jump):
+    """1/rate jumps at a rate of 0, where there is no distribution; of 2,000 rates moved at random some would have crossed it."""
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Exponential(theta.exp().expand(2000)), name="x")
+    mean = lambda p: torch.tanh(p.mean) + (p.mean > 1) if jump else torch.tanh(p.mean)  # noqa: E731
+    graph.cost(lambda x, p: x + mean(p), name="c", parents=["x", dist("x")])
+    theta = torch.tensor(0.1, requires_grad=True)
+    if jump:
+        with pytest.raises(GraphError, match="node 'c': its value jumps"):
+            graph.surrogate(theta=theta)
+    else:
+        graph.surrogate(theta=theta).backward()
