@@ -1,6 +1,6 @@
 """True values and derivatives of the battery's graphs, computed once and kept.
 
-    python -m scg.testing.battery.truths                  computes them again and writes truths.json; three minutes
+    python -m scg.testing.battery.write_truths            computes them again and writes truths.json; two minutes
 
 Integrals over real axes and their Hessians, held against differences, take up to ten seconds a distribution and depend on no
 estimator: without the table a check of one estimator takes 101 processor seconds, with it 20. Kept are those of the continuous
@@ -23,7 +23,6 @@ from scg.testing.oracle import NoOracle, Oracle
 from scg.testing.trial_distributions import KINDS, Make
 
 PATH = Path(__file__).with_name("truths.json")
-Compute = Callable[[Any, Make, tuple[float, ...], int], Oracle]
 
 
 @cache
@@ -48,38 +47,3 @@ def kept(place: str, make: Make, at: tuple[float, ...], order: int, unseen: Call
     return Oracle(
         entry["kind"], exact, error, torch.zeros_like(exact), unseen=unseen if order == 1 and place != "alone" else None
     )
-
-
-def computed(compute: Compute, kind: str, place: str, at: tuple[float, ...], order: int) -> Any:
-    """An entry of the table; None for what is a sum over a finite support."""
-    try:
-        found = compute(place, KINDS[kind], at, order)
-    except NoOracle as reason:
-        return str(reason)
-    if found.kind == "enumeration" or found.note:
-        return None
-    return {"kind": found.kind, "exact": found.exact.tolist(), "error": found.error.tolist()}
-
-
-def main() -> None:
-    from scg.testing.battery.subject import THETAS, compute_truth
-
-    found: dict[str, Any] = {}
-    torch.set_default_dtype(torch.float64)  # as the battery has it: a distribution's own constants are of the default type
-    for kind, make in KINDS.items():
-        if make(torch.zeros(3, dtype=torch.float64)).support.is_discrete:  # type: ignore[union-attr]
-            continue
-        for place, order, thetas in (
-            ("alone", 1, THETAS), ("alone", 2, THETAS),
-            ("composed", 1, THETAS[:1]), ("composed", 2, THETAS[:1]), ("chained", 1, THETAS[:1]), ("driven", 1, THETAS[:1]),
-        ):  # fmt: skip
-            for at in thetas:
-                entry = computed(compute_truth, kind, place, at, order)
-                if entry is not None:
-                    found[key(kind, place, at, order)] = entry
-        print(f"{kind}: {len(found)} entries so far", flush=True)
-    PATH.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
