@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
-from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import Constraint, is_dependent
 
 from scg.errors import GraphError
 
@@ -106,15 +106,24 @@ def transforms(distribution: Distribution) -> Iterator[Transform]:
 
 
 def lawful(thing: Any) -> bool:
-    """Whether every distribution in it has parameters that it allows: a rate that is positive, probabilities from 0 to 1."""
+    """Whether every distribution in it has numbers that it allows: a rate that is positive, probabilities from 0 to 1.
+
+    Number by number: that probabilities add up, or a matrix is triangular, is a matter of how they are written, and no place at
+    which a function of them has to stop.
+    """
     if isinstance(thing, Distribution):
         held = vars(thing)
-        allowed = getattr(thing, "arg_constraints", {}).items()
-        if not all(bool(c.check(held[name]).all()) for name, c in allowed if isinstance(held.get(name), Tensor)):
+        allowed = ((getattr(c, "base_constraint", c), held.get(name)) for name, c in thing.arg_constraints.items())
+        if not all(bool(c.check(x).all()) for c, x in allowed if isinstance(x, Tensor) and not _joint(c)):
             return False
     elif not isinstance(thing, (Mapping, list, tuple)):
         return True
     return all(lawful(part) for part in parts(thing) if isinstance(part, (Distribution, Mapping, list, tuple)))
+
+
+def _joint(constraint: Constraint) -> bool:
+    """Whether it is no condition on each number by itself."""
+    return is_dependent(constraint) or constraint.event_dim > 0
 
 
 def rebuilt(thing: Any, change: Callable[[Tensor], Tensor], name: str) -> Any:

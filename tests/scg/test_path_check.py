@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Exponential, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Exponential, Independent, MultivariateNormal, Normal, Uniform
 
 import scg
 from scg import GraphError, detach, dist, prev
@@ -344,3 +344,29 @@ def test_a_distributions_parameters_are_moved_where_they_are_allowed(jump):
             graph.surrogate(theta=theta)
     else:
         graph.surrogate(theta=theta).backward()
+
+
+LAWS = {
+    "Uniform": lambda theta: Uniform(theta, theta + 1.0),  # each bound is allowed or not only beside the other
+    "Categorical": lambda theta: Categorical(probs=torch.softmax(torch.stack([theta, -theta, 2 * theta]), -1)),
+    "MultivariateNormal": lambda theta: MultivariateNormal(theta.expand(2), scale_tril=torch.eye(2, dtype=F64) * theta.exp()),
+}
+PARAMETERS = {"Uniform": "high", "Categorical": "probs", "MultivariateNormal": "scale_tril"}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_jump_of_parameters_that_are_allowed_only_together_is_seen(law):
+    """Moved one by one, probabilities do not add up and a matrix is not triangular; they are looked at all the same."""
+    graph = scg.Graph()
+    estimator = Pathwise() if law == "Uniform" else ScoreFunction()  # whose support moves
+    graph.stochastic(estimator, LAWS[law], name="x", parents=["theta"])
+    part = lambda p: getattr(p, PARAMETERS[law]).flatten()[0]  # noqa: E731
+    theta = leaf(0.4)
+    threshold = part(LAWS[law](theta.detach())).item() + 1e-3
+
+    def cost(p, x):
+        return part(p) + 1.0 * (part(p) > threshold) + 0 * x.double().sum()
+
+    graph.cost(cost, name="c", parents=[dist("x"), "x"])
+    with pytest.raises(GraphError, match="node 'c': its value jumps"):
+        graph.surrogate(theta=theta)
