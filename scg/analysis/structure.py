@@ -133,6 +133,7 @@ class Structure:
         # And those that read a prefix; after the sequence a prefix is no more than an argument.
         self.prefixed = frozenset(n.name for n in self.inside if any(e.prefix for e in n.parents))
         self.reads_whole = any(e.prefix for n in self.after for e in n.parents)
+        self.reads_prefix = self.reads_whole or bool(self.prefixed)
         # Nodes of the sequence whose value is the same at every step: nothing they read varies in time.
         varying = set(self.observed_inside)
         for node in self.inside:

@@ -73,7 +73,7 @@ class Evaluation:
         self.vectorised = timed and not stepping and self._replayable()
         plate = self.structure.plate is not None
         self.axes = Axes(plan.batch_rank, int(plate), int(timed), int(self.vectorised), plan.below)
-        self.past: list[dict[str, Any]] = []  # the values of each step before this one
+        self.past: list[dict[str, Any]] = []  # the values of the step before this one; of each, where a prefix is read
         self.states: dict[str, Any] = {}  # what nodes that read a prefix keep from step to step
 
     caching = True  # whether they do
@@ -178,6 +178,10 @@ class Evaluation:
             self.first_now = None if first is None else first[t]
             self._nodes(self.inside, values, t)
             history.append(Step(values, self.distributions, self.weights, [s.snapshot() for s in self.scoped]))
+            if not self.structure.reads_prefix:  # the last step is all that is asked for
+                self.past.clear()
+                for scoped in self.scoped:
+                    scoped.past.clear()
             self.past.append(values)
             for scoped in self.scoped:
                 scoped.past.append(dict(scoped.values))

@@ -40,7 +40,8 @@ def read(run: Evaluation, node: Node, edge: Edge, values: Any, scoped: Scoped | 
         positions = _positions(run, edge.source, scoped, event)
         positions = positions.narrow(-1 - event, 0, positions.shape[-1 - event] - edge.lag)
     else:
-        steps = [_seen(run, i, scoped)[edge.source] for i in range(len(run.past))][-1 if last else 0 :]
+        known = len(run.past)
+        steps = [_seen(run, i, scoped)[edge.source] for i in range(max(0, known - 1) if last else 0, known)]
         positions = torch.stack(torch.broadcast_tensors(*steps), -1 - event) if steps else None  # type: ignore[assignment]
     if initial is None or (last and positions is not None):
         return positions
