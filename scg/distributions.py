@@ -75,6 +75,9 @@ def log_density(distribution: Distribution, values: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return unclamped_log_prob(distribution, values)
     forget(distribution)
+    own = log_mass(distribution, values, drawn=True)
+    if own is not None:
+        return own
     validated = []
     layer: Any = distribution
     while layer is not None:
@@ -83,13 +86,13 @@ def log_density(distribution: Distribution, values: Tensor) -> Tensor:
             layer._validate_args = False
         layer = layer.__dict__.get("base_dist")
     try:
-        return unclamped_log_prob(distribution, values)
+        return distribution.log_prob(values)
     finally:
-        for layer, own in validated:
-            if own is None:
+        for layer, flag in validated:
+            if flag is None:
                 del layer._validate_args
             else:
-                layer._validate_args = own
+                layer._validate_args = flag
 
 
 def unclamped_log_prob(distribution: Distribution, values: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class Structure:
         self.credited = self.those(self.nodes[n].credit is not None for n in self.order)
         self.shares_sums = self._stochastic_set.bit_count() > 8  # targets whose sums of scores are worth looking up
         self._groups: dict[str, tuple[Group, ...]] = {}
+        self._scoring: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
         self._sort()
@@ -424,10 +425,12 @@ class Structure:
     @assume_constant_result
     def scoring(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """The stochastic nodes that reach any of the targets with a gradient, in topological order."""
-        above = 0
-        for target in targets:
-            above |= self.above(target, live=True)
-        return self.named(above & self._stochastic_set)
+        if targets not in self._scoring:
+            above = 0
+            for target in targets:
+                above |= self.above(target, live=True)
+            self._scoring[targets] = self.named(above & self._stochastic_set)
+        return self._scoring[targets]
 
     @assume_constant_result
     def groups(self, target: str) -> tuple[Group, ...]:
