@@ -72,7 +72,8 @@ def lay_out(
     )
     plan = Plan(batch, own, value_ranks, costs)
     if batch and graph.structure.has_sequence:
-        plan.missing = {k: _missing(k, last[k], own, batch) for k in given if k in last and nodes[k].in_sequence}
+        events = {k: len(d.event_shape) for k, d in evaluation.distributions.items()}
+        plan.missing = {k: _missing(last[k], events.get(k, 0), batch) for k in given if k in last and nodes[k].in_sequence}
     branched = Replicated(graph, plan, given, inputs, steps, branching=False, stepping=True)
     branched.given = {k: branched.axes.shared(v, plan.missing.get(k)) for k, v in given.items()}  # as all steps at once see it
     branched.size = unlike([plain_steps, list(inputs.values()), list(given.values())])
@@ -107,8 +108,8 @@ def _values(trace: Record) -> list[dict[str, Any]]:
     return [{**outside, **{k: v for k, v in step.values.items() if k in nodes}} for step in trace.history]
 
 
-def _missing(name: str, value: Any, own: Mapping[str, int], batch: int) -> tuple[int, ...]:
-    """How many axes of the batch each leaf of a value lacks at one step. Of an observed value the axes of a batch come first."""
-    if name in own:
-        return (max(0, batch - own[name]),)
-    return tuple(max(0, batch - rank) for rank in ranks(value))
+def _missing(value: Any, event: int, batch: int) -> tuple[int, ...]:
+    """How many axes of the batch each leaf of a given value lacks at one step: a recording may have a batch where its
+    distribution has none, for its parameters are shared, and none where it has one. What no distribution says of an observed
+    value, its axes are a batch's first."""
+    return tuple(max(0, batch - max(0, rank - event)) for rank in ranks(value))

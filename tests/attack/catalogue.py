@@ -62,7 +62,7 @@ class Node:
         """What its distribution or value is made of; `plate`: the axis that it reduces."""
         parts = []
         for (_, how, f, c, weights), x in zip(self.terms, values, strict=True):
-            x = x.mean if how == "dist" else x * 1.0
+            x = x.mean if how == "dist" else x.to(F64)
             parts.append(f(c * ((x * torch.tensor(weights, dtype=F64)).sum(-1) if weights else x)))
         total = sum(parts[1:], parts[0]) + (0.5 * parts[0] * parts[-1] if self.curved else 0.0)
         if self.reduces and plate is not None:

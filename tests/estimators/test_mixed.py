@@ -161,3 +161,13 @@ class _Shared(Normal):
     def __init__(self, mu: Tensor, noise: Tensor) -> None:
         super().__init__(mu + noise, torch.ones_like(noise))
         self.mu = mu
+
+
+def test_torch_func_has_no_backward_pass_to_measure_in():
+    graph = scg.Graph()
+    graph.stochastic(TotalPropagation(allow_bias=True), lambda theta: Normal(theta, 1.0), name="x")
+    graph.cost(lambda x: x**2, name="f")
+    theta = torch.zeros(4, dtype=torch.float64)
+    graph.surrogate(theta=theta.clone().requires_grad_())
+    with pytest.raises(scg.GraphError, match="measures its weights in autograd's backward pass"):
+        torch.func.grad(lambda t: graph.surrogate(theta=t))(theta)

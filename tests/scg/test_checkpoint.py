@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
-from scg import ScoreFunction, prev
+from scg import ScoreFunction, dist, prev
 from scg.estimators import Pathwise
 
 
@@ -80,3 +80,26 @@ def test_what_makes_no_sense_is_refused() -> None:
         flat.sample(x=torch.zeros(3), checkpoint=4)
     with pytest.raises(scg.GraphError, match="reserved"):
         flat.cost(lambda x: x, name="checkpoint", parents=["x"])
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_what_torch_keeps_of_a_distribution_made_before_the_sequence_is_computed_twice_too(every: int) -> None:
+    """Costs in the sequence ask a distribution for its mean, which torch makes of its logits once: so did the first pass alone."""
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda theta: Independent(Bernoulli(logits=theta), 1), name="b")
+    with graph.sequence():
+        graph.stochastic(
+            Pathwise(),
+            lambda theta, before: Normal(before + theta.sum(-1), 1.0),
+            name="x",
+            parents=["theta", prev("x", init="start")],
+        )
+        graph.cost(lambda x, b, law: (law.mean.sum(-1) - x) ** 2 + law.log_prob(b) * x, name="c", parents=["x", "b", dist("b")])
+    theta = torch.tensor([[0.4, -0.3]] * 3, dtype=torch.float64, requires_grad=True)
+    start, found = torch.zeros(3, dtype=torch.float64), []
+    for checkpoint in (None, every):
+        generator = torch.Generator().manual_seed(3)
+        trace = graph.sample(theta=theta, start=start, steps=3, generator=generator, checkpoint=checkpoint)
+        found.append(torch.autograd.grad(trace.surrogate(), theta)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-13, atol=1e-13)
+    assert found[0].abs().min() > 1e-3

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Gamma, Normal
 
 import scg
 from scg import GraphError, prev
-from scg.estimators import Enumeration, Pathwise, ScoreFunction
+from scg.estimators import Enumeration, MuProp, Pathwise, ScoreFunction
 from scg.estimators.credit import LoadedDice, MonteCarlo
 
 F64 = torch.float64
@@ -140,3 +140,60 @@ class Slotted:
 def test_what_cannot_be_an_estimator_is_told_to_inherit(candidate):
     with pytest.raises(GraphError, match=r"inherit from scg\.Estimator"):
         scg.Estimator.of(candidate)
+
+
+# -- transforms of torch.func --------------------------------------------------------------------------------------
+
+
+def transformable(estimator, distribution, cost, theta):
+    """The surrogate as a function of θ, examined with and without a gradient."""
+    graph = scg.Graph()
+    graph.stochastic(estimator, distribution, name="x", parents=["theta"])
+    graph.cost(cost, name="f", parents=["x"])
+    graph.surrogate(theta=theta.clone().requires_grad_())
+    graph.surrogate(theta=theta)
+    return lambda t: graph.surrogate(theta=t)
+
+
+def test_a_first_derivative_of_first_order_passes_every_transform():
+    """MuProp of a linear cost has no variance: ∇ E[3b] = 3 p (1 − p), divided by the batch."""
+    theta = torch.tensor([0.4, -0.3], dtype=F64)
+    f = transformable(MuProp(), lambda theta: Bernoulli(logits=theta), lambda x: 3 * x, theta)
+    p = theta.sigmoid()
+    slope = 3 * p * (1 - p) / 2
+    torch.testing.assert_close(torch.func.grad(f)(theta), slope)
+    torch.testing.assert_close(torch.func.jvp(f, (theta,), (torch.ones_like(theta),))[1], slope.sum())
+    torch.testing.assert_close(torch.func.jacrev(f)(theta), slope)
+    gamma = transformable(Pathwise(), lambda theta: Gamma(theta, torch.ones_like(theta)), lambda x: x**2, theta.exp())
+    assert torch.isfinite(torch.func.grad(gamma)(theta.exp())).all()
+
+
+@pytest.mark.parametrize(
+    "second", ["forward over forward", "forward over reverse", "reverse over reverse", "reverse over forward"]
+)
+def test_a_second_derivative_is_refused_in_every_mode(second):
+    theta = torch.tensor([0.4, -0.3], dtype=F64)
+    f = transformable(MuProp(), lambda theta: Bernoulli(logits=theta), lambda x: 3 * x, theta)
+    outer, inner = second.split(" over ")
+    way = {"forward": lambda g: torch.func.jacfwd(g, randomness="same"), "reverse": torch.func.jacrev}
+    with pytest.raises(GraphError, match="node 'x': a second derivative was asked through an estimator"):
+        way[outer](way[inner](f))(theta)
+
+
+def test_a_second_derivative_through_a_credit_is_refused_forwards():
+    theta = torch.tensor(0.5, dtype=F64)
+    graph = one(lambda x, theta: theta * theta * x, 0.7)
+    graph.surrogate(theta=theta)
+    slope = torch.func.jacfwd(lambda t: graph.surrogate(theta=t), randomness="same")
+    assert torch.isfinite(slope(theta))
+    with pytest.raises(GraphError, match="node 'x': a second derivative was asked through its credit"):
+        torch.func.jacfwd(slope, randomness="same")(theta)
+
+
+def test_a_smooth_estimator_has_its_second_derivative_there():
+    theta = torch.tensor([0.4, -0.3], dtype=F64)
+    f = transformable(Enumeration(), lambda theta: Bernoulli(logits=theta), lambda x: 3 * x, theta)
+    p = theta.sigmoid()
+    curvature = torch.diag(3 * p * (1 - p) * (1 - 2 * p) / 2)
+    for hessian in (torch.func.hessian(f), torch.func.jacrev(torch.func.jacrev(f)), torch.func.jacrev(torch.func.jacfwd(f))):
+        torch.testing.assert_close(hessian(theta), curvature)

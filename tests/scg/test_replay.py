@@ -318,3 +318,33 @@ def test_a_credit_that_is_the_same_at_all_steps_can_be_handed_on(credit):
     assert torch.allclose(gradient({**given, "a.credit": trace.credit("a")})[1], whole)
     parts = [gradient(trace.pairs(index))[1] * len(index) for index in (torch.arange(5), torch.arange(5, 12))]
     assert torch.allclose(sum(parts) / 3, whole)
+
+
+@pytest.mark.parametrize("shared", ["parameters", "recording"])
+@pytest.mark.parametrize("cost", ["of the sample", "of the sample and data"])
+@pytest.mark.parametrize(("steps", "batch"), [(3, 3), (2, 3), (3, 2), (2, 1)])
+def test_recordings_and_distributions_may_differ_in_having_a_batch(shared, cost, steps, batch):
+    """θ without a batch beside actions with one, which gave T times the gradient, and the other way round; by the unrolled sum."""
+    torch.manual_seed(0)
+    f64 = torch.float64
+    theta = torch.randn(() if shared == "parameters" else (batch,), dtype=f64, requires_grad=True)
+    a = torch.randn((steps, batch) if shared == "parameters" else (steps,), dtype=f64)
+    y = torch.randn(steps, batch, dtype=f64)
+    graph = scg.Graph()
+    with graph.sequence():
+        graph.stochastic(ScoreFunction(), lambda theta: Normal(theta, 1.0), name="a")
+        if cost == "of the sample":
+            graph.cost(lambda a, theta: a**2 + 0 * theta, name="c")
+        else:
+            graph.observed("y")
+            graph.cost(lambda a, y: a**2 * y, name="c")
+    given = {"a": a} if cost == "of the sample" else {"a": a, "y": y}
+    found = graph.replay(given, theta=theta).surrogate()
+    expected = torch.zeros((), dtype=f64)
+    for t in range(steps):
+        for b in range(batch):
+            mine, mean = (a[t, b], theta) if shared == "parameters" else (a[t], theta[b])
+            z = Normal(mean, 1.0).log_prob(mine)
+            expected = expected + torch.exp(z - z.detach()) * mine**2 * (y[t, b] if "data" in cost else 1.0) / batch
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, theta)[0] for x in (found, expected)))
