@@ -1,15 +1,28 @@
-"""Processes killed at random moments: of the clock, inside the writing of a checkpoint, inside an evaluation."""
+"""Processes killed at random moments: of the clock, inside the writing of a checkpoint, inside an evaluation.
+
+Each command is a process of its own, which SIGKILL ends. It is forked from one that has imported all and computed nothing,
+which spares it the seconds of the imports; `tests/agents/training/test_kills.py` kills what a shell would have started.
+"""
 
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import random
 import signal
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.agents.training.test_kills import DIES_WRITING, PPO, REPLAYED, newest, start
+from scg.commands.cli import main
+from tests.agents.training.test_kills import DIES_WRITING, PPO, REPLAYED, newest
 from tests.faults.trials import Trial, same
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.faults.kills", "scg.agents.commands.cli", "scg.agents.training.curves", "scg.draw"])
 
 # `scg`, with a SIGKILL inside the n-th step of an environment of an evaluation.
 DIES_EVALUATING = """
@@ -37,6 +50,9 @@ RUNS = {
     "sac, overlap": ("sac", *REPLAYED, "--overlap"),
     "td3, prioritised, normalised": ("td3", *REPLAYED, "--prioritised", "--normalise-obs"),
     "reinforce": ("reinforce", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "12288"),
+    "trpo": ("trpo", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "6144"),
+    "dqn": ("dqn", *REPLAYED, "--env", "CartPole-v1"),
+    "es": ("es", "--env", "CartPole-v1", "--population", "4", "--steps", "12288"),
     "ppo, compiled": ("ppo", "--env", "CartPole-v1", *PPO, "--compile"),
     "sac, compiled, overlap": ("sac", *REPLAYED, "--compile", "--overlap"),
 }
@@ -58,22 +74,45 @@ def killed(folder: Path, name: str, moment: str, dice: float, wholes: dict[str, 
     argv, said, out = [*RUNS[name], *SMALL], folder / "said.txt", folder / "run"
     if name not in wholes:
         whole = folder / "whole"
-        assert start(["-m", "scg.commands.cli", "train", *argv, "--out", str(whole)], said).wait(PATIENCE) == 0, (
-            said.read_text()
-        )
+        assert ended(start(["train", *argv, "--out", str(whole)], said)) == 0, said.read_text()
         wholes[name] = whole
     command = ["train", *argv, "--out", str(out)]
     if moment == "of the clock":
-        process = start(["-m", "scg.commands.cli", *command], said)
-        at = int(dice * newest(wholes[name]))
-        while process.poll() is None and newest(out) < at:
-            pass
+        process, at = start(command, said), int(dice * newest(wholes[name]))
+        while process.is_alive() and newest(out) < at:
+            time.sleep(0.001)
         process.kill()
-        process.wait()
+        ended(process)
     else:
         script, most = (DIES_WRITING, 40) if moment == "in a checkpoint" else (DIES_EVALUATING, 80)
-        process = start(["-c", script, str(3 + int(dice * most)), *command], said)
-        assert process.wait(PATIENCE) == -signal.SIGKILL, said.read_text()
+        process = start([str(3 + int(dice * most)), *command], said, script)
+        assert ended(process) == -signal.SIGKILL, said.read_text()
     again = ["train", "--resume", str(out)] if (out / "config.json").exists() else command
-    assert start(["-m", "scg.commands.cli", *again], said).wait(PATIENCE) == 0, said.read_text()
+    assert ended(start(again, said)) == 0, said.read_text()
     same(wholes[name], out)
+
+
+def start(argv: Sequence[str], said: Path, script: str = "") -> ForkServerProcess:
+    """`scg ARGV…` in a process of its own, or a Python script that calls it; what it prints goes to `said`."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the compiler's workers would import torch, each its own
+    process = SERVER.Process(target=_run, args=(argv, said, script))
+    process.start()
+    return process
+
+
+def _run(argv: Sequence[str], said: Path, script: str) -> None:
+    with open(said, "wb") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    sys.argv = ["scg", *argv]
+    if script:
+        exec(compile(script, "killed", "exec"), {})
+    sys.exit(main(sys.argv[1:]))
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    """The exit code, −9 of a killed one; None, and an end, where it lasts longer than `PATIENCE`."""
+    process.join(PATIENCE)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+    return code
