@@ -17,12 +17,20 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from scg.agents import AGENTS
 from scg.commands.cli import main
 from tests.agents.training.test_kills import DIES_WRITING, PPO, REPLAYED, newest
 from tests.faults.trials import Trial, same
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.faults.kills", "scg.agents.commands.cli", "scg.agents.training.curves", "scg.draw"])
+SERVER.set_forkserver_preload(
+    [
+        *("tests.faults.kills", "scg.agents.commands.cli", "scg.agents.training.curves", "scg.draw.canvas"),
+        *("torch._dynamo", "torch._inductor.compile_fx", "torch.utils.tensorboard"),
+        *("matplotlib.backends.backend_agg", "matplotlib.ticker"),
+        *(target.partition(":")[0] for target in AGENTS.values()),
+    ]
+)
 
 # `scg`, with a SIGKILL inside the n-th step of an environment of an evaluation.
 DIES_EVALUATING = """
@@ -43,16 +51,17 @@ def die(policy, rollout, *rest):
 evaluation._evaluation = die
 sys.exit(main(sys.argv[1:]))
 """
-SMALL = ("--evaluations", "12", "--eval-episodes", "2", "--hidden", "16", "16", "--checkpoints", "48")
+SMALL = ("--evaluations", "8", "--eval-episodes", "2", "--hidden", "16", "16", "--checkpoints", "24")
+PPO, REPLAYED = (*PPO, "--steps", "4096"), (*REPLAYED, "--steps", "210")  # 32 updates
 RUNS = {
     "ppo": ("ppo", "--env", "CartPole-v1", *PPO),
     "sac": ("sac", *REPLAYED),
     "sac, overlap": ("sac", *REPLAYED, "--overlap"),
     "td3, prioritised, normalised": ("td3", *REPLAYED, "--prioritised", "--normalise-obs"),
-    "reinforce": ("reinforce", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "12288"),
-    "trpo": ("trpo", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "6144"),
+    "reinforce": ("reinforce", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "4096"),
+    "trpo": ("trpo", "--env", "CartPole-v1", "--envs", "4", "--horizon", "32", "--steps", "4096"),
     "dqn": ("dqn", *REPLAYED, "--env", "CartPole-v1"),
-    "es": ("es", "--env", "CartPole-v1", "--population", "4", "--steps", "12288"),
+    "es": ("es", "--env", "CartPole-v1", "--population", "4", "--steps", "4096"),
     "ppo, compiled": ("ppo", "--env", "CartPole-v1", *PPO, "--compile"),
     "sac, compiled, overlap": ("sac", *REPLAYED, "--compile", "--overlap"),
 }
@@ -84,7 +93,7 @@ def killed(folder: Path, name: str, moment: str, dice: float, wholes: dict[str, 
         process.kill()
         ended(process)
     else:
-        script, most = (DIES_WRITING, 40) if moment == "in a checkpoint" else (DIES_EVALUATING, 80)
+        script, most = (DIES_WRITING, 40) if moment == "in a checkpoint" else (DIES_EVALUATING, 60)
         process = start([str(3 + int(dice * most)), *command], said, script)
         assert ended(process) == -signal.SIGKILL, said.read_text()
     again = ["train", "--resume", str(out)] if (out / "config.json").exists() else command
