@@ -70,13 +70,17 @@ MOMENTS = ("of the clock", "in a checkpoint", "in an evaluation")
 
 
 def trials(count: int, seed: int = 0) -> Iterator[Trial]:
-    """`count` kills, in turn of every agent and kind of moment. A run is killed once, and then held against a whole one."""
+    """`count` kills, in turn of every agent and kind of moment, of compiled runs half as often: each takes a minute. A run is
+    killed once, and then held against a whole one."""
     moments, wholes = random.Random(seed), dict[str, Path]()
-    pairs = [(name, moment) for moment in MOMENTS for name in RUNS]
+    rounds = [
+        (name, moment, again) for again in (0, 1) for moment in MOMENTS for name in RUNS if not (again and "compiled" in name)
+    ]
+    rounds.sort(key=lambda chosen: "compiled" in chosen[0])
     for number in range(count):
-        name, moment = pairs[number % len(pairs)]
+        name, moment, again = rounds[number % len(rounds)]
         run = functools.partial(killed, name=name, moment=moment, dice=moments.random(), wholes=wholes)
-        yield Trial(f"kill {moment}", f"{name}, {number}", run)
+        yield Trial(f"kill {moment}", f"{name}, {2 * (number // len(rounds)) + again}", run)
 
 
 def killed(folder: Path, name: str, moment: str, dice: float, wholes: dict[str, Path]) -> None:
