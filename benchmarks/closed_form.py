@@ -275,12 +275,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     wish = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows = list(solutions(wish.agents or tried(), wish.only))
-    if wish.out:
-        words = shlex.join(["python", "-m", "benchmarks.closed_form", *(sys.argv[1:] if argv is None else argv)])
-        wish.out.write_text(page(rows, words), encoding="utf-8")
-    else:
-        print(f"\n{table(rows)}")
+    words = shlex.join(["python", "-m", "benchmarks.closed_form", *(sys.argv[1:] if argv is None else argv)])
+    rows: list[Row] = []
+    for row in solutions(wish.agents or tried(), wish.only):
+        rows.append(row)
+        if wish.out:  # row by row: a run that is stopped leaves what it has found
+            wish.out.write_text(page(rows, words), encoding="utf-8")
+    print(f"\n{table(rows)}")
     return int(not all(row.solved for row in rows))
 
 
