@@ -178,7 +178,8 @@ def evaluate(argv: list[str]) -> int:
         run.run.step_timeout,
     )
     print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}{result.remark}:")
-    print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
+    mean, error, least, most = map(result.shown, (result.mean, result.error, min(result.returns), max(result.returns)))
+    print(f"return {mean} ± {error} (min {least}, max {most})")
     if result.success is not None:
         print(f"goal reached at the end of {result.success:.0%} of them")
     return 0

@@ -4,8 +4,9 @@
     obs_t → value_t → ⟨(value_t − target_t)²⟩            target_t = A_t + value_t, recorded
 
 `world` declares the environment's part of the graph, `gain`, `regression` and `entropy` the objectives; each agent's page
-adds its action. The credit of an action sums all later rewards. Costs of the *policy* at a state (entropy, KL) read
-`detach("obs")`, so that they are no part of the return of earlier actions.
+adds its action. The credit of an action sums all later rewards. Costs of the *policy* at a state (entropy, KL) read its
+distribution given the observation as a constant, so that they are no part of the return of earlier actions; it is the action's
+own, so the network runs once.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def regression(graph: scg.Graph, value: nn.Module, target: str = "target", weigh
     graph.cost(square, name="regression", parents=["value", detach(target)], trains=value)
 
 
-def entropy(graph: scg.Graph, policy: nn.Module, weight: float, seen: str = "obs") -> None:
-    """`weight · H(π)` at each state, which trains the policy; none with `weight` 0."""
+def entropy(graph: scg.Graph, policy: nn.Module, weight: float) -> None:
+    """`weight · H(π)` at each state, which trains the policy; none with `weight` 0. To be called after "action" is declared."""
     if weight:
-        graph.reward(lambda seen: weight * policy(seen).entropy(), name="entropy", parents=[charged(seen)], trains=policy)
+        graph.reward(lambda pi: weight * pi.entropy(), name="entropy", parents=[charged(graph, "action")], trains=policy)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class PathCheck:
         self.continuous = frozenset(supports)
         roots = self._roots()
         seen: set[str] = set()
-        asked = {e.source for n in nodes.values() for e in n.parents if e.dist and not e.detached}
+        asked = {e.source for n in nodes.values() for e in n.parents if e.dist and (e.conditional or not e.detached)}
         for call in recording.calls:
             node = call.node
             reaches = node.kind == "cost" or node.name in asked or structure.counts(node.name, live=True)
@@ -103,13 +103,15 @@ class PathCheck:
             for edge in node.parents:
                 key: Any = int(edge.param) if node.positional else edge.param
                 if (
-                    edge.detached
+                    (edge.detached and not edge.conditional)
                     or (node.positional and key >= len(call.arguments))
                     or (not node.positional and key not in call.named)
                 ):
                     continue
                 above = roots.get(edge.source, set())
-                if edge.dist:
+                if edge.conditional:
+                    above = set()
+                elif edge.dist:
                     above = {r for e in nodes[edge.source].parents if not e.detached for r in roots.get(e.source, ())}
                 if above or (open_to_all and any(t.requires_grad for t in tensors(call.named[key]))):
                     estimators = [nodes[r].estimator for r in above]
