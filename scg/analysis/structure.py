@@ -124,13 +124,7 @@ class Structure:
             for edge in node.parents:
                 if edge.lag:
                     asking.setdefault(edge.source, set()).add(node.name)
-        self.along_time = frozenset(
-            s
-            for s, by in asking.items()
-            if by == {s}
-            and hasattr(self.nodes[s].fn, "along_time")
-            and not any(e.lag and e.source != s for e in self.nodes[s].parents)
-        )
+        self.along_time = frozenset(s for s, by in asking.items() if by == {s} and self._runs_along_time(self.nodes[s]))
         # And those that read a prefix; after the sequence a prefix is no more than an argument.
         self.prefixed = frozenset(n.name for n in self.inside if any(e.prefix for e in n.parents))
         self.reads_whole = any(e.prefix for n in self.after for e in n.parents)
@@ -141,6 +135,16 @@ class Structure:
             if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
                 varying.add(node.name)
         self.timeless = frozenset(n.name for n in self.inside) - varying
+
+    def _runs_along_time(self, node: Node) -> bool:
+        """Whether a node that alone asks for its past may compute all of it in one call: `along_time` gets arguments, not edges,
+        so it cannot cut a gradient between steps, and knows where episodes start only if its node reads `first`."""
+        return (
+            node.kind == "deterministic"
+            and hasattr(node.fn, "along_time")
+            and not any(e.lag and (e.source != node.name or e.detached) for e in node.parents)
+            and (self.first is None or any(e.source == self.first and not e.lag for e in node.parents))
+        )
 
     def _lay_plate(self) -> None:
         """The one plate: its size, the nodes that lie on it, and the costs that reduce it."""

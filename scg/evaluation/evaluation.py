@@ -6,7 +6,8 @@
 
 A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
 third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
-value, and returns all steps. A recurrent network is one. Nor is a node that reads a prefix (`prefix.py`): a transformer.
+value, and returns all steps. A recurrent network is one. Where the sequence has `first=`, the function reads that node, as
+`along_time` begins anew by it; a `detach(prev(…))` it cannot cut. Nor is a node that reads a prefix (`prefix.py`): a transformer.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 
@@ -27,7 +28,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from scg.distributions import last_slope, rebuilt, remember
+from scg.distributions import last_slope, rebuilt, remember, unused
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.evaluation import prefix
@@ -157,10 +158,13 @@ class Evaluation:
         """A function that goes through `steps` from where this evaluation stands, as often as it is called."""
         stands = copy.copy(self)
         stands.past, stands.states = list(self.past), dict(self.states)
+        read = self.structure.asked_for - {node.name for node in self.inside}
 
         def run() -> tuple[list[Step], Any]:
             now = copy.copy(stands)
             now.past, now.states = list(stands.past), dict(stands.states)
+            # Of those made before the sequence: what the first pass has them keep, the second would not compute, nor autograd save.
+            now.distributions = {k: unused(d) if k in read else d for k, d in stands.distributions.items()}
             now.scoped = [scoped.copy() for scoped in stands.scoped]
             part = now._steps(steps)
             return part, (now.past, now.states, now.scoped, now.distributions, now.weights)
