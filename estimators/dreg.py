@@ -66,8 +66,8 @@ def dreg(
         raise ValueError(f"dreg(bound={bound!r}): it is 'iwae', 'wake' or 'jackknife'")
     edges, _ = edges_of(name, log_weight, parents)
     _check(graph, sample, edges, name)
-    own = [replace(e, detached=True) if e.source == sample and e.dist else e for e in edges]
-    fixed = [replace(e, detached=True) if e.source == sample else e for e in edges]
+    own = [replace(e, detached=True, conditional=False) if e.source == sample and e.dist else e for e in edges]
+    fixed = [replace(e, detached=True, conditional=False) if e.source == sample else e for e in edges]
 
     def first_order(x: Tensor) -> Tensor:
         return x if torch.compiler.is_compiling() else barrier(x, sample)

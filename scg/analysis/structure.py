@@ -187,6 +187,11 @@ class Structure:
                         f"node {node.name!r}: dist({edge.source!r}) needs a stochastic node, but {edge.source!r} is {found}."
                         + nearest(edge.source, (n.name for n in self.nodes.values() if n.kind == "stochastic"))
                     )
+                if edge.conditional and source is not None and source.in_sequence and not node.in_sequence:
+                    raise GraphError(
+                        f"node {node.name!r}: conditional({edge.source!r}) from outside the sequence; declare {node.name!r} inside it, "
+                        f"or read dist({edge.source!r}), the distribution of the last step"
+                    )
                 if edge.prefix:
                     self._check_prefix(node, edge, source)
                 if not edge.lag:

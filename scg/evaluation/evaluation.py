@@ -42,6 +42,7 @@ from scg.evaluation.weight import Weight
 from scg.node import Edge, Node
 from scg.scan import shift
 from scg.specification import Specification
+from scg.tree import tensors
 
 
 class Evaluation:
@@ -285,7 +286,14 @@ class Evaluation:
         source = self.structure.nodes[edge.source]
         if self.ended and self.vectorised and source.in_sequence:
             return self._last_distribution(source, edge, scoped)
-        if edge.detached:
+        if edge.conditional:
+            arguments = self._arguments(source, values, t, scoped)
+            constant = self._constant(source, arguments)
+            if constant is not None:
+                with scoped.scope.detached() if scoped is not None else nullcontext():
+                    # Not through an examination's own `_call`: what it examines is the node, at arguments of the same values.
+                    return Evaluation._call(self, source, constant)
+        elif edge.detached:
             return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
         if scoped is not None and source.name in scoped.scope.cut:
             with scoped.scope.detached():
@@ -293,6 +301,16 @@ class Evaluation:
         if scoped is not None and source.name in scoped.scope.mixed:
             return scoped.distributions[source.name]
         return self.distributions[source.name]
+
+    def _constant(self, source: Node, arguments: Any) -> Any:
+        """A function's arguments with the values of nodes detached; None where they carry no gradient."""
+        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
+        nodes = {e.param: e.source for e in source.parents if e.source in self.structure.nodes}
+        live = {k for k, x in pairs if str(k) in nodes and any(leaf.requires_grad for leaf in tensors(x))}
+        if not live:
+            return None
+        held = [(k, detached(x, nodes[str(k)]) if k in live else x) for k, x in pairs]
+        return [x for _, x in held] if source.positional else dict(held)
 
     def _last_distribution(self, source: Node, edge: Edge, scoped: Scoped | None) -> Distribution:
         """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""
