@@ -356,8 +356,8 @@ class FirstOrder(torch.autograd.Function):
         return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name, ctx.why), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
-        return _NoSecond.apply(tangent, *ctx.saved_tensors, ctx.name, ctx.why)
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        return _NoSecond.apply(tangents[0], *ctx.saved_tensors, ctx.name, ctx.why)  # type: ignore[no-untyped-call]
 
 
 class _NoSecond(torch.autograd.Function):
