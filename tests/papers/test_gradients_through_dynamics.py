@@ -1,6 +1,7 @@
 """The papers on gradients through dynamics, with fewer repeats: PIPPS, SVG, and the food for thought."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_fitted_model_of_the_right_kind_becomes_the_process() -> None:
     assert float((wrong.gradient(food.policy())[:2] - food.truth()).norm()) > 0.1 * float(food.truth().norm())
 
 
-@pytest.mark.parametrize("way", [food.differences, food.evolution])
+@pytest.mark.parametrize("way", [food.differences, partial(food.evolution, pairs=2)], ids=["differences", "evolution"])
 def test_ways_without_a_graph_have_the_true_mean(way: food.Way) -> None:
     g = torch.Generator().manual_seed(0)
     found = torch.stack([way(g) for _ in range(100)])
