@@ -270,7 +270,7 @@ def draw(bars: dict[str, float], boxes: dict[str, float], models: dict[str, list
     ):
         axis.barh(list(values), list(values.values()), color="0.6")
         axis.set(xlabel=label)
-    for i, (name, values) in enumerate(models.items()):
-        axes[0, 2].plot(ROLLOUTS, values, marker="o", markersize=3, color=f"C{i}", label=name)
+    for i, (name, along) in enumerate(models.items()):
+        axes[0, 2].plot(ROLLOUTS, along, marker="o", markersize=3, color=f"C{i}", label=name)
     axes[0, 2].set(xscale="log", yscale="log", xlabel="real roll-outs", ylabel="error / |gradient|")
     save(figure, path, axes[0, 2])
