@@ -5,7 +5,9 @@
     `extend`, on the new positions alone                                                        the same values
 
 The first is done on as many positions as the call has, on which all values are ones that were drawn; the others on the steps
-of the examination.
+of the examination. Every position is cut at where the batch, in a few passes, has an element for each; else the cuts are spread
+over the length, at other places the next time that a graph is examined. A mask that leaks at one position alone may then be missed
+the first time; one that leaks over a stretch of positions longer than the distance of cuts is not.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from scg.evaluation.prefix import extent
 from scg.node import Node
 
 PASSES = 8  # at most, where the batch has fewer elements than there are places to cut at
+LARGE = 2**16  # positions of all passes together, from which on there are fewer passes
 
 
 def leaking(recording: Recording, draw: Callable[[], Recording], steps: int) -> Iterator[tuple[str, str]]:
@@ -54,10 +57,11 @@ def _masked(recording: Recording, node: Node, call: Call, other: Call, steps: in
     cuts = list(range(opening, opening + steps - 1))  # what is exchanged begins here
     tokens = next(iter(mine.values()))
     elements = max(1, tokens.shape[:lead].numel())
-    passes = min(PASSES, -(-len(cuts) // elements))
+    passes = min(PASSES, -(-len(cuts) // elements), max(1, LARGE // (elements * tokens.shape[lead])))
+    spread_cuts = _spread(cuts, elements * passes, tokens)
     hits = []
     for i in range(passes):
-        chosen = [cuts[(e * passes + i) % len(cuts)] for e in range(elements)]
+        chosen = spread_cuts[i::passes]
         cut = torch.tensor(chosen, device=tokens.device).reshape(tokens.shape[:lead])
         hits.append(_moved(call, mine, theirs, before, cut, lead))
     if not any(hits):
@@ -70,6 +74,15 @@ def _masked(recording: Recording, node: Node, call: Call, other: Call, steps: in
         "from.\nA node that reads a prefix is causal: position i is a function of positions 0 … i (is_causal=True, or a mask "
         "that hides j > i)."
     )
+
+
+def _spread(cuts: list[int], count: int, tokens: Tensor) -> list[int]:
+    """So many of the places to cut at: all of them, over again, or every so many-th from one that depends on what was drawn."""
+    if count >= len(cuts):
+        return [cuts[i % len(cuts)] for i in range(count)]
+    drawn = torch.nan_to_num(tokens.double()).abs().sum()
+    begin = float(torch.frac(drawn * 0.6180339887))  # other draws, other cuts; the random stream is left alone
+    return [cuts[int((i + begin) * len(cuts) / count)] for i in range(count)]
 
 
 def _longer(node: Node, call: Call, lead: int, opening: int, steps: int) -> dict[Any, Tensor]:

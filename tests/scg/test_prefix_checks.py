@@ -11,6 +11,7 @@ from torch.distributions import Categorical
 
 import scg
 from scg import GraphError, ScoreFunction, prefix
+from scg.checks import causal
 from scg.estimators import NoGradient
 from tests.scg.prefixes import PROMPT, Extended, Mean, graph
 
@@ -33,6 +34,26 @@ def test_a_mask_that_leaks_is_refused_with_its_first_step(batch, distance, begin
     model = Mean(later(distance, begin))
     with pytest.raises(GraphError, match=rf"node 'logits': its value at step {step} moves"):
         graph(model).sample(steps=9, prompt=torch.ones(*batch, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("begin", [2, 25, 50])
+def test_a_leak_over_a_stretch_is_found_wherever_it_begins(begin):
+    """More places than passes and elements: the places to cut at are spread over the whole length."""
+    with pytest.raises(GraphError, match="its mask lets a position see later ones"):
+        graph(Mean(later(1, begin))).sample(steps=62, prompt=torch.ones(1, 2, dtype=torch.long))
+
+
+def test_on_very_many_positions_there_are_fewer_passes_and_a_leak_is_found(monkeypatch):
+    lengths, counts, model = [], [], Mean()
+    model.register_forward_hook(lambda module, inputs, result: lengths.append(inputs[0].shape[-1]))
+    for large in (2**16, 100):
+        monkeypatch.setattr(causal, "LARGE", large)
+        lengths.clear()
+        graph(model).sample(steps=30, prompt=torch.ones(4, 2, dtype=torch.long))
+        counts.append(lengths.count(31))
+    assert counts[0] - counts[1] == causal.PASSES - 1
+    with pytest.raises(GraphError, match="its mask lets a position see later ones"):
+        graph(Mean(later(1))).sample(steps=30, prompt=torch.ones(4, 2, dtype=torch.long))
 
 
 def test_a_leak_within_the_prompt_is_none():

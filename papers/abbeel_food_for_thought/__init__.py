@@ -1,0 +1,1 @@
+"""Several ways to one gradient, from lecture notes on stochastic computation graphs: which is best?"""
