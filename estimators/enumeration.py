@@ -9,7 +9,9 @@ at probabilities of 0 and 1 too. Memory: one value and one probability for each 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import support_size, unbound
 from scg.laws import is_exactly, mass
+
+if TYPE_CHECKING:
+    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Enumeration(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         values = support(distribution)
         return Branches(values, values.shape[0], weights=probabilities(distribution))
+
+    def identity(self, words: Words) -> Iterable[str]:
+        yield f"{words.left} = {words.sum(words.value())} {words.d(words.probability())} {words.f()}"
 
     def refuses(self, distribution: Distribution) -> str | None:
         size = support_size(distribution)

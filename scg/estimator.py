@@ -14,10 +14,10 @@ Williams (1992); Kingma & Welling (2014), Rezende et al. (2014); the exp(z - sg 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from scg.distributions import (
 )  # fmt: skip
 from scg.errors import GraphError
 from scg.laws import rsample, sample
+
+if TYPE_CHECKING:  # how an identity is written is the derivation's matter
+    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ class Estimator:
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         """How a weight meets the credit that replaces everything downstream (both in cost units)."""
         return weight * credit
+
+    def identity(self, words: Words) -> Iterable[str]:
+        """Equations that write ∂w F out (or ∂K, for a `combine` of its own): `graph.derivation()` lists them. None by default."""
+        return ()
 
     def order(self, distribution: Distribution) -> float:
         """The highest derivative that stays unbiased with this distribution; by default, that of its density."""
