@@ -190,6 +190,7 @@ CORE = [
         "errors",
         "files",
         "targets",
+        "figures",
         "tables",
         "scan",
         "shapes",

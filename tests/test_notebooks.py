@@ -47,5 +47,5 @@ def test_a_notebook_becomes_a_page():
     page = as_page(FOLDER / "tour.ipynb")
     assert page.startswith("# A tour")
     assert "<svg" in page and "$$" in page and "<?xml" not in page
-    with_output = [part for part in page.split('<div class="output">')[1:]]
+    with_output = page.split('<div class="output">')[1:]
     assert all("\n\n" not in part[: part.index("</div>")] for part in with_output)  # at which Markdown would end it

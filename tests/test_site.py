@@ -16,7 +16,12 @@ GUIDES = [
     "your-environment", "your-network", "sequences-and-plates", "discrete-latents", "queues-and-options", "hierarchies",
     "token-policies", "sweeps-and-clusters", "runs",
 ]  # fmt: skip
-ELSEWHERE = {"your-agent", "your-loss", "language-models", "index"}  # tests/user_project/test_guide.py, tests/test_guides.py; a list
+ELSEWHERE = {
+    "your-agent",
+    "your-loss",
+    "language-models",
+    "index",
+}  # tests/user_project/test_guide.py, tests/test_guides.py; a list
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -66,7 +71,9 @@ def test_links_are_rewritten_to_pages_and_broken_ones_are_errors(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("see [code](../agents/ppo.py)" if name == "docs/a.md" else "x")
     pages = Pages.of(tmp_path)
-    markdown = "[a](../agents/ppo.py#b) ![x](x.png) [c](guides) [d](../CHANGELOG.md) [e](https://x.y) [f](#g)\n\n```\n[h](i)\n```\n"
+    markdown = (
+        "[a](../agents/ppo.py#b) ![x](x.png) [c](guides) [d](../CHANGELOG.md) [e](https://x.y) [f](#g)\n\n```\n[h](i)\n```\n"
+    )
     assert pages.rewritten("docs/a.md", markdown) == (
         "[a](source/agents/ppo.md#b) ![x](x.png) [c](guides/index.md) [d](changelog.md) [e](https://x.y) [f](#g)\n\n```\n[h](i)\n```\n"
     )
@@ -121,10 +128,11 @@ def test_formulas_are_mathml_without_a_script():
 
 
 def test_what_is_laid_out_in_a_docstring_keeps_its_layout():
-    text = docstrings.as_markdown("One [n, *batch] line.\n\n    ∇E[f]   the identity\n\nname   what\na      b\n\n`x[0]` end.")
+    text = docstrings.as_markdown("One [n, *batch] line.\n\n    ∇E[f]   the identity\n\n    b\n\n`x[0]` end:\n  * a\n  * b")
     assert text == (
-        "One \\[n, \\*batch\\] line.\n\n```text\n    ∇E[f]   the identity\n```\n\n```text\nname   what\na      b\n```\n\n`x[0]` end."
+        "One \\[n, \\*batch\\] line.\n\n```text\n∇E[f]   the identity\n\nb\n```\n\n`x[0]` end:\n\n```text\n* a\n* b\n```"
     )
+    assert docstrings.as_markdown("name   what\na      b") == "```text\nname   what\na      b\n```"
 
 
 def test_no_page_names_a_file_outside_of_the_project():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from inspect import cleandoc
+from textwrap import dedent
 from typing import Any
 
 from griffe import Extension, Object
@@ -17,20 +18,26 @@ COLUMNS = re.compile(r"\S {3,}\S")
 
 
 def as_markdown(docstring: str) -> str:
-    return "\n\n".join(_paragraphs(cleandoc(docstring)))
+    pieces: list[tuple[str, str]] = []  # (prose or layout, text)
+    for kind, text in _paragraphs(cleandoc(docstring)):
+        if pieces and kind == pieces[-1][0] == "layout":  # one block, with the empty line that was between them
+            pieces[-1] = (kind, f"{pieces[-1][1]}\n\n{text}")
+        else:
+            pieces.append((kind, text))
+    return "\n\n".join(text if kind == "prose" else f"```text\n{dedent(text)}\n```" for kind, text in pieces)
 
 
-def _paragraphs(docstring: str) -> Iterator[str]:
+def _paragraphs(docstring: str) -> Iterator[tuple[str, str]]:
     for paragraph in re.split(r"\n\s*\n", docstring):
         lines = paragraph.strip("\n").split("\n")
         start = next((i for i, line in enumerate(lines) if line.startswith("  ") or COLUMNS.search(line)), None)
         if start is None:
-            yield _escaped("\n".join(lines))
+            yield "prose", _escaped("\n".join(lines))
             continue
         if start and not any(COLUMNS.search(line) for line in lines):  # a sentence, and what hangs from it
-            yield _escaped("\n".join(lines[:start]))
+            yield "prose", _escaped("\n".join(lines[:start]))
             lines = lines[start:]
-        yield "\n".join(["```text", *lines, "```"])
+        yield "layout", "\n".join(lines)
 
 
 def _escaped(prose: str) -> str:

@@ -15,7 +15,6 @@ from scg.estimators.catalogue import ENTRIES, catalogue
 from scg.estimators.credit import catalogue as credits
 
 
-
 def pages(root: Path) -> dict[str, str]:
     """Each page by its name on the site."""
     return {

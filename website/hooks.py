@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from posixpath import relpath
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from website import formulas, generated, notebooks, reference  # noqa: E402
 from website.pages import BrokenLink, Pages  # noqa: E402
 
+SHIM = "assets/iframe-worker.js"
 _state: dict[str, Any] = {}
 
 
@@ -46,6 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, page, content=(ROOT / file).read_text()))
         else:
             files.append(File.generated(config, page, abs_src_path=str(ROOT / file)))
+    files.append(File.generated(config, SHIM, abs_src_path=str(ROOT / "website" / SHIM)))
     for page, content in _state["made"].items():
         files.append(File.generated(config, page, content=content))
     for file in [f for f in files if f.src_uri.endswith(".ipynb")]:
@@ -66,6 +69,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     html = re.sub(r"<!-- ?/?[a-z-]+ ?-->\n?", "", html)
     return formulas.rendered(html) if "arithmatex" in html else html
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    return _local(output, Path(page.file.dest_uri).parent.as_posix())
+
+
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    return _local(output, ".")
+
+
+def _local(output: str, folder: str) -> str:
+    """The one script that the theme would fetch from elsewhere is beside the page."""
+    return output.replace("https://unpkg.com/iframe-worker/shim", relpath(SHIM, folder))
 
 
 def _filled(entry: Any) -> Any:

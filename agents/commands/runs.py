@@ -76,7 +76,9 @@ def write_csv(found: Overview, out: Path) -> None:
     """The rows as numbers."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["run", "agent", "environment", "seeds", "steps", "return", "low", "high", "steps_per_second", "seconds", "differs"])
+    lines.writerow(
+        ["run", "agent", "environment", "seeds", "steps", "return", "low", "high", "steps_per_second", "seconds", "differs"]
+    )
     for row in found.rows:
         first, seeds = row.runs[0], " ".join(str(run.run.seed) for run in row.runs)
         lines.writerow([row.runs[0].path, first.name, first.run.env, seeds, row.steps, row.value, row.low, row.high, row.speed, row.seconds, row.differs])  # fmt: skip

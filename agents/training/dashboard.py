@@ -82,7 +82,9 @@ def _curves(found: Overview) -> Iterator[str]:
     """Learning curves: of one configuration on one environment its seeds are one curve."""
     environments = dict.fromkeys(row.runs[0].run.env for row in found.rows)
     for env in environments:
-        runs = [run.path for row in found.rows for run in row.runs if run.run.env == env and (run.path / "evaluations.csv").exists()]
+        runs = [
+            run.path for row in found.rows for run in row.runs if run.run.env == env and (run.path / "evaluations.csv").exists()
+        ]
         if not runs:
             continue
         try:

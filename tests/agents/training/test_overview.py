@@ -72,9 +72,7 @@ def test_seeds_together_have_the_bootstrap_interval_of_their_mean(folder: Path) 
     assert both.differs == "--lr 0.003" and other.differs == "--lr 0.02"
 
 
-def test_the_command_prints_a_table_and_writes_a_file(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_a_table_and_writes_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs([str(folder), "--csv", str(tmp_path / "all.csv")]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for title in ("return", "interval", "steps/s", "differs in"))

@@ -30,9 +30,7 @@ def policy_graph(estimator, baseline=None):
         graph.observed("obs")
         graph.observed("alive")
         graph.observed("reward", parents=["action"])
-        graph.stochastic(
-            estimator, lambda obs: Normal(policy(obs), 1.0), name="action", credit=GAE(), baseline=baseline
-        )
+        graph.stochastic(estimator, lambda obs: Normal(policy(obs), 1.0), name="action", credit=GAE(), baseline=baseline)
         graph.reward(lambda reward: reward, name="gain")
     return graph
 
@@ -70,9 +68,10 @@ def test_ppos_clip_is_written_out_with_its_ratio():
 
 
 def test_a_baseline_is_inside_the_clip():
-    assert "(GAE_t − 0.5) 1[r_t (GAE_t − 0.5) ≥ clip(r_t, 0.8, 1.2) (GAE_t − 0.5)]" in identities(
-        policy_graph(Clipped(0.2), baseline=0.5)
-    )[0]
+    assert (
+        "(GAE_t − 0.5) 1[r_t (GAE_t − 0.5) ≥ clip(r_t, 0.8, 1.2) (GAE_t − 0.5)]"
+        in identities(policy_graph(Clipped(0.2), baseline=0.5))[0]
+    )
 
 
 def test_the_same_in_latex_is_a_formula_that_can_be_drawn():
