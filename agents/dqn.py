@@ -30,7 +30,6 @@ from scg.agents.execution.options import check_options
 from scg.agents.experience.exploration import Epsilon, EpsilonGreedy, RandomChoice
 from scg.agents.networks.critics import target_copy
 from scg.agents.networks.q_heads import QHeads
-from scg.agents.updates.metrics import Metrics
 from scg.agents.updates.optimiser import Adam
 
 
@@ -101,11 +100,6 @@ class DQN(OffPolicy):
         critic = QHeads(self.encoder(obs_space, generator)(), action_space, self.hidden, generator, obs_space)
         target_critic = target_copy(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
-
-        def schedule(progress: float) -> Metrics:
-            epsilon.follow(progress)
-            return {"epsilon": epsilon.value}
-
         return Algorithm(
             dqn(critic, target_critic, self.double, self.huber),  # type: ignore[arg-type]
             objectives={"bellman": critic},
@@ -114,7 +108,7 @@ class DQN(OffPolicy):
             behaviour=EpsilonGreedy(critic, RandomChoice(action_space, obs_space), epsilon),
             state={"critic": critic, "target_critic": target_critic, "epsilon": epsilon},
             delay=self.target_every,
-            schedule=schedule,
+            schedule=epsilon.follow,
         )
 
     def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:

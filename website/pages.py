@@ -99,7 +99,9 @@ class Pages:
         """The page that shows a file."""
         fence = "`````"
         language = LANGUAGES.get(Path(file).suffix, "text")
-        return f"---\nsearch:\n  exclude: true\n---\n\n# {file}\n\n{fence}{language}\n{text(self.root / file).rstrip()}\n{fence}\n"
+        return (
+            f"---\nsearch:\n  exclude: true\n---\n\n# {file}\n\n{fence}{language}\n{text(self.root / file).rstrip()}\n{fence}\n"
+        )
 
 
 def text(path: Path) -> str:
