@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,9 +33,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
-
-if TYPE_CHECKING:
-    from scg.derivation.identity import Words
+from scg.identity import Words
 
 
 @dataclass(frozen=True)

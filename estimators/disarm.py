@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,10 +22,8 @@ from torch.distributions import Bernoulli, Distribution
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
+from scg.identity import Words
 from scg.laws import log_odds, unseen
-
-if TYPE_CHECKING:
-    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)

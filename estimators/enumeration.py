@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,10 +19,8 @@ from torch.distributions import Categorical, Distribution, Independent, OneHotCa
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import support_size, unbound
+from scg.identity import Words
 from scg.laws import is_exactly, mass
-
-if TYPE_CHECKING:
-    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)

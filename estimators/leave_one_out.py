@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from torch.distributions import Distribution
 from scg.checks.untouched import transformed
 from scg.distributions import log_density, moving_support
 from scg.estimator import Branches, Estimator, at_least
+from scg.identity import Words
 from scg.laws import sample
-
-if TYPE_CHECKING:
-    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)

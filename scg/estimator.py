@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,10 +35,8 @@ from scg.distributions import (
     unclamped_log_prob,
 )  # fmt: skip
 from scg.errors import GraphError
+from scg.identity import Words
 from scg.laws import rsample, sample
-
-if TYPE_CHECKING:  # how an identity is written is the derivation's matter
-    from scg.derivation.identity import Words
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PLATE = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "pad": 0.4,
+}  # below a label, so that it can be read where it lies over a line
 
 
 def colour(place: int) -> str:
@@ -36,10 +41,3 @@ def style(size: float) -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
-
-
-def outlined(width: float = 2.0) -> list[Any]:
-    """White around the letters of a label, so that it can be read where it lies over a line."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=width, foreground="white")]

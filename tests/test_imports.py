@@ -191,6 +191,7 @@ CORE = [
         "files",
         "targets",
         "figures",
+        "identity",
         "tables",
         "scan",
         "shapes",

@@ -151,7 +151,7 @@ def _labels(axis: Any, rows: tuple[Row, ...], floor: float, colors: dict[str, st
         taken.append((begins, ends, shown))
         axis.annotate(
             row.label, (x, y), (end + (-0.012 if side == "right" else 0.012), shown), xycoords="axes fraction",
-            textcoords="axes fraction", ha=side, va="center", fontsize=6.5, color=colors[row.label], path_effects=figures.outlined(),
+            textcoords="axes fraction", ha=side, va="center", fontsize=6.5, color=colors[row.label], bbox=figures.PLATE,
             arrowprops={"arrowstyle": "-", "color": colors[row.label], "linewidth": 0.4, "alpha": 0.6} if shown > y + 0.02 else None,
         )  # fmt: skip
 

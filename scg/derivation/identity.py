@@ -1,9 +1,6 @@
-"""What an estimator's identity is written with: the derivative of its weights, spelt out for one node in one notation.
+"""The words of an estimator's identity (`scg.identity`), spelt for one node in one notation.
 
-    ∂w_b F(b) = 1/4 Σ_i ∂log p(b_i; θ) (F(b_i) − 1/3 Σ_{j≠i} F(b_j))
-
-∂ is the derivative by whatever the distribution depends on, F what multiplies ∂w in the gradient's terms. An estimator gives
-its own in `Estimator.identity`; a class that changes how branches are drawn or meet a credit does not inherit it.
+A class that changes how branches are drawn, or how a weight meets a credit, does not inherit an identity: it would be another's.
 """
 
 from __future__ import annotations
@@ -19,14 +16,14 @@ DECIDES = ("branch", "given", "combine", "pooled")  # what makes an identity tru
 
 
 @dataclass(frozen=True)
-class Words:
+class NodeWords:
     """The pieces of an identity of `node`, at step `time` where it is in a sequence."""
 
     speller: NodeNotation
     node: Node
     time: Time | None
 
-    def at(self, variable: str) -> Words:
+    def at(self, variable: str) -> NodeWords:
         """The same at another step, for sums over steps."""
         return replace(self, time=Time(variable))
 
@@ -122,7 +119,7 @@ def identity_of(node: Node, speller: NodeNotation, time: Time | None) -> tuple[s
     says = _defined(line, "identity")
     if says is Estimator or any(line.index(_defined(line, method)) < line.index(says) for method in DECIDES):
         return ()
-    return tuple(estimator.identity(Words(speller, node, time)))
+    return tuple(estimator.identity(NodeWords(speller, node, time)))
 
 
 def _defined(line: tuple[type, ...], method: str) -> type:
