@@ -6,7 +6,7 @@ WORKERS ?= auto
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-long check wheel bench papers clean
+.PHONY: demo test test-long check docs wheel bench papers clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ test: $(READY)  ## the whole suite
 
 test-long: $(READY)  ## the same laws on longer, random examples
 	$(BIN)/python -m pytest --hypothesis-profile=long
+
+docs: $(READY)  ## the site in build/site, strictly: a broken link is an error; needs no network
+	$(BIN)/python -m mkdocs build --quiet --strict
 
 wheel:  ## the wheel in a fresh environment, beside another distribution's `agents`; downloads
 	PYTHON=$(PYTHON) bash tests/wheel/run.sh

@@ -23,7 +23,7 @@ it, an answer's length in particular, is the credit's matter (`credit.Aggregated
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,7 @@ from torch.distributions import Distribution
 
 from scg.distributions import moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
+from scg.identity import Words
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class Clipped(Estimator):
         alive = value(self.alive or "").to(weight.dtype)
         count = alive.sum(time, keepdim=True).clamp_min(1.0)
         return ((weight.log() * alive).sum(time, keepdim=True) / count).exp().expand_as(weight)
+
+    def identity(self, words: Words) -> Iterable[str]:
+        score, ratio = words.score(), words.fraction(words.probability(), words.recorded())
+        r, credit = words.ratio(), words.credit
+        if self.ratio == "sequence":
+            step = "t'"
+            each = words.at(step)
+            steps = words.bracket(f"{words.product(step)} {words.fraction(each.probability(), each.recorded())}")
+            r, ratio = words.ratio(of_all=True), words.root(steps, "n")
+            score = words.bracket(f"{words.fraction(1, 'n')} {words.sum(step)} {each.score()}")
+        clipped = words.clip(r, 1 - self.clip, 1 + (self.clip if self.high is None else self.high))
+        if self.gradient == "score":
+            yield f"{words.left} = {clipped} {score} {credit}"
+        else:
+            yield f"{words.left} = {words.where(f'{r} {score} {credit}', words.at_least(f'{r} {credit}', f'{clipped} {credit}'))}"
+        yield f"{r} = {ratio}"
 
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         clipped = weight.clamp(1 - self.clip, 1 + (self.clip if self.high is None else self.high))

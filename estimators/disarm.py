@@ -12,6 +12,7 @@ Unbiased for any f; first order. ARM: Yin & Zhou (2019). DisARM, also found as U
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from torch.distributions import Bernoulli, Distribution
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
+from scg.identity import Words
 from scg.laws import log_odds, unseen
 
 
@@ -50,6 +52,14 @@ class ARM(Estimator):
         """What multiplies f(b) − f(b̃) in the gradient with respect to θ, component by component."""
         return u - 0.5
 
+    def identity(self, words: Words) -> Iterable[str]:
+        yield self.written(words, words.bracket(words.less("u", words.fraction(1, 2))))
+
+    def written(self, words: Words, coefficient: str) -> str:
+        """The identity of a pair of bits; the terms of a joint sample's components are summed, those of several pairs averaged."""
+        pair = words.bracket(words.less(words.f(), words.f(twin=True)))
+        return f"{words.left} = {pair} {coefficient} {words.d(words.log_odds())}"
+
     def order(self, distribution: Distribution) -> float:
         return 1
 
@@ -64,3 +74,7 @@ class DisARM(ARM):
 
     def coefficient(self, u: Tensor, b: Tensor, b_tilde: Tensor, theta: Tensor) -> Tensor:
         return (b - b_tilde) * torch.sigmoid(theta.abs()) / 2
+
+    def identity(self, words: Words) -> Iterable[str]:
+        both = words.bracket(words.less(words.value(), words.value(twin=True)))
+        yield self.written(words, f"{words.fraction(1, 2)} {both} {words.sigmoid(words.absolute(words.log_odds()))}")

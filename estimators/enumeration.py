@@ -9,6 +9,7 @@ at probabilities of 0 and 1 too. Memory: one value and one probability for each 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch.distributions import Categorical, Distribution, Independent, OneHotCa
 from scg.distributions import kind, log_density
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import support_size, unbound
+from scg.identity import Words
 from scg.laws import is_exactly, mass
 
 
@@ -30,6 +32,9 @@ class Enumeration(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         values = support(distribution)
         return Branches(values, values.shape[0], weights=probabilities(distribution))
+
+    def identity(self, words: Words) -> Iterable[str]:
+        yield f"{words.left} = {words.sum(words.value())} {words.d(words.probability())} {words.f()}"
 
     def refuses(self, distribution: Distribution) -> str | None:
         size = support_size(distribution)

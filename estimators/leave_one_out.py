@@ -9,6 +9,7 @@ Kool, van Hoof & Welling (2019), "Buy 4 REINFORCE samples, get a baseline for fr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from torch.distributions import Distribution
 from scg.checks.untouched import transformed
 from scg.distributions import log_density, moving_support
 from scg.estimator import Branches, Estimator, at_least
+from scg.identity import Words
 from scg.laws import sample
 
 
@@ -35,6 +37,11 @@ class LeaveOneOut(Estimator):
     def branch(self, distribution: Distribution) -> Branches:
         values = sample(distribution, torch.Size((self.samples,)))
         return Branches(values, self.samples, weights=leave_one_out(log_density(distribution, values)))
+
+    def identity(self, words: Words) -> Iterable[str]:
+        others = f"{words.fraction(1, self.samples - 1)} {words.sum(words.unequal('j', 'i'))} {words.f('j')}"
+        own = words.bracket(words.less(words.f("i"), others))
+        yield f"{words.left} = {words.fraction(1, self.samples)} {words.sum('i')} {words.score('i')} {own}"
 
     def refuses(self, distribution: Distribution) -> str | None:
         return moving_support(distribution)

@@ -14,7 +14,7 @@ Williams (1992); Kingma & Welling (2014), Rezende et al. (2014); the exp(z - sg 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from scg.distributions import (
     unclamped_log_prob,
 )  # fmt: skip
 from scg.errors import GraphError
+from scg.identity import Words
 from scg.laws import rsample, sample
 
 
@@ -99,6 +100,10 @@ class Estimator:
     def combine(self, weight: Tensor, credit: Tensor) -> Tensor:
         """How a weight meets the credit that replaces everything downstream (both in cost units)."""
         return weight * credit
+
+    def identity(self, words: Words) -> Iterable[str]:
+        """Equations that write ∂w F out (or ∂K, for a `combine` of its own): `graph.derivation()` lists them. None by default."""
+        return ()
 
     def order(self, distribution: Distribution) -> float:
         """The highest derivative that stays unbiased with this distribution; by default, that of its density."""

@@ -190,6 +190,8 @@ CORE = [
         "errors",
         "files",
         "targets",
+        "figures",
+        "identity",
         "tables",
         "scan",
         "shapes",

@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from scg import figures
 from scg.agents import title
 from scg.agents.commands.shared import check_figure, reported
 from scg.agents.commands.trust import opened
@@ -64,15 +65,13 @@ def overestimation(argv: list[str]) -> int:
 
 def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> Figure:
     """Estimates (solid) and truths (dashed) against steps: a panel an environment, a colour an agent, seeds averaged."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     panels: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for run, curve in runs:
         panels[run.run.env][run.name].append(curve)
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
-    with matplotlib.rc_context(style):  # and no pyplot, whose backend is the user's
+    with figures.style(9):
         figure = Figure(figsize=(4.2 * len(panels), 3.0))
         axes = figure.subplots(1, len(panels), squeeze=False)
         for axis, (env_id, agents) in zip(axes[0], sorted(panels.items()), strict=True):
@@ -80,10 +79,10 @@ def plot(runs: Sequence[tuple[RunDirectory, Curve]], out: Path) -> Figure:
                 for column, line in (("estimate", "-"), ("truth", "--")):
                     steps, values = on_common_steps([_column(curve, column) for curve in curves])
                     label = f"{title(name)}, {column}"
-                    axis.plot(steps, values.mean(0), line, color=f"C{i}", marker=".", label=label)
+                    axis.plot(steps, values.mean(0), line, color=figures.colour(i), marker=".", label=label)
                     if len(values) > 1:
                         lower, upper = bootstrap_interval(values)
-                        axis.fill_between(steps, lower, upper, color=f"C{i}", alpha=0.2, linewidth=0)
+                        axis.fill_between(steps, lower, upper, color=figures.colour(i), alpha=0.2, linewidth=0)
             axis.set(title=env_id, xlabel="environment steps", ylabel="discounted return")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.grid(alpha=0.3)

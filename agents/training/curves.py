@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.stats import trim_mean
 
+from scg import figures
 from scg.agents.training.run_directory import DAMAGED, RunError, read_table
 from scg.agents.training.run_groups import grouped
 from scg.files import whole_file
@@ -54,13 +55,11 @@ def on_common_steps(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np
 def plot(paths: Sequence[Path], out: Path, statistic: Statistic = "mean", labels: Sequence[str] = ()) -> Figure:
     """Draw the runs in `paths` to `out` (PNG, PDF or SVG by its ending). `labels`: one for each path, in
     place of the options in which configurations differ. RunError if a run has no evaluation yet."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     panels = grouped(paths, labels)
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
-    with matplotlib.rc_context(style):
+    with figures.style(9):
         figure = Figure(figsize=(4.2 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)
         for axis, (env_id, groups) in zip(axes[0], panels.items(), strict=True):

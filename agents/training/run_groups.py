@@ -82,11 +82,10 @@ def _labelled(runs: Sequence[RunDirectory]) -> dict[str, list[RunDirectory]]:
     labelled: dict[str, list[RunDirectory]] = defaultdict(list)
     for name, same in sorted(agents.items()):
         configurations = [configuration(run) for run in same]
-        known = dict.fromkeys(key for own in configurations for key in own)  # an agent's file may have changed between runs
-        differing = [key for key in known if any(own.get(key) != configurations[0].get(key) for own in configurations)]
+        names = differing(configurations)
         shown = title(name) if titles.count(title(name)) == 1 else name  # two files may have agents of one name
         for run, own in zip(same, configurations, strict=True):
-            labelled[", ".join([shown, *(f"{key}={_text(own.get(key, '–'))}" for key in differing)])].append(run)
+            labelled[", ".join([shown, *(f"{key}={text(own.get(key, '–'))}" for key in names)])].append(run)
     return dict(sorted(labelled.items()))
 
 
@@ -123,5 +122,12 @@ def _renamed(groups: dict[str, list[RunDirectory]], named: dict[int, str]) -> di
     return renamed
 
 
-def _text(value: Any) -> str:
+def differing(configurations: Sequence[dict[str, Any]]) -> list[str]:
+    """The options that are not the same in all of them."""
+    known = dict.fromkeys(key for own in configurations for key in own)  # an agent's file may have changed between runs
+    return [key for key in known if any(own.get(key) != configurations[0].get(key) for own in configurations)]
+
+
+def text(value: Any) -> str:
+    """An option's value, as a label shows it."""
     return "×".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"

@@ -18,6 +18,8 @@ SUMMARY = {
     "benchmark": "agents × environments × seeds, and what they say together: scg benchmark SUITE.toml",
     "eval": "evaluate a run on fresh episodes: scg eval RUN",
     "plot": "learning curves of runs: scg plot RUN…",
+    "runs": "runs in a table: return, interval, speed, differing flags: scg runs RUNS…",
+    "dashboard": "runs, curves, graphs and films on one page: scg dashboard RUNS… --out runs.html",
     "video": "film a trained policy, without a display: scg video RUN --out policy.gif",
     "overestimation": "a critic's estimates against the true returns: scg overestimation RUN…",
     "multigoal": "paths, level sets and samples on the four goals: scg multigoal RUN",

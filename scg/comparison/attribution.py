@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ from scg.comparison.statistics import Interval, quantile
 from scg.errors import GraphError, visible
 from scg.graph import Graph
 from scg.tables import Table, Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REST = "(baselines, controls)"
 
@@ -59,9 +63,21 @@ class Attribution(Tabular):
             part = self.by_node[node] if node is not None else self.by_cost[cost] if cost is not None else self.total
         return part.value / self.total.value if self.total.value else 0.0
 
+    @property
+    def costs(self) -> list[str]:
+        """The costs, and the rest where there is any."""
+        return [c for c in self.by_cost if c != REST or abs(self.by_cost[c].value) > 1e-6 * abs(self.total.value)]
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Bars of the total variance: one a node, from its costs' shares, with the interval of the node's whole; written to
+        `path` (PNG, PDF or SVG by its ending) where one is given. What a cost takes away reaches left of zero.
+        """
+        from scg.comparison.export import plot_attribution
+
+        return plot_attribution(self, None if path is None else Path(path))
+
     def shown(self) -> Iterator[str | Table]:
-        costs = [c for c in self.by_cost if c != REST or abs(self.by_cost[c].value) > 1e-6 * abs(self.total.value)]
-        shown = [] if len(costs) == 1 else costs
+        shown = [] if len(self.costs) == 1 else self.costs
         rows = []
         for node, whole in self.by_node.items():
             cells = [self.parts[node, cost].plausible for cost in shown]

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scg.errors import GraphError
+from scg import figures
+from scg.errors import GraphError, visible
 
-if TYPE_CHECKING:  # a comparison writes itself: it calls this module
+if TYPE_CHECKING:  # comparisons and attributions write themselves: they call this module
     from matplotlib.figure import Figure
 
+    from scg.comparison.attribution import Attribution
     from scg.comparison.result import Comparison, Row
 
+LETTER = 0.013  # of the axis' width: what a letter of a label takes
 IMAGES = (".png", ".pdf", ".svg")
 COLUMNS = (
     "choice", "parameter", "verdict", "declared_unbiased", "draws", "learned",
@@ -78,20 +81,18 @@ def plot(comparison: Comparison, path: Path | None) -> Figure:
         raise GraphError(f"plot({str(path)!r}): a figure's name ends in {', '.join(IMAGES)}")
     if not comparison.rows:
         raise GraphError("plot: no choice was measured")
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "legend.frameon": False}
     positive = [row.variance.value for row in comparison.rows if row.variance.value > 0]
     floor = min(positive, default=1.0) / 10
-    with matplotlib.rc_context(style):  # and no pyplot, whose backend is the user's
+    with figures.style(8):
         figure = Figure(figsize=(5.4, 3.6 + 0.07 * max(0, len(comparison.rows) - 8)))
         axis = figure.subplots()
         if not positive:
             axis.set(ylim=(floor / 10, floor * 10))
         axis.set(xscale="log", yscale="log", xlabel="time per gradient, ms", ylabel="variance of the gradient (trace)")
-        colors = {row.label: f"C{i % 10}" for i, row in enumerate(comparison.rows)}
+        colors = {row.label: figures.colour(i) for i, row in enumerate(comparison.rows)}
         for row in comparison.rows:
             _point(axis, row, floor, colors[row.label])
         best = [row for row in comparison.rows if row.unbiased and row.variance.value > 0]
@@ -136,18 +137,58 @@ def _isolines(axis: Any, best: float) -> None:
 def _labels(axis: Any, rows: tuple[Row, ...], floor: float, colors: dict[str, str]) -> None:
     """Names beside the points, in their colours; pushed upwards where they would cover each other, with a line back."""
     (left, right), (bottom, top) = np.log(axis.get_xlim()), np.log(axis.get_ylim())
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []  # left and right ends, height
     for row in sorted(rows, key=lambda r: r.variance.value):
         x = (np.log(row.time.value * 1e3) - left) / (right - left)
         y = (np.log(max(row.variance.value, floor)) - bottom) / (top - bottom)
-        shown = y
-        while any(abs(x - u) < 0.3 and abs(shown - v) < 0.035 for u, v in taken):
-            shown += 0.012
-        taken.append((x, shown))
         side = "right" if x > 0.7 else "left"
         end = (np.log((row.time.low if side == "right" else row.time.high) * 1e3) - left) / (right - left)
+        width = LETTER * len(row.label)
+        begins, ends = (end - width, end) if side == "right" else (end, end + width)
+        shown = y
+        while any(begins < r and l < ends and abs(shown - height) < 0.035 for l, r, height in taken):
+            shown += 0.012
+        taken.append((begins, ends, shown))
         axis.annotate(
             row.label, (x, y), (end + (-0.012 if side == "right" else 0.012), shown), xycoords="axes fraction",
-            textcoords="axes fraction", ha=side, va="center", fontsize=6.5, color=colors[row.label],
+            textcoords="axes fraction", ha=side, va="center", fontsize=6.5, color=colors[row.label], bbox=figures.PLATE,
             arrowprops={"arrowstyle": "-", "color": colors[row.label], "linewidth": 0.4, "alpha": 0.6} if shown > y + 0.02 else None,
         )  # fmt: skip
+
+
+def plot_attribution(attribution: Attribution, path: Path | None) -> Figure:
+    if path is not None and path.suffix not in IMAGES:
+        raise GraphError(f"plot({str(path)!r}): a figure's name ends in {', '.join(IMAGES)}")
+    from matplotlib.figure import Figure
+
+    nodes, costs = list(attribution.by_node), attribution.costs
+    with figures.style(8):
+        figure = Figure(figsize=(5.4, 1.2 + 0.35 * len(nodes)), layout="constrained")
+        axis = figure.subplots()
+        for place, node in enumerate(nodes):
+            ends = {True: 0.0, False: 0.0}  # of what adds and of what takes away
+            for number, cost in enumerate(costs):
+                part = attribution.parts[node, cost].value
+                axis.barh(
+                    place, part, left=ends[part >= 0], height=0.6, color=figures.colour(number), label=visible(cost) if not place else None
+                )  # fmt: skip
+                ends[part >= 0] += part
+            whole = attribution.by_node[node]
+            axis.plot([whole.low, whole.high], [place, place], color="0.15", linewidth=1, marker="|", markersize=6)
+            axis.annotate(
+                f"{100 * attribution.share(node):.0f} %", (max(whole.high, ends[True]), place), (4, 0),
+                textcoords="offset points", va="center", fontsize=7,
+            )  # fmt: skip
+        axis.set_yticks(range(len(nodes)), [visible(node) for node in nodes])
+        axis.invert_yaxis()
+        axis.axvline(0, color="0.5", linewidth=0.6)
+        axis.margins(x=0.12)
+        axis.set(
+            xlabel=f"variance of the gradient (trace); {100 * attribution.confidence:g} % intervals, {attribution.draws:,} draws"
+        )
+        if len(costs) > 1:
+            figure.legend(loc="outside upper left", ncols=4, fontsize=7)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=200)
+    return figure

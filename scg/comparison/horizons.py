@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from scg import figures
 from scg.comparison.export import IMAGES
 from scg.comparison.result import Comparison, Row
 from scg.comparison.side_by_side import Choices, compare
@@ -97,17 +98,16 @@ class Horizons(Tabular):
         """Variance, and error, against the horizon, all logarithmic."""
         if path is not None and Path(path).suffix not in IMAGES:
             raise GraphError(f"plot({str(path)!r}): a figure's name ends in {', '.join(IMAGES)}")
-        import matplotlib
         from matplotlib.figure import Figure
 
-        with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8}):
+        with figures.style(8):
             figure = Figure(figsize=(7.2, 3.2))
             axes = figure.subplots(1, 2)
             for i, label in enumerate(self.labels()):
                 rows = [(h, row) for h in self.comparisons if (row := self.row(label, h)) is not None]
                 x = [h for h, _ in rows]
                 for axis, y in zip(axes, ([r.variance.value for _, r in rows], [error(r) for _, r in rows]), strict=True):
-                    axis.plot(x, y, marker="o", markersize=3, linewidth=1, color=f"C{i % 10}", label=label)
+                    axis.plot(x, y, marker="o", markersize=3, linewidth=1, color=figures.colour(i), label=label)
             for axis, what in zip(axes, ("variance of the gradient (trace)", "error of one gradient"), strict=True):
                 axis.set(xscale="log", yscale="log", xlabel="horizon, steps", ylabel=what)
                 axis.grid(alpha=0.25)

@@ -10,6 +10,7 @@ from torch import nn
 
 from scg.credit import Credit
 from scg.derivation.derivation import Derivation, Equation, Spelling, Term
+from scg.derivation.identity import identity_of
 from scg.derivation.node_notation import NodeNotation, T, bends
 from scg.derivation.notation import ALL, Latex, Symbol, Unicode
 from scg.derivation.paths import Flow, Path, Vertex
@@ -209,9 +210,18 @@ def _where(graph: Graph, speller: NodeNotation, totals: dict[tuple[str, str], st
                 said = f"{what} of {visible(owner)}"
             rows.append((f"{speller.of(name, time)} = {speller.call(node, time, deep=False)}", said))
     rows += [(formula, "") for (which, _), formula in totals.items() if which == kind]
+    rows += _identities(speller)
     if any(e.detached for n in structure.nodes.values() for e in n.parents):
         rows.append((write.stopped("·" if kind == "unicode" else r"\cdot"), "the value without its gradient"))
     return tuple(rows)
+
+
+def _identities(speller: NodeNotation) -> Iterator[tuple[str, str]]:
+    """What the derivative of each estimator's weights is, or of its K, where it can be written."""
+    for name in speller.structure.stochastic:
+        node = speller.structure.nodes[name]
+        if node.estimator.weighs:
+            yield from ((equation, "") for equation in identity_of(node, speller, speller.time(node)))
 
 
 def _about(node: Node, first: str | None) -> Iterator[str]:

@@ -212,8 +212,10 @@ class NodeNotation:
 
     def multiplier(self, node: Node, costs: Iterable[str], time: Time | None) -> str:
         """What a score is multiplied with: (costs downstream − baseline), or (credit − baseline); "" where it is inside K."""
-        if bends(node):
-            return ""
+        return "" if bends(node) else self.credit_less_baseline(node, costs, time)
+
+    def credit_less_baseline(self, node: Node, costs: Iterable[str], time: Time | None) -> str:
+        """(credit − baseline), or (costs downstream − baseline) where there is no credit."""
         level = [(1.0, self.level(node, node.credit, time, "credit"))] if node.credit is not None else []
         summands = level or self.downstream(node, costs)
         if node.baseline is not None:

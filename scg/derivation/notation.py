@@ -35,11 +35,13 @@ LAST, ALL = Time("T"), Time("1:T")
 
 @dataclass(frozen=True)
 class Symbol:
-    """A name at a time, None where time does not matter. `prefix` makes it a quantity of that name: `p_x`, `w_x`."""
+    """A name at a time, None where time does not matter. `prefix` makes it a quantity of that name: `p_x`, `w_x`; `branch`
+    one of its branches: `x_i`."""
 
     name: str
     time: Time | None = None
     prefix: str = ""
+    branch: str = ""
 
 
 def parse(name: str) -> tuple[str, list[str]]:
@@ -73,7 +75,8 @@ class Unicode:
         if symbol.prefix:
             base, subscripts = symbol.prefix, [self.symbol(Symbol(symbol.name))]
         time = [] if symbol.time is None else [self.time(symbol.time)]
-        return self.subscripted(self.word(base), [*map(self.word, subscripts), *time])
+        branch = [symbol.branch] if symbol.branch else []
+        return self.subscripted(self.word(base), [*map(self.word, subscripts), *time, *branch])
 
     def time(self, time: Time) -> str:
         if not time.offset:
@@ -89,6 +92,26 @@ class Unicode:
     def operator(self, by: str) -> str:
         return f"∂/∂{by}"
 
+    def differential(self, of: str) -> str:
+        return f"∂{of}"
+
+    def fraction(self, above: str, below: str) -> str:
+        return f"{above}/{below}"
+
+    def tilde(self, symbol: str) -> str:
+        return f"{symbol[0]}\N{COMBINING TILDE}{symbol[1:]}"
+
+    def unequal(self, one: str, other: str) -> str:
+        return f"{one}≠{other}"
+
+    def named(self, word: str) -> str:
+        """A function's name."""
+        return word
+
+    def indicator(self, condition: str) -> str:
+        """1 where the condition holds, else 0."""
+        return f"1[{condition}]"
+
     def log_density(self, of: str, given: str) -> str:
         return f"log p({of}{given})"
 
@@ -101,6 +124,9 @@ class Unicode:
     def sum(self, below: str, above: str = "") -> str:
         body = f"{{{below}}}" if len(below) > 1 else below
         return f"Σ_{body}" + (f"^{{{above}}}" if above else "")
+
+    def product(self, below: str) -> str:
+        return self.sum(below).replace("Σ", "Π")
 
     def at_least(self, variable: str, bound: str) -> str:
         return f"{variable}≥{bound}"
@@ -144,7 +170,8 @@ class Latex(Unicode):
         else:
             inner = [self.word(s) for s in subscripts]
         time = [] if symbol.time is None else [self.time(symbol.time)]
-        return self.subscripted(self.word(base), [*inner, *time])
+        branch = [symbol.branch] if symbol.branch else []
+        return self.subscripted(self.word(base), [*inner, *time, *branch])
 
     def subscripted(self, base: str, subscripts: Sequence[str]) -> str:
         return f"{base}_{{{','.join(subscripts)}}}" if subscripts else base
@@ -158,6 +185,24 @@ class Latex(Unicode):
     def operator(self, by: str) -> str:
         return rf"\frac{{\partial}}{{\partial {by}}}"
 
+    def differential(self, of: str) -> str:
+        return rf"\partial {of}"
+
+    def fraction(self, above: str, below: str) -> str:
+        return rf"\frac{{{above}}}{{{below}}}"
+
+    def tilde(self, symbol: str) -> str:
+        return rf"\tilde{{{symbol}}}"
+
+    def unequal(self, one: str, other: str) -> str:
+        return rf"{one} \ne {other}"
+
+    def named(self, word: str) -> str:
+        return rf"\operatorname{{{word}}}"
+
+    def indicator(self, condition: str) -> str:
+        return rf"\mathbb{{1}}[{condition}]"
+
     def log_density(self, of: str, given: str) -> str:
         return rf"\log p({of}{given})"
 
@@ -166,6 +211,9 @@ class Latex(Unicode):
 
     def sum(self, below: str, above: str = "") -> str:
         return rf"\sum_{{{below}}}" + (f"^{{{above}}}" if above else "")
+
+    def product(self, below: str) -> str:
+        return rf"\prod_{{{below}}}"
 
     def at_least(self, variable: str, bound: str) -> str:
         return rf"{variable} \ge {bound}"

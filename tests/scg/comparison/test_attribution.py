@@ -220,3 +220,21 @@ def test_requests_that_make_no_sense_are_refused():
         scg.attribute(still, {"theta": THETA})
     with pytest.raises(scg.GraphError, match='"auto"'):
         scg.attribute(chain().with_estimators(a="auto"), {"theta": THETA})
+
+
+def test_the_bars_are_the_parts_and_add_up_to_each_nodes_share(tmp_path):
+    found = scg.attribute(chain(), {"theta": ROWS}, draws=20)
+    figure = found.plot(tmp_path / "shares.svg")
+    (axis,) = figure.axes
+    bars = axis.patches
+    costs = found.costs
+    assert costs == ["near", "far"]
+    assert [bar.get_width() for bar in bars] == [found.parts[node, cost].value for node in found.by_node for cost in costs]
+    for place, node in enumerate(found.by_node):
+        assert sum(bar.get_width() for bar in bars[place * len(costs) : (place + 1) * len(costs)]) == pytest.approx(
+            found.by_node[node].value
+        )
+    assert [text.get_text() for text in axis.texts] == [f"{100 * found.share(node):.0f} %" for node in found.by_node]
+    assert "far" in (tmp_path / "shares.svg").read_text()
+    with pytest.raises(scg.GraphError, match=r"ends in \.png, \.pdf, \.svg"):
+        found.plot("shares.txt")

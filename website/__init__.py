@@ -1,0 +1,1 @@
+"""How the site is made from the repository: `make docs`. Nothing here is imported by the packages."""
