@@ -27,6 +27,7 @@ AGENTS = {
     "bptt": "scg.agents.bptt:BPTT",
     "cem": "scg.agents.cem:CEM",
     "cma-es": "scg.agents.cma_es:CMAES",
+    "crossq": "scg.agents.crossq:CrossQ",
     "ddpg": "scg.agents.ddpg:DDPG",
     "double-q": "scg.agents.double_q:DoubleQ",
     "dqn": "scg.agents.dqn:DQN",
@@ -52,6 +53,7 @@ AGENTS = {
     "svg": "scg.agents.svg:SVG",
     "svg-k": "scg.agents.svg_k:SVGK",
     "td3": "scg.agents.td3:TD3",
+    "tqc": "scg.agents.tqc:TQC",
     "trpo": "scg.agents.trpo:TRPO",
     "trpo-dual": "scg.agents.trpo_dual:TRPODual",
 }

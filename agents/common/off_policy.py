@@ -213,6 +213,8 @@ class Algorithm:
     """nodes whose means are metrics"""
     delay: int = 1
     """steps of the first objective to each of the others and of the targets"""
+    prompt: Sequence[str] = ()
+    """other objectives that have a step with the first one, whatever the delay"""
     errors: Callable[[Trace], Tensor] = bellman_errors
     """the critics' absolute error at each row, for prioritised replay"""
     schedule: Callable[[float], Metrics] = lambda progress: {}
@@ -224,6 +226,7 @@ class OffPolicyStep:
 
     def __init__(self, algorithm: Algorithm, optimisers: Mapping[str, Optimiser], tau: float) -> None:
         self.graph, self.optimisers, self.tau = algorithm.graph, dict(optimisers), tau
+        self.prompt = [next(iter(self.optimisers)), *algorithm.prompt]
         self.watched, self.delay, self.errors = algorithm.watched, algorithm.delay, algorithm.errors
         self.targets: list[Tensor] = [p for target in algorithm.targets for p in target.parameters()]
         self.sources: list[Tensor] = [p for source in algorithm.targets.values() for p in source.parameters()]
@@ -236,7 +239,7 @@ class OffPolicyStep:
         return torch.cat([means, self.descend(gradients, costs, due)]), errors
 
     def costs(self, due: bool) -> list[str]:
-        return list(self.optimisers) if due else list(self.optimisers)[:1]
+        return [cost for cost in self.optimisers if due or cost in self.prompt]
 
     def names(self, due: bool) -> list[str]:
         costs = self.costs(due)
@@ -260,6 +263,6 @@ class OffPolicyStep:
         each = iter(gradients)
         norms = [self.optimisers[cost].step([next(each) for _ in self.optimisers[cost].parameters]) for cost in costs]
         with torch.no_grad():
-            if due:
+            if due and self.targets:
                 torch._foreach_lerp_(self.targets, self.sources, self.tau)
             return torch.stack(norms)
