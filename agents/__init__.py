@@ -41,6 +41,7 @@ AGENTS = {
     "pi2": "scg.agents.pi2:PI2",
     "power": "scg.agents.power:PoWER",
     "ppo": "scg.agents.ppo:PPO",
+    "redq": "scg.agents.redq:REDQ",
     "reinforce": "scg.agents.reinforce:Reinforce",
     "rloo": "scg.agents.rloo:RLOO",
     "rwr": "scg.agents.rwr:RWR",

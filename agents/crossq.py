@@ -10,11 +10,11 @@
 
 `--ahead` changes the line of `target`: `joint`, as above; `separate`, each batch normalised by itself, so that actions of the
 buffer and of the policy are seen through different moments; `target`, by a target network with running moments, as SAC.
-`--no-renorm` is batch normalisation. No weight multiplies what mixes the batch (`next_action` has none, and the actor's critics
+`--renorm-from` is the update at which the line `passes` turns from batch normalisation to renormalisation. No weight multiplies what mixes the batch (`next_action` has none, and the actor's critics
 mix nothing), so that the likelihood-ratio form of the actor, `--actor score`, is right here too.
 
-Apart from the paper: critics are 512 units wide (there 2048, `--critic-hidden 2048 2048`), the actor has no normalisation,
-Adam's first decay is 0.9 (there 0.5), and renormalisation counts from the first step (there after 100,000).
+Apart from the paper: critics are 512 units wide (there 2048, `--critic-hidden 2048 2048`), the actor has no normalisation, and
+Adam's first decay is 0.9 (there 0.5).
 
 Bhatt, Palenicek, Belousov, Argus, Amiranashvili, Brox & Peters (2024), "CrossQ: Batch normalization in deep reinforcement
 learning for greater sample efficiency and simplicity"; renormalisation: Ioffe (2017).
@@ -38,6 +38,7 @@ from scg.agents.networks.actors import SquashedPolicy
 from scg.agents.networks.batch_renorm import RenormalisedCritics, RunningMoments
 from scg.agents.networks.critics import Temperature, target_copy
 from scg.agents.sac import SAC, soft_actor
+from scg.agents.updates.metrics import Metrics
 from scg.agents.updates.optimiser import Optimiser, RunningAverage
 from scg.estimators import NoGradient
 
@@ -107,25 +108,30 @@ class CrossQ(SAC):
     """widths of the critics' hidden layers; `--hidden` are the actor's"""
     ahead: Ahead = "joint"
     """how the next values are computed: normalised together with the present ones, by themselves, or by a target network"""
-    renorm: bool = True
-    """renormalise by the running moments, in place of normalising by the minibatch's alone"""
+    renorm_from: int = 100_000
+    """updates until the minibatch's normalisation is renormalised by the running moments"""
     momentum: float = 0.99
     """share of the running moments that a minibatch leaves"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, at_least_one="delay", unit="momentum")
+        check_options(self, at_least_one="delay", at_least_zero="renorm_from", unit="momentum")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
         policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
-        critics = RenormalisedCritics(encoder(), dim, self.critic_hidden, 2, generator, self.renorm)
+        critics = RenormalisedCritics(encoder(), dim, self.critic_hidden, 2, generator, self.renorm_from)
         temperature = Temperature(self.alpha)
         target_critics = target_copy(critics) if self.ahead == "target" else None
         graph = crossq(policy, critics, temperature, self.entropy(dim), self.estimator(), self.ahead, target_critics)
         modules: dict[str, nn.Module] = {"policy": policy, "critics": critics, "temperature": temperature}
         if target_critics is not None:
             modules["target_critics"] = target_critics
+
+        def schedule(progress: float) -> Metrics:
+            critics.updated(self.updates)
+            return {}
+
         return Algorithm(
             graph,
             objectives={"bellman": critics.body, "moments": critics.running, **self.actors(policy, temperature)},
@@ -136,6 +142,7 @@ class CrossQ(SAC):
             watched=("q", "log_prob"),
             delay=self.delay,
             prompt=("moments",),
+            schedule=schedule,
         )
 
     def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Optimiser:

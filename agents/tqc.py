@@ -66,6 +66,10 @@ def tqc(
     def z(obs: Tensor, action: Tensor) -> Tensor:
         return critics(obs, action)
 
+    @graph.deterministic
+    def q(z: Tensor) -> Tensor:
+        return z.mean(-1)
+
     @graph.cost(trains=critics)
     def bellman(z: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
         return importance * quantile_loss(z, target.unsqueeze(-2)).sum(-1)
@@ -75,8 +79,8 @@ def tqc(
 
 
 def errors(trace: Trace) -> Tensor:
-    """`|mean of z − mean of the target|`, for prioritised replay."""
-    return (trace["z"].mean((-2, -1)) - trace["target"].mean(-1)).abs()
+    """`|q − mean of the target|`, the mean over critics, for prioritised replay."""
+    return (trace["q"] - trace["target"].mean(-1, keepdim=True)).abs().mean(-1)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,6 @@ class TQC(SAC):
             policy=policy,
             behaviour=policy,
             state=modules,
-            watched=("z", "log_prob"),
+            watched=("q", "log_prob"),
             errors=errors,
         )

@@ -2,6 +2,7 @@
 
     fitted       x̂ = (x − μ_B) / σ_B · r + d       r = clip(σ_B / σ, 1/3, 3), d = clip((μ_B − μ) / σ, ±5), both constants
     elsewhere    x̂ = (x − μ) / σ                  what the above is where nothing is clipped
+                 r = 1 and d = 0 in the first `renorm_from` updates, and always without: batch normalisation
     running      ⟨Σ (μ − μ_B)² / 2 + (σ² − σ²_B)² / 2⟩ trains μ and σ², by steps of 1 % of the gradient: a running average
 
 The inputs are normalised, and what each hidden layer gives, so that critics of any number are [count, rows, features] throughout.
@@ -59,6 +60,9 @@ class _Body(nn.Module):
 class RenormalisedCritics(nn.Module):
     """`count` action values `[*batch, count]`. `body` is what a regression trains, `running` what the running averages train."""
 
+    updates: Tensor
+    renormalises: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
@@ -66,13 +70,20 @@ class RenormalisedCritics(nn.Module):
         hidden: Sequence[int],
         count: int = 2,
         generator: Generator | None = None,
-        renorm: bool = True,
+        renorm_from: int | None = 0,
     ) -> None:
-        """Without `renorm` r = 1 and d = 0: batch normalisation."""
+        """`renorm_from`: updates, as `updated` counts them, before r and d are more than 1 and 0; None keeps them there."""
         super().__init__()
-        self.count, self.renorm = count, renorm
+        self.count, self.renorm_from = count, renorm_from
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("renormalises", torch.tensor(float(renorm_from == 0)))
         self.body = _Body(encoder, dim, hidden, count, generator)
         self.running = RunningMoments([(1, encoder.features + dim), *[(count, n) for n in hidden]])
+
+    def updated(self, count: int) -> None:
+        """So many further updates follow."""
+        self.updates += count
+        self.renormalises.fill_(float(self.renorm_from is not None and int(self.updates) > self.renorm_from))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """By the running moments: an element's value depends on itself alone."""
@@ -98,10 +109,11 @@ class RenormalisedCritics(nn.Module):
                 here = x.mean(-2, keepdim=True), x.var(-2, correction=0, keepdim=True)
                 found.append((here[0].detach(), here[1].detach()))
                 x = (x - here[0]) * (here[1] + EPS).rsqrt()
-                if self.renorm:
-                    scale = (variance + EPS).rsqrt()
+                if self.renorm_from is not None:
+                    scale, on = (variance + EPS).rsqrt(), self.renormalises
                     r = ((found[-1][1] + EPS).sqrt() * scale).clamp(1 / R_MAX, R_MAX)
-                    x = x * r + ((found[-1][0] - mean) * scale).clamp(-D_MAX, D_MAX)
+                    d = ((found[-1][0] - mean) * scale).clamp(-D_MAX, D_MAX)
+                    x = x * (1 + on * (r - 1)) + on * d
             x = layer(x * body.scales[i] + body.shifts[i])
             if i < len(body.layers) - 1:
                 x = relu(x)

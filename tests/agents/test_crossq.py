@@ -28,7 +28,7 @@ class Nets:
     def __init__(self, renorm: bool = True) -> None:
         g, encoder = Generator().manual_seed(0), Encoder(BOX)
         self.policy = SquashedPolicy(encoder, DIM, [8], g)
-        self.critics = RenormalisedCritics(encoder, DIM, [8, 6], 2, g, renorm)
+        self.critics = RenormalisedCritics(encoder, DIM, [8, 6], 2, g, 0 if renorm else None)
         self.temperature = Temperature(ALPHA)
         with torch.no_grad():
             for p in [*self.critics.running.means, *self.critics.body.shifts]:
@@ -50,7 +50,7 @@ def by_hand(critics: RenormalisedCritics, which: int, x: Tensor, training: bool)
             m, v = x.mean(0), x.var(0, correction=0)
             found.append((m, v))
             r, d = torch.ones(()), torch.zeros(())
-            if critics.renorm:
+            if critics.renorm_from is not None:
                 r = ((v + EPS).sqrt() / (variance + EPS).sqrt()).clamp(1 / R_MAX, R_MAX).detach()
                 d = ((m - mean) / (variance + EPS).sqrt()).clamp(-D_MAX, D_MAX).detach()
             x = (x - m) / (v + EPS).sqrt() * r + d
@@ -171,6 +171,23 @@ def test_running_moments_follow_the_minibatches_and_only_their_objective(double:
         after = critics.running.means[0].detach()
         assert torch.allclose(after[0, 0, :3] - before[0, 0, :3], 0.01 * (obs.mean(0) - before[0, 0, :3]), atol=1e-12)
         assert float(agent.state["soft_policy_optimiser"].count) == -(-count // 3)  # type: ignore[attr-defined]
+
+
+def test_renormalisation_begins_after_so_many_updates(double: None) -> None:
+    config = CrossQ(hidden=(4,), critic_hidden=(4,), warmup=8, batch=8, renorm_from=2)
+    algorithm = config.algorithm(BOX, _actions(), Generator().manual_seed(0))
+    critics: Any = algorithm.state["critics"]
+    with torch.no_grad():
+        critics.running.means[0].fill_(0.5)
+    given, seen = rows(8), []
+    for _ in range(4):
+        algorithm.schedule(0.0)
+        seen.append(critics.fitted((given["obs"], given["action"]))[0])
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3])
+    assert (seen[1] - seen[2]).abs().max() > 0.01
+    restored: Any = config.algorithm(BOX, _actions(), Generator().manual_seed(1)).state["critics"]
+    restored.load_state_dict(critics.state_dict())
+    assert torch.equal(restored.fitted((given["obs"], given["action"]))[0], seen[3])
 
 
 def _actions() -> Any:
