@@ -53,7 +53,7 @@ def a2c(
         graph.stochastic(ScoreFunction(), policy, name="action", parents=[read], credit=credit)
         gain(graph, policy)
         regression(graph, value, weight=value_weight)
-        entropy(graph, policy, entropy_bonus, read)
+        entropy(graph, policy, entropy_bonus)
 
     return graph
 

@@ -39,8 +39,7 @@ from scg.agents.experience.exploration import Epsilon, EpsilonGreedy, RandomChoi
 from scg.agents.networks.critics import target_copy
 from scg.agents.networks.q_heads import QHeads
 from scg.agents.networks.returns import Categorical, Distribution, Quantiles
-from scg.agents.updates.metrics import Metrics
-from scg.agents.updates.optimiser import Adam
+from scg.agents.updates.optimiser import Optimiser
 from scg.trace import Trace
 
 
@@ -153,11 +152,6 @@ class DQN(OffPolicy):
         critic = QHeads(encoder, action_space, self.hidden, generator, obs_space, self.duelling, returns)
         target_critic = target_copy(critic)
         epsilon = Epsilon(self.epsilon, self.epsilon_last, self.epsilon_share)
-
-        def schedule(progress: float) -> Metrics:
-            epsilon.follow(progress)
-            return {"epsilon": epsilon.value}
-
         old: Any = target_critic
         graph = dqn(critic, old, self.double, self.huber)
         if returns is not None:
@@ -176,7 +170,7 @@ class DQN(OffPolicy):
             state={"critic": critic, "target_critic": target_critic, "epsilon": epsilon},
             delay=self.target_every,
             errors=errors,
-            schedule=schedule,
+            schedule=epsilon.follow,
         )
 
     def distribution(self) -> Distribution | None:
@@ -187,7 +181,7 @@ class DQN(OffPolicy):
             Quantiles(self.atoms) if self.returns == "quantiles" else Categorical(self.value_low, self.value_high, self.atoms)
         )
 
-    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
+    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Optimiser:
         return super().optimiser(module, self.max_grad_norm)
 
     def rate(self, progress: float) -> float:

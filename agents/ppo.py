@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 import scg
 from scg import detach
@@ -63,18 +63,18 @@ def ppo(
         graph.stochastic(estimator, policy, name="action", parents=[read], credit=credit)
         gain(graph, policy)
         regression(graph, value, weight=value_weight)
-        entropy(graph, policy, entropy_bonus, read)
+        entropy(graph, policy, entropy_bonus)
 
         if penalty is not None:
             before, beta = penalty
 
-            def nearness(was: Tensor, now: Tensor) -> Tensor:
-                return beta * kl_divergence(before(was), policy(now))
+            def nearness(was: Tensor, pi: Distribution) -> Tensor:
+                return beta * kl_divergence(before(was), pi)
 
             recorded = "obs" if read == "obs" else "remembered"  # what the policy before the update read
             if recorded not in graph.nodes:
                 graph.observed(recorded)
-            graph.cost(nearness, name="nearness", parents=[detach(recorded), charged(read)], trains=policy)
+            graph.cost(nearness, name="nearness", parents=[detach(recorded), charged(graph, "action")], trains=policy)
 
     return graph
 

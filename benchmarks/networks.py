@@ -8,7 +8,7 @@ the same weights, in turn; printed are the median processor times and the median
 
     gru      16 sequences of 16 steps, 128 units, observations of 17 numbers, episodes that begin inside (`starts`) or none
     cnn      64 pictures of 42 × 42 bytes
-    entropy  with a bonus, which PPO's page computes from the policy at detached observations: its network runs a second time
+    entropy  with a bonus, which PPO's page computes from the distribution of the recorded actions: its network runs once
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from scg.checks.slopes import meant
-from scg.distributions import FirstOrder
+from scg.distributions import barrier
 from scg.errors import GraphError, nearest
 from scg.estimator import Pathwise
 from scg.estimators.multi_sample import at_least, negative_bound, negative_jackknife, without_each
@@ -66,11 +66,11 @@ def dreg(
         raise ValueError(f"dreg(bound={bound!r}): it is 'iwae', 'wake' or 'jackknife'")
     edges, _ = edges_of(name, log_weight, parents)
     _check(graph, sample, edges, name)
-    own = [replace(e, detached=True) if e.source == sample and e.dist else e for e in edges]
-    fixed = [replace(e, detached=True) if e.source == sample else e for e in edges]
+    own = [replace(e, detached=True, conditional=False) if e.source == sample and e.dist else e for e in edges]
+    fixed = [replace(e, detached=True, conditional=False) if e.source == sample else e for e in edges]
 
     def first_order(x: Tensor) -> Tensor:
-        return x if torch.compiler.is_compiling() else FirstOrder.apply(x, sample)  # type: ignore[no-untyped-call]
+        return x if torch.compiler.is_compiling() else barrier(x, sample)
 
     if bound == "jackknife":
         graph.deterministic(log_weight, name=f"{name}_moving", parents=own)

@@ -10,11 +10,14 @@ Kool, van Hoof & Welling (2019), "Buy 4 REINFORCE samples, get a baseline for fr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scg.checks.untouched import transformed
 from scg.distributions import log_density, moving_support
 from scg.estimator import Branches, Estimator, at_least
 from scg.laws import sample
@@ -42,4 +45,38 @@ def leave_one_out(log_prob: Tensor) -> Tensor:
     n = log_prob.shape[0]
     z = torch.expm1(log_prob - log_prob.detach())
     # The same, rearranged: zᵢ less the mean of the others is n/(n−1) (zᵢ − z̄).
-    return torch.add(z.new_full((), 1 / n), z - z.mean(0), alpha=1 / (n - 1))
+    if z.ndim > 2 or n > SMALL or torch.compiler.is_compiling() or not _multiplies(z):
+        return torch.add(z.new_full((), 1 / n), z - z.mean(0), alpha=1 / (n - 1))
+    uniform, centre = _centring(n, z.dtype, z.device)
+    return torch.addmv(uniform, centre, z) if z.ndim == 1 else torch.addmm(uniform, centre, z)
+
+
+SMALL = 16  # up to so many samples, a matrix product is one operation forwards and one backwards in place of seven
+
+
+def _multiplies(z: Tensor) -> bool:
+    """Whether a product with `z` is one operation that rounds as sums do, and constants may be kept beside it.
+
+    Backwards the product is with the costs. In fewer digits than theirs (float16, autocast, a GPU's TF32, `fp32_precision`) a
+    level that all samples share would not cancel, and differences smaller than its rounding would be lost.
+    """
+    return (
+        type(z) is Tensor  # no tensor of another mode (fake ones, a tracer's)
+        and z.is_cpu
+        and (z.dtype == torch.float64 or (z.dtype == torch.float32 and _in_full()))
+        and not transformed()  # nor of a transform, which it must not outlive
+    )
+
+
+def _in_full() -> bool:
+    """Whether products of float32 numbers are to be of float32 precision here."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    exact = getattr(matmul, "fp32_precision", "ieee") in ("none", "ieee")
+    return exact and not torch.is_autocast_enabled("cpu")
+
+
+@cache
+@torch.inference_mode(False)
+def _centring(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """1/n, and the matrix (I − 11ᵀ/n)/(n − 1)."""
+    return torch.full((), 1 / n, dtype=dtype, device=device), (torch.eye(n, dtype=dtype, device=device) - 1 / n) / (n - 1)

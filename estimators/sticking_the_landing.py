@@ -30,7 +30,9 @@ def sticking_the_landing(graph: Graph, *names: str) -> Graph:
     other = graph.with_estimators()
     for key, node in graph.nodes.items():
         landing = [name for name in names if _reads(node, name)]
-        parents = tuple(replace(e, detached=True) if e.dist and e.source in landing else e for e in node.parents)
+        parents = tuple(
+            replace(e, detached=True, conditional=False) if e.dist and e.source in landing else e for e in node.parents
+        )
         other.nodes[key] = replace(node, parents=parents)
     return other
 
@@ -57,7 +59,7 @@ def _check(graph: Graph, name: str) -> None:
 
 def _reads(node: Node, name: str) -> bool:
     edges = [e for e in node.parents if e.source == name]
-    return any(e.dist and not e.detached for e in edges) and any(e.plain for e in edges)
+    return any(e.dist and (e.conditional or not e.detached) for e in edges) and any(e.plain for e in edges)
 
 
 def _told(node: Node) -> str:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from scg.checks.untouched import transformed
 from scg.distributions import log_density, moving_support, parameters, reparameterise
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise
@@ -64,9 +65,9 @@ class TotalPropagation(Estimator):
     def _blended(self, distribution: Distribution, value: Tensor | None) -> Branches:
         held = parameters(distribution)
         live = list({id(p): p for p in held if p.requires_grad}.values())
-        if any(moves(p) and not p.requires_grad for p in held):
+        if transformed() or any(moves(p) and not p.requires_grad for p in held):
             raise GraphError(
-                f"{type(self).__name__} measures its weights in the backward pass, and forward mode (torch.func.jvp) has none.\n"
+                f"{type(self).__name__} measures its weights in autograd's backward pass, which forward mode and torch.func have not.\n"
                 "Use reverse mode (backward, torch.autograd.grad), or Mixed(alpha), whose weight is given."
             )
         moved = rsample(distribution) if value is None else reparameterise(distribution, value)

@@ -10,14 +10,14 @@ from scg.credit import Credit, Downstream
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise, ScoreFunction
 from scg.graph import Graph
-from scg.node import detach, dist, prefix, prev
+from scg.node import conditional, detach, dist, prefix, prev
 from scg.randomness import randomness
 from scg.shapes import cat
 from scg.trace import Trace
 
 __all__ = [
     "Branches", "Credit", "Downstream", "Estimator", "Finding", "Graph", "GraphError", "Pathwise", "ScoreFunction",
-    "Trace", "cat", "detach", "dist", "examination", "prefix", "prev", "randomness",
+    "Trace", "cat", "conditional", "detach", "dist", "examination", "prefix", "prev", "randomness",
 ]  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.distributions import FirstOrder
+from scg.distributions import barrier
 from scg.errors import GraphError
+from scg.laws import moves
 from scg.scan import INFINITE, affine, shift
 
 
@@ -150,10 +151,8 @@ def first_order(weight: Tensor, name: str, credit: Any, costs: Iterable[Tensor])
 
     costs   what lies downstream of the node, with gradients
     """
-    if torch.compiler.is_compiling() or not weight.requires_grad:
+    if torch.compiler.is_compiling():
         return weight
     if not isinstance(credit, Credit) or credit.order <= 1:
-        return FirstOrder.apply(weight, name, CREDIT)  # type: ignore[no-any-return,no-untyped-call]
-    if any(c.requires_grad for c in costs):
-        return FirstOrder.apply(weight, name, DIRECT)  # type: ignore[no-any-return,no-untyped-call]
-    return weight
+        return barrier(weight, name, CREDIT)
+    return barrier(weight, name, DIRECT) if any(map(moves, costs)) else weight

@@ -8,11 +8,13 @@ sampler_order              how often `rsample` may be differentiated
 density_order              how often the likelihood ratio may be
 reparameterise             the noise behind a recorded value, and the value as its function again
 moving_support             whether a likelihood ratio would miss a boundary term
-rebuilt, FirstOrder        a copy with changed parameters: detached, or guarded against a second derivative
+rebuilt, barrier           a copy with changed parameters: detached, or guarded against a second derivative
+unused                     a copy that has not been asked anything
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from collections.abc import Iterator
@@ -26,12 +28,12 @@ from torch.distributions.constraints import Constraint
 
 from scg.errors import GraphError
 from scg.laws import is_exactly as is_exactly
-from scg.laws import log_mass, unseen
+from scg.laws import log_mass, moves, unseen
 from scg.tree import rebuilt, tensors, transforms
 
 __all__ = [
-    "FirstOrder", "density_order", "has_rsample", "is_exactly", "kind", "last_slope", "log_density", "moving_support", "own_law", "parameters",
-    "rebuilt", "remember", "reparameterise", "sampler_order", "torch_kind", "unclamped_log_prob",
+    "barrier", "density_order", "has_rsample", "is_exactly", "kind", "last_slope", "log_density", "moving_support", "own_law", "parameters",
+    "rebuilt", "remember", "reparameterise", "sampler_order", "torch_kind", "unclamped_log_prob", "unused",
 ]  # fmt: skip
 
 
@@ -50,7 +52,12 @@ KINK = (
 
 def last_slope(value: Any, name: str) -> Any:
     """A node's value behind a barrier that refuses a second derivative."""
-    return rebuilt(value, lambda x: FirstOrder.apply(x, name, KINK) if x.requires_grad else x, name)
+    return rebuilt(value, lambda x: barrier(x, name, KINK), name)
+
+
+def barrier(x: Tensor, name: str, why: str = SAMPLER) -> Tensor:
+    """`x`, of whose derivatives, backwards or forwards, only the first is let through."""
+    return FirstOrder.apply(x, name, why) if moves(x) else x  # type: ignore[no-any-return,no-untyped-call]
 
 
 def inmost(distribution: Distribution) -> Distribution:
@@ -75,6 +82,9 @@ def log_density(distribution: Distribution, values: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return unclamped_log_prob(distribution, values)
     forget(distribution)
+    own = log_mass(distribution, values, drawn=True)
+    if own is not None:
+        return own
     validated = []
     layer: Any = distribution
     while layer is not None:
@@ -83,13 +93,13 @@ def log_density(distribution: Distribution, values: Tensor) -> Tensor:
             layer._validate_args = False
         layer = layer.__dict__.get("base_dist")
     try:
-        return unclamped_log_prob(distribution, values)
+        return distribution.log_prob(values)
     finally:
-        for layer, own in validated:
-            if own is None:
+        for layer, flag in validated:
+            if flag is None:
                 del layer._validate_args
             else:
-                layer._validate_args = own
+                layer._validate_args = flag
 
 
 def unclamped_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
@@ -132,6 +142,14 @@ def remember(distribution: Any) -> None:
         return result
 
     distribution.log_prob = remembered  # type: ignore[method-assign]
+
+
+def unused(distribution: Distribution) -> Distribution:
+    """A copy of it and of the distributions that it is made of: what torch keeps of one that is asked, it keeps of the copy."""
+    twin = copy.copy(distribution)
+    parts = {key: unused(value) for key, value in vars(distribution).items() if isinstance(value, Distribution)}
+    twin.__dict__ = {key: value for key, value in {**vars(distribution), **parts}.items() if key != "log_prob"}
+    return twin
 
 
 _SMOOTH_SAMPLERS = (
@@ -318,28 +336,47 @@ def _limits(constraint: Any) -> list[tuple[str, Any]]:
 
 
 class FirstOrder(torch.autograd.Function):
-    """Identity whose gradient refuses to be differentiated again, whatever it is differentiated for: `apply(x, name, why)`."""
+    """Identity whose derivative refuses to be differentiated again, whatever it is differentiated for: `apply(x, name, why)`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, why: str = SAMPLER) -> Tensor:
-        ctx.name, ctx.why = name, why
+    def forward(x: Tensor, name: str, why: str) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.name, ctx.why = inputs
         ctx.save_for_backward(x)
-        return x.view_as(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         # The gradient is made to depend on x: an f that is linear in x would otherwise hide the second derivative.
         return _NoSecond.apply(grads[0], *ctx.saved_tensors, ctx.name, ctx.why), None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
+        return _NoSecond.apply(tangent, *ctx.saved_tensors, ctx.name, ctx.why)
+
 
 class _NoSecond(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, name: str, why: str) -> Tensor:
-        ctx.name, ctx.why = name, why
-        return grad.view_as(grad)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def forward(grad: Tensor, x: Tensor, name: str, why: str) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *_, ctx.name, ctx.why = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise GraphError(f"node {ctx.name!r}: a second derivative was asked through {ctx.why}")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
         raise GraphError(f"node {ctx.name!r}: a second derivative was asked through {ctx.why}")
 
 

@@ -61,15 +61,15 @@ def moves(tensor: Any) -> bool:
 # -- probabilities of discrete values ----------------------------------------------------------------------------
 
 
-def log_mass(distribution: Distribution, x: Tensor) -> Tensor | None:
-    """log p(x) of a kind whose own `log_prob` cuts a gradient; None where torch's is right."""
+def log_mass(distribution: Distribution, x: Tensor, drawn: bool = False) -> Tensor | None:
+    """log p(x) of a kind whose own `log_prob` cuts a gradient; None where torch's is right. `drawn`: x is a sample of it."""
     base, bound = _component(distribution)
     formula = _formula(base)
     if formula is None:
         return None
     if "log_prob" in vars(distribution) and not _from_probs(base):
         return None  # it keeps its answers (`remember`), and torch's is right
-    log_p = formula(base, x)
+    log_p = _from_logits(base, x, drawn) if formula is _event_log and not _from_probs(base) else formula(base, x)
     return log_p if log_p is None or not bound else log_p.flatten(log_p.ndim - bound).sum(-1)
 
 
@@ -179,13 +179,11 @@ def _event(base: Any, x: Tensor) -> Tensor:
 
 
 def _event_log(base: Any, x: Tensor) -> Tensor | None:
-    if not _from_probs(base):
-        return _from_logits(base, x)
     exact = safe_log(_event(base, x))
     return torch.where(_clamped(base, x), exact, base.log_prob(x)) if "logits" in vars(_holder(base)) else exact
 
 
-def _from_logits(base: Any, x: Tensor) -> Tensor | None:
+def _from_logits(base: Any, x: Tensor, drawn: bool) -> Tensor | None:
     """torch's own formula, without the views that bring shapes together which are the same already: each is an operation
     forwards and one backwards. None where they are not."""
     shape, logits = x.shape, base.logits
@@ -193,14 +191,14 @@ def _from_logits(base: Any, x: Tensor) -> Tensor | None:
         return None
     if isinstance(base, D.Categorical):
         rows = logits if shape == base._batch_shape else logits.expand((*shape, logits.shape[-1]))
-        if base._validate_args and (x.is_floating_point() or x.device.type != "cpu"):
+        if base._validate_args and not drawn and (x.is_floating_point() or x.device.type != "cpu"):
             base._validate_sample(x)
         try:
             return rows.gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
         except RuntimeError:  # on a processor `gather` looks at integers itself; torch's words are clearer
             base._validate_sample(x)
             raise
-    if base._validate_args:
+    if base._validate_args and not drawn:
         base._validate_sample(x)
     if x.dtype != logits.dtype:
         return None

@@ -27,6 +27,7 @@ RESERVED = frozenset({"steps", "generator", "checkpoint", "costs", "given", "sel
 class Edge:
     """`source → node`: the value now, or `lag` steps ago; with its gradient or `detached`; the sample or its `dist`.
 
+    conditional   a detached `dist` whose parameters are live: only what the distribution is conditioned on is detached
     prefix   all values up to `lag` steps ago, along an axis of their own, `init` before them
     event    axes of the event of what a prefix is of
     """
@@ -36,6 +37,7 @@ class Edge:
     init: str | None = None
     detached: bool = False
     dist: bool = False
+    conditional: bool = False
     optional: bool = False
     param: str = ""
     prefix: bool = False
@@ -93,12 +95,25 @@ def detach(source: str | Edge) -> Any:
     of a node is detached for a cost (at a lag) that the node reaches through `detach` edges only, and a graph in which it
     reaches one both ways at the same lag is refused, unless the node's gradient is pathwise.
     """
-    return replace(_edge(source), detached=True)
+    return replace(_edge(source), detached=True, conditional=False)
 
 
 def dist(source: str | Edge) -> Any:
     """The distribution of the stochastic node `source` instead of its sample."""
     return replace(_edge(source), dist=True)
+
+
+def conditional(source: str | Edge) -> Any:
+    """The distribution of the stochastic node `source`, given the nodes that it is conditioned on: their values are constants.
+
+        dist("a")           p(a | s; θ)                 a gradient reaches θ, and through s what s is made from
+        conditional("a")    p(a | detach(s); θ)         it reaches θ alone; earlier samples do not answer for it
+        detach(dist("a"))   detach(p(a | s; θ))         none
+
+    θ is what the node's function holds, and inputs. Where no value of s carries a gradient, as in a recording, it is the object
+    that the sample was drawn from: an entropy or a divergence at each state does not evaluate a policy a second time.
+    """
+    return replace(_edge(source), dist=True, detached=True, conditional=True)
 
 
 @dataclass(frozen=True)

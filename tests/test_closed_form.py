@@ -64,4 +64,4 @@ def test_an_agent_without_use_for_the_actions_has_no_row() -> None:
 def test_what_is_missed_is_bold_and_counted() -> None:
     rows = [Row("ppo", "aim", -0.05, 0.0, 1.0, 1.0), Row("ppo", "bandit", 0.5, 1.0, 1.0, 1.0)]
     assert "| ppo | **0.50** | 0.05 |" in table(rows)
-    assert "1 of 2" in page(rows)
+    assert "1 of 2" in page(rows, "python -m benchmarks.closed_form")

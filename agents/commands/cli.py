@@ -22,17 +22,16 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from scg.agents import config_type, is_target, names, title
+from scg.agents import config_type, names, title
 from scg.agents.commands.many import train_all, train_run
 from scg.agents.commands.python import try_to_build
-from scg.agents.commands.shared import check_figure, executor_of, reported, trained
+from scg.agents.commands.shared import check_figure, executor_of, names_agent, reported, resumes, trained, usage
 from scg.agents.commands.trust import keep_out, opened
 from scg.agents.execution.options import OptionError, check_options
 from scg.agents.execution.settings import Execution
 from scg.agents.training.presets import preset, preset_file
 from scg.agents.training.run_directory import RunConfig, RunDirectory, RunError, short
 from scg.agents.training.run_groups import runs_in
-from scg.errors import nearest
 from scg.executors import Executor
 
 
@@ -55,8 +54,8 @@ class Resume:
 @reported
 def train(argv: list[str]) -> int:
     """Train an agent: `AGENT [options]`, or `--resume RUN`."""
-    known = bool(argv) and (argv[0] in names() or (is_target(argv[0]) and not argv[0].startswith("-")))
-    if argv and not known and any(word.split("=")[0] == "--resume" for word in argv):
+    known = names_agent(argv)
+    if not known and resumes(argv):
         wish = tyro.cli(Resume, prog="scg train", args=argv)
         runs = [opened(path, wish.trust) for path in runs_in(wish.resume)]
         if wish.steps is not None:
@@ -67,14 +66,7 @@ def train(argv: list[str]) -> int:
         with executor_of(wish) as executor:
             return _train(runs, True, wish.stop_at_return, executor)
     if not known:
-        asked = bool(argv) and argv[0] in ("-h", "--help")
-        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], names())}\n" if argv else ""
-        text = (
-            f"{found}usage: scg train AGENT [options] | scg train --resume RUN\n"
-            f"AGENT is path/to/file.py:Name, or one of: {', '.join(names())}"
-        )
-        print(text, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        return usage(argv, "scg train AGENT [options] | scg train --resume RUN")
     options: Any = tyro.cli(options_of(argv[0], argv[1:]), prog=f"scg train {argv[0]}", args=argv[1:])
     try_to_build(RunDirectory(Path(), argv[0], options.run, options.agent, options.execution))
     if options.seeds < 1:
@@ -186,7 +178,8 @@ def evaluate(argv: list[str]) -> int:
         run.run.step_timeout,
     )
     print(f"{path}, actions: {actions}, {wish.episodes} fresh episodes of {run.run.env}{result.remark}:")
-    print(f"return {result.mean:.1f} ± {result.error:.1f} (min {min(result.returns):.1f}, max {max(result.returns):.1f})")
+    mean, error, least, most = map(result.shown, (result.mean, result.error, min(result.returns), max(result.returns)))
+    print(f"return {mean} ± {error} (min {least}, max {most})")
     if result.success is not None:
         print(f"goal reached at the end of {result.success:.0%} of them")
     return 0

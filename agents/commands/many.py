@@ -84,6 +84,5 @@ def train_run(
         return Ended(getattr(stop, "code", 130), "")
     if evaluation is None:
         return Ended(0, f"done, without an evaluation; graph and checkpoints in {run.path}")
-    return Ended(
-        0, f"done: evaluation return {evaluation.mean:.1f}{evaluation.remark}; curve, graph and checkpoints in {run.path}"
-    )
+    mean = evaluation.shown(evaluation.mean)
+    return Ended(0, f"done: evaluation return {mean}{evaluation.remark}; curve, graph and checkpoints in {run.path}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scg import executors
+from scg.agents import is_target, names
 from scg.agents.commands.trust import opened
 from scg.agents.common.agent import Agent, OptionError
 from scg.agents.environments.envs import EnvironmentFault, make
@@ -19,7 +20,7 @@ from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.networks.finite_check import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
-from scg.errors import visible
+from scg.errors import nearest, visible
 from scg.executors import Executor, ExecutorError, WorkerDied
 from scg.files import told
 from scg.targets import TargetError
@@ -64,6 +65,25 @@ def fault_of(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
         return 1, f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks."
     return None
+
+
+def names_agent(argv: list[str]) -> bool:
+    """Whether the arguments begin with an agent: one that has a name, or a target."""
+    return bool(argv) and (argv[0] in names() or (is_target(argv[0]) and not argv[0].startswith("-")))
+
+
+def resumes(argv: list[str]) -> bool:
+    return any(word.split("=")[0] == "--resume" for word in argv)
+
+
+def usage(argv: list[str], text: str) -> int:
+    """Print how a command is used whose arguments do not begin with an agent; the exit code: 0 where that was asked for."""
+    asked = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not asked:
+        print(f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], names())}", file=sys.stderr)
+    agents = f"AGENT is path/to/file.py:Name, or one of: {', '.join(names())}"
+    print(f"usage: {text}\n{agents}", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 def executor_of(wish: Any) -> Executor:

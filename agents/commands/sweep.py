@@ -16,16 +16,15 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from scg.agents import is_target, names, target_of, title
+from scg.agents import names, target_of, title
 from scg.agents.commands.cli import options_of
 from scg.agents.commands.python import try_to_build
-from scg.agents.commands.shared import executor_of, reported
+from scg.agents.commands.shared import executor_of, names_agent, reported, resumes, usage
 from scg.agents.commands.trust import keep_out, vet
 from scg.agents.training.run_config import Settings
 from scg.agents.training.run_directory import RunDirectory, RunError, short
 from scg.agents.training.sweep import Plan, Sweep, plan_of, require_optuna
 from scg.agents.training.sweep_report import plot, write_trials
-from scg.errors import nearest
 from scg.executors import Executor
 
 
@@ -48,19 +47,12 @@ class Resume:
 @reported
 def sweep(argv: list[str]) -> int:
     """Search an agent's options: `AGENT --search NAME=RANGE … [options]`, or `--resume SWEEP`."""
-    known = bool(argv) and (argv[0] in names() or (is_target(argv[0]) and not argv[0].startswith("-")))
-    if argv and not known and any(word.split("=")[0] == "--resume" for word in argv):
+    known = names_agent(argv)
+    if not known and resumes(argv):
         return _resumed(tyro.cli(Resume, prog="scg sweep", args=argv))
     if not known:
-        asked = bool(argv) and argv[0] in ("-h", "--help")
-        found = "" if asked else f"error: agent {argv[0]!r} is unknown.{nearest(argv[0], names())}\n" if argv else ""
-        text = (
-            f"{found}usage: scg sweep AGENT --search NAME=RANGE … [options] | scg sweep --resume SWEEP\n"
-            f"RANGE is uniform(a,b), loguniform(a,b), int(a,b), logint(a,b), or value,value,…\n"
-            f"AGENT is path/to/file.py:Name, or one of: {', '.join(names())}"
-        )
-        print(text, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        text = "scg sweep AGENT --search NAME=RANGE … [options] | scg sweep --resume SWEEP"
+        return usage(argv, f"{text}\nRANGE is uniform(a,b), loguniform(a,b), int(a,b), logint(a,b), or value,value,…")
     wish: Any = tyro.cli(_options(argv[0], argv[1:]), prog=f"scg sweep {argv[0]}", args=argv[1:])
     require_optuna()
     wish.agent.check(wish.execution)

@@ -53,4 +53,4 @@ class StopAtReturn(Callback):
 
     def after_evaluation(self, now: Now, evaluation: Any) -> None:
         if evaluation.mean >= self.level:
-            now.stop(f"an evaluation's return is {evaluation.mean:.1f}, at least {self.level:g}")
+            now.stop(f"an evaluation's return is {evaluation.shown(evaluation.mean)}, at least {self.level:g}")

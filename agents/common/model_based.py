@@ -115,14 +115,14 @@ class World:
         self.generator = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
 
     def collect(self, rollout: Rollout, policy: nn.Module, steps_left: int, planned: int) -> Experience:
-        """What one call of the agent's update costs: `planned` simulated steps, or as many real ones as are due."""
+        """The experience behind one update: `planned` simulated steps, or the real steps that are due."""
         return Simulated(min(planned, steps_left))
 
     def learn(self, experience: Any) -> Metrics:
         return {}
 
     def rounds(self, experience: Any) -> int:
-        """Updates of the policy that this experience pays for."""
+        """How many updates of the policy follow this experience."""
         return 1
 
     def start(self, batch: int) -> Tensor:
@@ -134,7 +134,7 @@ class World:
 
 
 class LearnedWorld(World):
-    """An ensemble, fitted to all that the policy has met."""
+    """An ensemble, fitted to all recorded steps."""
 
     ROWS = 128
 

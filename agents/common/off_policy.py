@@ -1,10 +1,10 @@
-"""Off-policy agents: act, fill a replay buffer, and learn from minibatches that are drawn of it.
+"""Off-policy agents: act, fill a replay buffer, and learn from minibatches drawn from it.
 
     act for `horizon` steps → replay → `updates` × (draw a minibatch → a step on it)
     a step:   g_J = ∇ J(minibatch) for every objective J      θ_J ← θ_J − rate · Adam(g_J)      θ̄ ← θ̄ + τ (θ − θ̄)
 
 All gradients of a step are taken at the same parameters, from one sample of the graph. The first block is the warm-up:
-uniformly random actions, so that the first minibatch has something to draw from. A page gives an `Algorithm`: its graph, what
+uniformly random actions, so that the buffer is filled before the first minibatch. A page gives an `Algorithm`: its graph, what
 each objective trains, what the target networks follow, and who acts; `bellman` is the objective that most of them share.
 How a step is executed (compiled, on two threads, several in one call) is `scg.agents.updates.off_policy_update`'s.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
@@ -21,15 +21,14 @@ from torch import Generator, Tensor, nn
 
 import scg
 from scg import detach
-from scg.agents.common.agent import Agent, AgentConfig, OptionError, Stateful, check_options
-from scg.agents.experience.buffers import example_rows, replay_buffer
+from scg.agents.common.agent import Agent, AgentConfig, Stateful, check_options
+from scg.agents.experience.buffers import ReplayOptions, example_rows, replay_buffer
 from scg.agents.experience.exploration import uniform_policy
-from scg.agents.experience.hindsight import Strategy
+from scg.agents.experience.prioritised import bellman_errors
+from scg.agents.experience.replay import Multistep
 from scg.agents.experience.rollout import Block, Experience, Rollout
-from scg.agents.networks.encoder import obs_normaliser
-from scg.agents.networks.networks import make_network, refused, takes_normaliser, with_whole_path
+from scg.agents.networks.networks import encoders, with_whole_path
 from scg.agents.networks.normalisers import ObsNormaliser
-from scg.agents.networks.recurrent import is_recurrent
 from scg.agents.updates.factory import Updates
 from scg.agents.updates.metrics import Means, Metrics
 from scg.agents.updates.optimiser import Adam, Optimiser
@@ -37,8 +36,8 @@ from scg.trace import Trace
 
 
 @dataclass(frozen=True)
-class OffPolicy(AgentConfig):
-    """Hyperparameters that every off-policy agent has."""
+class OffPolicy(ReplayOptions, AgentConfig):
+    """Hyperparameters that every off-policy agent has, besides those of its replay buffer."""
 
     warmup: int = 10_000
     """environment steps with random actions at first"""
@@ -48,14 +47,12 @@ class OffPolicy(AgentConfig):
     """gradient steps after each of them"""
     batch: int = 256
     """rows of a minibatch"""
-    replay: int = 1_000_000
-    """environment steps that the buffer holds"""
     gamma: float = 0.99
     """discount"""
     n_step: int = 1
-    """rewards in a target before the critic takes over"""
+    """rewards that a target sums before the critic's value"""
     tau: float = 0.005
-    """share of the way that the targets go at each step"""
+    """share of the way to the trained networks that the targets move at each step"""
     lr: float = 3e-4
     """learning rate"""
     hidden: tuple[int, ...] = (256, 256)
@@ -64,20 +61,8 @@ class OffPolicy(AgentConfig):
     """before the hidden layers: mlp, residual, cnn, or path/to/file.py:name"""
     features: int = 128
     """width of a network other than mlp"""
-    prioritised: bool = False
-    """draw in proportion to the critics' errors"""
-    priority_alpha: float = 0.6
-    """exponent of the priorities; 0 is uniform"""
-    priority_beta: float = 0.4
-    """exponent of the importance weights at first; 1 at the end"""
-    her: Literal["none"] | Strategy = "none"
-    """hindsight: goals that an episode reached, chosen so, in place of those that it had; needs a goal environment"""
-    her_k: float = 4.0
-    """rows with another goal to each with its own"""
     normalise_obs: bool = False
-    """normalise observations by their running moments, those of the buffer by the moments as they are when they are drawn"""
-    mapped: str = ""
-    """directory for a memory-mapped buffer, larger than memory; empty keeps it in memory"""
+    """normalise observations by their running moments; replayed ones by the moments at the time of the draw"""
     report: int = 1000
     """environment steps between two rows of metrics"""
 
@@ -88,31 +73,18 @@ class OffPolicy(AgentConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", with_whole_path(self.network))
-        check_options(
-            self,
-            "warmup horizon updates batch replay n_step report features",
-            "lr priority_alpha her_k",
-            "gamma tau priority_beta",
-        )
+        super().__post_init__()
+        check_options(self, "warmup horizon updates batch n_step report features", "lr", "gamma tau")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         """The page's part."""
         raise NotImplementedError
 
     def encoder(self, space: gym.Space, generator: Generator) -> Callable[[], Any]:
-        """Makes the network that stands before a module's hidden layers: every module has one of its own. All have the same
-        normaliser of observations; target networks share its statistics."""
-        normaliser = obs_normaliser(space) if self.normalise_obs and takes_normaliser(self.network) else None
+        """Makes the network before a module's hidden layers: every module has one of its own."""
+        return encoders(self.network, space, self.features, generator, self.normalise_obs, type(self).__name__)
 
-        def make() -> nn.Module:
-            network = make_network(self.network, space, self.features, generator, normaliser)
-            if is_recurrent(network):
-                raise OptionError(refused(self.network, type(self).__name__))
-            return network
-
-        return make
-
-    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
+    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Optimiser:
         """Adam with ε as published, which shortens gradients to `max_norm`."""
         adam = Adam(module.parameters(), float("inf") if max_norm is None else max_norm, eps=1e-8)
         adam.rate.fill_(self.rate(0.0))
@@ -131,7 +103,8 @@ class OffPolicy(AgentConfig):
         within = dict.fromkeys(part for module in modules for part in module.modules())
         normalisers = [part for part in within if isinstance(part, ObsNormaliser)]
         optimisers = {cost: self.optimiser(module) for cost, module in algorithm.objectives.items()}
-        memory, random = replay_buffer(self, obs_space), uniform_policy(action_space, obs_space)
+        memory = replay_buffer(self, Multistep(self.gamma, self.n_step), obs_space)
+        random = uniform_policy(action_space, obs_space)
         own = Generator().manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))  # minibatches and noise
         step = updates.off_policy(OffPolicyStep(algorithm, optimisers, self.tau), own)
         step.examine(example_rows(obs_space, random, own, self.prioritised))
@@ -186,12 +159,6 @@ def bellman(
     def _(q: Tensor, target: Tensor = detach("target"), importance: float = 1.0) -> Tensor:
         squares = importance * (q - target.unsqueeze(-1)).square().sum(-1)
         return squares / 2 if half else squares
-
-
-def bellman_errors(trace: Trace) -> Tensor:
-    """`|q − target|`, the mean over critics or heads, `[*batch]`."""
-    q, target = trace["q"], trace["target"]
-    return (q - (target if target.ndim == q.ndim else target.unsqueeze(-1))).abs().mean(-1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import scg
-from scg import detach, prev
+from scg import conditional, detach, dist, prev
 from scg.agents.common.recorder import Recording
 from scg.agents.experience.rollout import Rows
 from scg.agents.networks.recurrent import seen
@@ -36,9 +36,12 @@ def reads(graph: scg.Graph, module: nn.Module) -> str:
     return "memory"
 
 
-def charged(seen: str) -> Any:
-    """What a charge at a state reads: the same as the policy, as no part of what earlier actions answer for."""
-    return detach(seen) if seen == "obs" else seen  # a memory is a function of detached observations already
+def charged(graph: scg.Graph, action: str) -> Any:
+    """The distribution of an action, as a charge at a state reads it: no part of what earlier actions answer for.
+
+    Given a memory, which is trained too: it is a function of detached observations already.
+    """
+    return dist(action) if "memory" in {e.source for e in graph.nodes[action].parents} else conditional(action)
 
 
 def of_sequences(graph: scg.Graph) -> scg.Graph:

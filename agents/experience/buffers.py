@@ -1,8 +1,9 @@
-"""The replay buffer that an agent's options ask for, and rows like those that it gives."""
+"""The options of replay, the buffer that they ask for, and rows like those that it gives."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from scg.agents.environments.flat_space import mask_of
+from scg.agents.execution.options import check_options
 from scg.agents.experience.hindsight import Hindsight, PrioritisedHindsight, Strategy
 from scg.agents.experience.prioritised import PrioritisedReplay
 from scg.agents.experience.replay import Multistep, Replay
@@ -18,32 +20,31 @@ from scg.agents.experience.rollout import Rows
 from scg.agents.networks.policy import FastPolicy
 
 
-class Options(Protocol):
-    """What a buffer is made from: fields of `OffPolicy`, described there."""
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Hyperparameters of a replay buffer."""
 
-    @property
-    def replay(self) -> int: ...
-    @property
-    def gamma(self) -> float: ...
-    @property
-    def n_step(self) -> int: ...
-    @property
-    def prioritised(self) -> bool: ...
-    @property
-    def priority_alpha(self) -> float: ...
-    @property
-    def priority_beta(self) -> float: ...
-    @property
-    def her(self) -> Literal["none"] | Strategy: ...
-    @property
-    def her_k(self) -> float: ...
-    @property
-    def mapped(self) -> str: ...
+    replay: int = 1_000_000
+    """environment steps that the buffer holds"""
+    prioritised: bool = False
+    """draw in proportion to the critics' errors"""
+    priority_alpha: float = 0.6
+    """exponent of the priorities; 0 is uniform"""
+    priority_beta: float = 0.4
+    """exponent of the importance weights at first; 1 at the end"""
+    her: Literal["none"] | Strategy = "none"
+    """hindsight: goals that an episode reached, chosen so, in place of those that it had; needs a goal environment"""
+    her_k: float = 4.0
+    """rows with another goal to each with its own"""
+    mapped: str = ""
+    """directory for a memory-mapped buffer, larger than memory; empty keeps it in memory"""
+
+    def __post_init__(self) -> None:
+        check_options(self, "replay", "priority_alpha her_k", "priority_beta")
 
 
-def replay_buffer(options: Options, space: gym.Space) -> Replay:
+def replay_buffer(options: ReplayOptions, target: Multistep, space: gym.Space) -> Replay:
     """Uniform or prioritised, of the steps as they were or with hindsight goals; `space` is the observations'."""
-    target = Multistep(options.gamma, options.n_step)
     priorities: dict[str, Any] = {}
     if options.prioritised:
         priorities = {"alpha": options.priority_alpha, "beta": options.priority_beta}

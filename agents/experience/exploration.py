@@ -133,10 +133,11 @@ class Epsilon:
         self.first, self.last, self.share = first, last, share
         self.value = first
 
-    def follow(self, progress: float) -> None:
-        """`progress` ∈ [0, 1] is how much of the run is over."""
+    def follow(self, progress: float) -> dict[str, float]:
+        """`progress` ∈ [0, 1] is how much of the run is over; the new value, as a metric."""
         done = min(1.0, progress / self.share) if self.share else 1.0
         self.value = self.first + done * (self.last - self.first)
+        return {"epsilon": self.value}
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value}

@@ -21,8 +21,15 @@ from torch import Generator, Tensor
 
 from scg.agents.experience.replay import Drawn, Multistep, Replay
 from scg.agents.experience.rollout import Block
+from scg.trace import Trace
 
 EPSILON = 1e-6  # no row's priority is zero
+
+
+def bellman_errors(trace: Trace) -> Tensor:
+    """δ of each row: `|q − target|`, the mean over critics or heads, `[*batch]`."""
+    q, target = trace["q"], trace["target"]
+    return (q - (target if target.ndim == q.ndim else target.unsqueeze(-1))).abs().mean(-1)
 
 
 class SumTree:

@@ -33,7 +33,7 @@ from scg import targets
 from scg.agents.environments.faults import EnvironmentFault
 from scg.agents.environments.flat_space import FlatSpace, original
 from scg.agents.execution.options import OptionError
-from scg.agents.networks.encoder import Encoder
+from scg.agents.networks.encoder import Encoder, obs_normaliser
 from scg.agents.networks.mlp import float_type
 from scg.agents.networks.normalisers import ObsNormaliser
 from scg.agents.networks.recurrent import Recurrent, is_recurrent
@@ -75,6 +75,24 @@ def make_network(
     if not cell:
         return network.module if isinstance(network, Own) and is_recurrent(network.module) else network
     return Recurrent(network, features, cell, generator)  # type: ignore[arg-type]
+
+
+def encoders(
+    name: str, space: gym.Space, features: int, generator: Generator, normalise: bool, agent: str
+) -> Callable[[], Any]:
+    """Makes networks `name` without a memory, which `agent` could not train.
+
+    All have the same normaliser of observations if `normalise`, and target networks, copies of them, share its statistics.
+    """
+    normaliser = obs_normaliser(space) if normalise and takes_normaliser(name) else None
+
+    def make() -> nn.Module:
+        network = make_network(name, space, features, generator, normaliser)
+        if is_recurrent(network):
+            raise OptionError(refused(name, agent))
+        return network
+
+    return make
 
 
 def target_in(name: str) -> str:

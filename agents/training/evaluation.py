@@ -36,6 +36,10 @@ class Evaluation(NamedTuple):
         count = len(self.returns)
         return float(np.std(self.returns, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
+    def shown(self, value: float) -> str:
+        """A return, or the error of one, in as many decimal places as tell returns of this size apart."""
+        return f"{value:.{1 if max(map(abs, self.returns)) >= 10 else 3}f}"
+
     def row(self) -> dict[str, float]:
         return {
             "return": self.mean,

@@ -290,7 +290,7 @@ class _Training:
         for name, value in row.items():
             self.events.add_scalar(f"evaluation/{name}", value, counters.step)
         self.progress.say(
-            f"step {counters.step:>9,}   evaluation {evaluation.mean:8.1f} ± {evaluation.error:.1f} "
+            f"step {counters.step:>9,}   evaluation {evaluation.shown(evaluation.mean):>8} ± {evaluation.shown(evaluation.error)} "
             f"({len(evaluation.returns)} fresh episodes{evaluation.remark})"
         )
         if evaluation.mean >= counters.best:

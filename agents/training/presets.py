@@ -86,6 +86,19 @@ _AGENT: dict[str, dict[str, Options]] = {
     **{f"Tetris{size}-v0": {"cem": _NOISY} for size in ("", "Small")},
     "Swimmer-v5": {"ars": {"population": 4, "best": 1, "rate": 0.02, "scale": 0.02, "scenarios": "fresh"}},
     **{f"BitFlip{bits}-v0": {"dqn": _BITS} for bits in (4, 6, 8, 10)},
+    "MovingTarget-v0": {
+        "ppo": {
+            "network": "cnn",
+            "hidden": (64,),
+            "gamma": 0.7,
+            "lam": 0.6,
+            "horizon": 64,
+            "lr": 1e-3,
+            "epochs": 4,
+            "minibatch": 128,
+            "entropy_bonus": 0.005,
+        },
+    },
     "CartPole-v1": {
         "reinforce": {"scale_reward": False},
         "ppo": {**_CARTPOLE, "horizon": 32, "lam": 0.8, "lr": 1e-3, "epochs": 20, "minibatch": 256},

@@ -1,4 +1,4 @@
-"""The progress bar: steps done, recent return, steps a second, time left. Lines said above it stay."""
+"""The progress bar: steps done, recent return, steps a second, time left. Lines printed above it stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Speed(ProgressColumn):
 
 
 class Progress:
-    """A context manager around rich's bar. Without a terminal only the said lines appear; `quiet` says nothing."""
+    """A context manager around rich's bar. Without a terminal there is no bar, only what is printed; `quiet` prints nothing."""
 
     def __init__(self, total: int, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False)

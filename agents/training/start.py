@@ -1,9 +1,9 @@
-"""A trained run as the start of another: what it has learned is copied, everything else begins.
+"""A trained run as the start of another: what it has learned is copied, everything else starts afresh.
 
     networks, normalisers → copied            optimisers, generators, schedules, counters, replay buffers → fresh
 
 Parts are matched by name, so that one agent's policy can start another's; what the earlier run does not have stays fresh and is
-said. The spaces of both runs must be of one kind and shape, and so must every network that both have. Bounds may differ: agents
+reported. The spaces of both runs must be of one kind and shape, and so must every network that both have. Bounds may differ: agents
 act in [-1, 1], which each environment maps to its own. Nothing but tensors is read of the earlier run, and none of its code.
 """
 

@@ -75,7 +75,7 @@ class Trial:
 
 
 class Reached(NamedTuple):
-    """What a run of a trial has got to: the return of the first evaluation at the step that was asked for, or why there is none."""
+    """How far a run of a trial has come: the return of the first evaluation at the requested step, or why there is none."""
 
     value: float
     fault: str = ""

@@ -76,6 +76,7 @@ class Structure:
         self.credited = self.those(self.nodes[n].credit is not None for n in self.order)
         self.shares_sums = self._stochastic_set.bit_count() > 8  # targets whose sums of scores are worth looking up
         self._groups: dict[str, tuple[Group, ...]] = {}
+        self._scoring: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
         self._sort()
@@ -123,13 +124,7 @@ class Structure:
             for edge in node.parents:
                 if edge.lag:
                     asking.setdefault(edge.source, set()).add(node.name)
-        self.along_time = frozenset(
-            s
-            for s, by in asking.items()
-            if by == {s}
-            and hasattr(self.nodes[s].fn, "along_time")
-            and not any(e.lag and e.source != s for e in self.nodes[s].parents)
-        )
+        self.along_time = frozenset(s for s, by in asking.items() if by == {s} and self._runs_along_time(self.nodes[s]))
         # And those that read a prefix; after the sequence a prefix is no more than an argument.
         self.prefixed = frozenset(n.name for n in self.inside if any(e.prefix for e in n.parents))
         self.reads_whole = any(e.prefix for n in self.after for e in n.parents)
@@ -140,6 +135,16 @@ class Structure:
             if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
                 varying.add(node.name)
         self.timeless = frozenset(n.name for n in self.inside) - varying
+
+    def _runs_along_time(self, node: Node) -> bool:
+        """Whether a node that alone asks for its past may compute all of it in one call: `along_time` gets arguments, not edges,
+        so it cannot cut a gradient between steps, and knows where episodes start only if its node reads `first`."""
+        return (
+            node.kind == "deterministic"
+            and hasattr(node.fn, "along_time")
+            and not any(e.lag and (e.source != node.name or e.detached) for e in node.parents)
+            and (self.first is None or any(e.source == self.first and not e.lag for e in node.parents))
+        )
 
     def _lay_plate(self) -> None:
         """The one plate: its size, the nodes that lie on it, and the costs that reduce it."""
@@ -181,6 +186,11 @@ class Structure:
                     raise GraphError(
                         f"node {node.name!r}: dist({edge.source!r}) needs a stochastic node, but {edge.source!r} is {found}."
                         + nearest(edge.source, (n.name for n in self.nodes.values() if n.kind == "stochastic"))
+                    )
+                if edge.conditional and source is not None and source.in_sequence and not node.in_sequence:
+                    raise GraphError(
+                        f"node {node.name!r}: conditional({edge.source!r}) from outside the sequence; declare {node.name!r} inside it, "
+                        f"or read dist({edge.source!r}), the distribution of the last step"
                     )
                 if edge.prefix:
                     self._check_prefix(node, edge, source)
@@ -424,10 +434,12 @@ class Structure:
     @assume_constant_result
     def scoring(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """The stochastic nodes that reach any of the targets with a gradient, in topological order."""
-        above = 0
-        for target in targets:
-            above |= self.above(target, live=True)
-        return self.named(above & self._stochastic_set)
+        if targets not in self._scoring:
+            above = 0
+            for target in targets:
+                above |= self.above(target, live=True)
+            self._scoring[targets] = self.named(above & self._stochastic_set)
+        return self._scoring[targets]
 
     @assume_constant_result
     def groups(self, target: str) -> tuple[Group, ...]:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scg.analysis.structure import Structure
+from scg.checks.operations import CORNERS, STEPS, operations
 from scg.checks.recording import Call, Recording
 from scg.checks.slopes import COARSE, PANELS, Found, Segment, listening, look
 from scg.distributions import has_rsample, own_law
@@ -91,7 +91,7 @@ class PathCheck:
         self.continuous = frozenset(supports)
         roots = self._roots()
         seen: set[str] = set()
-        asked = {e.source for n in nodes.values() for e in n.parents if e.dist and not e.detached}
+        asked = {e.source for n in nodes.values() for e in n.parents if e.dist and (e.conditional or not e.detached)}
         for call in recording.calls:
             node = call.node
             reaches = node.kind == "cost" or node.name in asked or structure.counts(node.name, live=True)
@@ -103,13 +103,15 @@ class PathCheck:
             for edge in node.parents:
                 key: Any = int(edge.param) if node.positional else edge.param
                 if (
-                    edge.detached
+                    (edge.detached and not edge.conditional)
                     or (node.positional and key >= len(call.arguments))
                     or (not node.positional and key not in call.named)
                 ):
                     continue
                 above = roots.get(edge.source, set())
-                if edge.dist:
+                if edge.conditional:
+                    above = set()
+                elif edge.dist:
                     above = {r for e in nodes[edge.source].parents if not e.detached for r in roots.get(e.source, ())}
                 if above or (open_to_all and any(t.requires_grad for t in tensors(call.named[key]))):
                     estimators = [nodes[r].estimator for r in above]
@@ -119,13 +121,13 @@ class PathCheck:
                     )
             # Of a deterministic node a step may be meant: quantised codes, hard routing. A cost's is part of the objective.
             held = self._held(call) if _parameters.get() and node.kind == "cost" else []
-            operations = _operations(call) if found or held else set()
+            done = operations(call) if found or held else set()
             for path in found:
                 path.own_slope, path.law = getattr(node.fn, "own_slope", False), node.kind == "stochastic"
-                path.smooth = not operations & (_STEPS | _CORNERS)
+                path.smooth = not done & (STEPS | CORNERS)
                 path.panels = COARSE if path.smooth and self.large else PANELS
                 yield path
-            if held and operations & _STEPS:
+            if held and done & STEPS:
                 yield _Held(node.name, held)
 
     def _roots(self) -> dict[str, set[str]]:
@@ -374,98 +376,3 @@ def _continuous(distribution: Distribution) -> Any:
         return None if support.is_discrete else support
     except NotImplementedError:
         return None
-
-
-# Operations by which a function can jump, and those by which its slope can.
-_STEPS = frozenset(
-    [
-        "gt",
-        "lt",
-        "ge",
-        "le",
-        "eq",
-        "ne",
-        "round",
-        "floor",
-        "ceil",
-        "trunc",
-        "frac",
-        "sign",
-        "sgn",
-        "heaviside",
-        "argmax",
-        "argmin",
-        "bucketize",
-        "searchsorted",
-        "sort",
-        "topk",
-        "fmod",
-        "remainder",
-        "floor_divide",
-        "_local_scalar_dense",
-        "isin",
-        "one_hot",
-        "median",
-        "kthvalue",
-        "mode",
-    ]
-)
-
-
-_CORNERS = frozenset(
-    [
-        "relu",
-        "abs",
-        "where",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "maximum",
-        "minimum",
-        "leaky_relu",
-        "elu",
-        "hardtanh",
-        "threshold",
-        "prelu",
-        "rrelu",
-        "hardsigmoid",
-        "hardswish",
-        "softshrink",
-        "hardshrink",
-        "max_pool2d_with_indices",
-        "cummax",
-        "cummin",
-        "norm",
-        "linalg_vector_norm",
-        "index",
-        "masked_fill",
-    ]
-)
-
-
-class _Watch(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-def _operations(call: Call) -> set[str]:
-    """What a function does, by name; without the comparisons by which distributions check their arguments."""
-    torch.set_rng_state(call.state)
-    validating = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        with _Watch() as watch:
-            result = call.again()
-    finally:
-        Distribution.set_default_validate_args(validating)
-    # A law of its own does in its methods what the function does not.
-    return watch.seen | (_STEPS if isinstance(result, Distribution) and own_law(result) else set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -70,6 +70,8 @@ class NodeNotation:
             at = None if not source.in_sequence else LAST if time is None and not node.in_sequence else (time or T) - edge.lag
             if edge.prefix:
                 at = Time(f"<{(time or T).variable}", (time or T).offset) if edge.lag else ALL
+            if edge.conditional:
+                return self.conditional(source, at)
             if edge.dist:
                 spelt = self.symbol(edge.source, at, "p")
             elif deep and at is None and (source.kind == "deterministic" or self.is_sampler(source)):
@@ -122,6 +124,12 @@ class NodeNotation:
         if inputs or not values:
             return self.write.semicolon + self.write.comma.join(filter(None, (self.listed(values), parameters)))
         return self.write.such + self.listed(values) + (self.write.semicolon + parameters if own else "")
+
+    def conditional(self, node: Node, time: Time | None) -> str:
+        """`p(x | sg(y); θ)`."""
+        nodes = self.structure.nodes
+        held = (replace(e, detached=True, conditional=False) if e.source in nodes else e for e in node.parents)
+        return f"p({self.symbol(node.name, time)}{self._given(replace(node, parents=tuple(held)), time)})"
 
     def density(self, node: Node, time: Time | None) -> str:
         return f"p({self.symbol(node.name, time)}{self.given(node, time)})"

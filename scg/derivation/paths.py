@@ -21,10 +21,10 @@ MANY = 8
 
 @dataclass(frozen=True)
 class Vertex:
-    """The value of a node, or its distribution's parameters."""
+    """The value of a node, or its distribution's parameters, with what it is conditioned on or, `conditional`, without."""
 
     name: str
-    what: Literal["value", "dist"] = "value"
+    what: Literal["value", "dist", "conditional"] = "value"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Flow:
         if any(self.named.of(thing) == self.parameter for thing in self.named.read_by(node)):
             yield Step(None)
         for edge in node.parents:
-            if edge.detached:
+            held = vertex.what == "conditional" and edge.source in self.nodes
+            if held or (edge.detached and not edge.conditional):
                 continue
             yield from self._step(edge, edge.source, initial=False)
             if edge.init is not None:
@@ -83,7 +84,7 @@ class Flow:
             if name == self.parameter:
                 yield Step(None, edge, initial)
         elif edge.dist:
-            yield Step(Vertex(name, "dist"), edge)
+            yield Step(Vertex(name, "conditional" if edge.conditional else "dist"), edge)
         elif node.kind in ("deterministic", "cost") or (node.kind == "stochastic" and node.estimator.moves):
             yield Step(Vertex(name), edge, initial)
 
@@ -153,4 +154,4 @@ class Flow:
         return LAST if time is None else time - step.edge.lag
 
     def at(self, vertex: Vertex, time: Time | None) -> Symbol:
-        return Symbol(vertex.name, time, "p" if vertex.what == "dist" else "")
+        return Symbol(vertex.name, time, "" if vertex.what == "value" else "p")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scg.analysis.structure import Structure
-from scg.distributions import FirstOrder, forget, has_rsample, kind, parameters, rebuilt
+from scg.distributions import barrier, forget, has_rsample, kind, parameters, rebuilt
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
 from scg.evaluation.objectives import swapped
@@ -36,7 +36,7 @@ def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | Non
     at_once = run.vectorised and node.in_sequence
     if name in run.plan.first_order and not run.learning and not torch.compiler.is_compiling():
         # On the parameters, not on the sample: samplers that differentiate once cut the way back to θ themselves.
-        distribution = rebuilt(distribution, lambda p: FirstOrder.apply(p, name) if p.requires_grad else p, name)
+        distribution = rebuilt(distribution, lambda p: barrier(p, name), name)
     if name in run.given:
         branches = _given(run, node, distribution, t)
     else:

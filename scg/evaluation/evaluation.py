@@ -6,7 +6,8 @@
 
 A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
 third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
-value, and returns all steps. A recurrent network is one. Nor is a node that reads a prefix (`prefix.py`): a transformer.
+value, and returns all steps. A recurrent network is one. Where the sequence has `first=`, the function reads that node, as
+`along_time` begins anew by it; a `detach(prev(…))` it cannot cut. Nor is a node that reads a prefix (`prefix.py`): a transformer.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 
@@ -27,7 +28,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from scg.distributions import last_slope, rebuilt, remember
+from scg.distributions import last_slope, rebuilt, remember, unused
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.evaluation import prefix
@@ -41,6 +42,7 @@ from scg.evaluation.weight import Weight
 from scg.node import Edge, Node
 from scg.scan import shift
 from scg.specification import Specification
+from scg.tree import tensors
 
 
 class Evaluation:
@@ -156,10 +158,13 @@ class Evaluation:
         """A function that goes through `steps` from where this evaluation stands, as often as it is called."""
         stands = copy.copy(self)
         stands.past, stands.states = list(self.past), dict(self.states)
+        read = self.structure.asked_for - {node.name for node in self.inside}
 
         def run() -> tuple[list[Step], Any]:
             now = copy.copy(stands)
             now.past, now.states = list(stands.past), dict(stands.states)
+            # Of those made before the sequence: what the first pass has them keep, the second would not compute, nor autograd save.
+            now.distributions = {k: unused(d) if k in read else d for k, d in stands.distributions.items()}
             now.scoped = [scoped.copy() for scoped in stands.scoped]
             part = now._steps(steps)
             return part, (now.past, now.states, now.scoped, now.distributions, now.weights)
@@ -281,7 +286,14 @@ class Evaluation:
         source = self.structure.nodes[edge.source]
         if self.ended and self.vectorised and source.in_sequence:
             return self._last_distribution(source, edge, scoped)
-        if edge.detached:
+        if edge.conditional:
+            arguments = self._arguments(source, values, t, scoped)
+            constant = self._constant(source, arguments)
+            if constant is not None:
+                with scoped.scope.detached() if scoped is not None else nullcontext():
+                    # Not through an examination's own `_call`: what it examines is the node, at arguments of the same values.
+                    return Evaluation._call(self, source, constant)
+        elif edge.detached:
             return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
         if scoped is not None and source.name in scoped.scope.cut:
             with scoped.scope.detached():
@@ -289,6 +301,16 @@ class Evaluation:
         if scoped is not None and source.name in scoped.scope.mixed:
             return scoped.distributions[source.name]
         return self.distributions[source.name]
+
+    def _constant(self, source: Node, arguments: Any) -> Any:
+        """A function's arguments with the values of nodes detached; None where they carry no gradient."""
+        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
+        nodes = {e.param: e.source for e in source.parents if e.source in self.structure.nodes}
+        live = {k for k, x in pairs if str(k) in nodes and any(leaf.requires_grad for leaf in tensors(x))}
+        if not live:
+            return None
+        held = [(k, detached(x, nodes[str(k)]) if k in live else x) for k, x in pairs]
+        return [x for _, x in held] if source.positional else dict(held)
 
     def _last_distribution(self, source: Node, edge: Edge, scoped: Scoped | None) -> Distribution:
         """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""

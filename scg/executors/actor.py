@@ -2,8 +2,8 @@
 
     actor = executor.actor(make, *arguments)      actor.call("method", *arguments) → Future      actor.checkpoint()
 
-What an actor is, is a function of `make`, its arguments and the calls so far. Where its process dies, another makes the object
-again and repeats those calls; then it answers the one that was lost. Call n is seeded by the actor's seed + n, so the same
+An actor's state is a function of `make`, its arguments and the calls so far. Where its process dies, another one makes the
+object again and repeats those calls; then it answers the call that was lost. Call n is seeded by the actor's seed + n, so the same
 calls give the same bits. The repetition takes as long as the calls did: an object that has `state_dict` and `load_state_dict`
 can be told to `checkpoint()` now and then, after which only later calls are repeated.
 """

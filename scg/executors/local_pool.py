@@ -169,7 +169,7 @@ def serve(pipe: Connection, cores: Sequence[int]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed stops nobody, and a long task does not look at its pipe."""
+    """End this process with its parent: a parent that is killed signals no child, and a long task does not read its pipe."""
     parent = parent_process()  # type: ignore[attr-defined]
     if parent is not None:
         wait([parent.sentinel])

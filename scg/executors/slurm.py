@@ -49,7 +49,7 @@ class Slurm(Executor):
                 self._executor.update_parameters(slurm_array_parallelism=workers)
         except (NameError, RuntimeError, TypeError, ValueError) as error:  # submitit's, of what it is given or does not find
             raise ExecutorError(f"executor 'slurm': {error}".strip()) from error
-        # An array keeps to its own number at a time; without SLURM nobody else does.
+        # SLURM limits how many jobs of an array run at a time; submitit's local executor does not.
         self._most = workers if cluster != "slurm" else 10**9
         self._waiting: list[_Job] = []
         self._running: list[_Job] = []

@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task."""
+    """The end of a task: its value or its error."""
 
     value: Any = None
     error: Exception | None = None
@@ -126,7 +126,7 @@ def portable(outcome: Outcome) -> Outcome:
     outcome.error.add_note("".join(["in a worker:\n", *traceback.format_exception(outcome.error)]))
     try:
         pickle.loads(pickle.dumps(outcome.error))
-    except Exception:  # of many types: what an error's class does is its own affair
+    except Exception:  # of any type: an error's class can define how it is pickled
         return Outcome(error=TaskError(f"{type(outcome.error).__name__}: {outcome.error}"))
     return outcome
 

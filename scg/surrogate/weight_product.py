@@ -115,6 +115,8 @@ class Product:
             dim = total.ndim + axes.slot_dim(branched.axis)
             if branched.factor is None and dim >= 0:
                 count *= total.shape[dim]
+        if scale == 1.0 and count == total.numel() > 0:  # one operation
+            return total.mean()
         scale /= max(count, 1)
         return total.sum() if scale == 1.0 else total.sum() * scale
 

@@ -10,7 +10,7 @@ judges. A node at a step is an *occurrence* `(name, t)`, `t` None outside the se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from scg.node import Edge
 Key = tuple[str, int | None]
 Read = Callable[[Key], tuple[Any, bool]]  # an occurrence's value, and whether it has the axis of outcomes
 Frozen = dict[tuple[Key, str], tuple[Any, bool]]  # the same for a detached edge, by reader and parameter
+HELD = "held "  # before the parameter, where a conditional edge detaches it
 
 
 @dataclass
@@ -127,28 +128,51 @@ class Program:
             return value[self.steps - 1 if t is None else t]
         return value
 
-    def arguments(self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None) -> list[tuple[Edge, Any, bool]]:
-        """(edge, value, has the axis of outcomes). Detached edges are noted in `frozen`, or taken from it once it is full."""
+    def arguments(
+        self, key: Key, read: Read, axis: int = 0, frozen: Frozen | None = None, held: bool = False
+    ) -> list[tuple[Edge, Any, bool]]:
+        """(edge, value, has the axis of outcomes). Detached edges are noted in `frozen`, or taken from it once it is full.
+
+        held   every value of a node is detached: what a conditional edge to this node reads
+        """
         found = []
-        distributions: dict[tuple[str, bool], tuple[Any, bool]] = {}  # asked for twice, it is one object
+        distributions: dict[tuple[str, bool, bool], tuple[Any, bool]] = {}  # asked for twice, it is one object
         for edge in self.nodes[key[0]].parents:
             if edge.optional and edge.source not in self.inputs:
+                continue
+            if held and edge.source in self.nodes:
+                edge = replace(edge, param=HELD + edge.param, detached=True, conditional=False)
+            if edge.conditional:
+                found.append((edge, *self._shared(edge, key, read, axis, frozen, distributions)))
                 continue
             if edge.detached and frozen is not None and (key, edge.param) in frozen:
                 value, has = frozen[key, edge.param]
             elif edge.dist:
-                if (edge.source, edge.detached) not in distributions:
-                    whole, has = self._result(self.occurrence(edge.source, key[1]), read, axis, frozen)
-                    whole = rebuilt(whole, Tensor.detach, edge.source) if edge.detached else whole
-                    distributions[edge.source, edge.detached] = whole, has
-                value, has = distributions[edge.source, edge.detached]
+                value, has = self._shared(edge, key, read, axis, frozen, distributions)
             else:
                 value, has = self._value(edge, key[1], read)
                 value = rebuilt(value, Tensor.detach, edge.source) if edge.detached else value
             if edge.detached and frozen is not None:
                 frozen[key, edge.param] = value, has
-            found.append((edge, value, has))
+            found.append((edge if not held else replace(edge, param=edge.param.removeprefix(HELD)), value, has))
         return found
+
+    def _shared(
+        self,
+        edge: Edge,
+        key: Key,
+        read: Read,
+        axis: int,
+        frozen: Frozen | None,
+        distributions: dict[tuple[str, bool, bool], tuple[Any, bool]],
+    ) -> tuple[Any, bool]:
+        """The distribution that an edge reads; a `conditional` one keeps a gradient to what its function holds."""
+        which = edge.source, edge.detached, edge.conditional
+        if which not in distributions:
+            whole, has = self._result(self.occurrence(edge.source, key[1]), read, axis, frozen, edge.conditional)
+            cut = edge.detached and not edge.conditional
+            distributions[which] = rebuilt(whole, Tensor.detach, edge.source) if cut else whole, has
+        return distributions[which]
 
     def _prefix(self, edge: Edge, t: int | None, read: Read) -> tuple[Any, bool]:
         """`init ‖ x_0 …`, up to step t or, after the sequence, all of them."""
@@ -211,24 +235,24 @@ class Program:
             return result.expand(torch.Size((*shape[:has], plate, *shape[has + 1 :]))), has
         return result.expand(torch.Size((plate, *shape))), has
 
-    def _result(self, key: Key, read: Read, axis: int, frozen: Frozen | None) -> tuple[Any, bool]:
+    def _result(self, key: Key, read: Read, axis: int, frozen: Frozen | None, held: bool = False) -> tuple[Any, bool]:
         """What the function gives on all outcomes at once, and whether that has their axis.
 
         Held against what it gives on the first and on the last outcome alone: a function that mixes outcomes, or asks
         a tensor for its truth value, cannot be called along an axis (`NotVectorised`).
         """
-        arguments = self.arguments(key, read, axis, frozen)
+        arguments, checked = self.arguments(key, read, axis, frozen, held), HELD if held else ""
         if not any(has for _, _, has in arguments):
             return self.call(key, arguments), False
         try:
             together = self.call(key, arguments)
         except Exception as error:
             raise NotVectorised(f"node {key[0]!r}: {error}") from error
-        if frozen is not None and (key, "") in frozen:  # held against single outcomes when it was first run
-            return together, frozen[key, ""][1]
+        if frozen is not None and (key, checked) in frozen:  # compared with single outcomes when it was first run
+            return together, frozen[key, checked][1]
         verdicts = set()
         for i in sorted({0, axis - 1}):
-            alone = self.call(key, self.arguments(key, outcome(read, i)))
+            alone = self.call(key, self.arguments(key, outcome(read, i), held=held))
             for whole, single in zip(content(together), content(alone), strict=True):
                 if whole.shape == (axis, *single.shape) and close(whole[i], single):
                     verdicts.add(True)
@@ -237,7 +261,7 @@ class Program:
             if isinstance(together, Distribution) and together.batch_shape == alone.batch_shape and True in verdicts:
                 raise NotVectorised(f"node {key[0]!r}: outcomes reach its distribution other than through its batch shape")
         if frozen is not None:
-            frozen[key, ""] = None, True in verdicts
+            frozen[key, checked] = None, True in verdicts
         return together, True in verdicts
 
 

@@ -15,7 +15,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,8 @@ class Program:
     on_plate: set[str] = field(default_factory=set)
 
 
-def generate(seed: int) -> Program:
+def generate(seed: int, families: Mapping[str, Family] = FAMILIES, single: tuple[str, ...] = SINGLE) -> Program:
+    """`single`: estimators that may stand where nothing may branch, beside those of `Pruned`."""
     r = random.Random(seed)
     steps, batch = r.choice([0, 0, 1, 2, 2, 3]), r.choice([(), (), (2,), (3,), (1,), (2, 2), (2, 3)])
     plate = r.choice([0, 0, 2]) if not steps else 0
@@ -95,32 +96,32 @@ def generate(seed: int) -> Program:
         nonlocal size
         times = steps if place == "inside" else 1
         on = 2 if plate and r.random() < 0.5 and not cost else 1
-        kinds = [k for k, f in FAMILIES.items() if size * f.size ** (times * on) <= 1000]
+        kinds = [k for k, f in families.items() if size * f.size ** (times * on) <= 1000]
         kind = "cost" if cost else r.choice(kinds) if kinds and r.random() < 0.85 else "value"
         if kind not in ("bit", "normal", "category"):
             on = 1
         terms = []
 
         def read(source: str, how: str, kind: str) -> None:
-            family = FAMILIES.get(kind)
+            family = families.get(kind)
             weights = [0.9, -0.5, 0.4][: family.event] if family else []
             f = r.choice([torch.sin, torch.tanh, torch.cos]) if kind else torch.clone
             terms.append((source, how, f, r.choice([1.0, -0.8, 0.6]), weights))
 
         seen = [n for n in nodes if n.kind != "cost" and (place == "after" or n.place == "before" or n.place == place)]
         for n in r.sample(seen, min(len(seen), r.choice([1, 2]) if cost else r.choice([0, 1, 1, 2]))):
-            read(n.name, "dist" if n.kind in FAMILIES and n.kind != "category" and r.random() < 0.12 else "value", n.kind)
+            read(n.name, "dist" if n.kind in families and n.kind != "category" and r.random() < 0.12 else "value", n.kind)
         for name in r.sample(names, min(len(names), 0 if terms and r.random() < 0.4 else r.choice([1, 2]))):
             read(name, "value", "")
         name = f"x{len(nodes)}"
-        loops = recurrent and place == "inside" and not cost and not (kind in FAMILIES and FAMILIES[kind].event)
+        loops = recurrent and place == "inside" and not cost and not (kind in families and families[kind].event)
         if loops:
             read(name, "prev", kind)
         made = Node(name, kind, place, terms, r.random() < 0.5)
-        if kind in FAMILIES:
-            size *= FAMILIES[kind].size ** (times * on)
-            suited = FAMILIES[kind].estimators.split()
-            one = [e for e in suited if e in SINGLE or e.startswith("Pruned")]
+        if kind in families:
+            size *= families[kind].size ** (times * on)
+            suited = families[kind].estimators.split()
+            one = [e for e in suited if e in single or e.startswith("Pruned")]
             made.estimator = r.choice(one if loops or (recurrent and place == "inside") else suited)
             if on > 1:
                 made.plate, made.estimator = plate, r.choice([e for e in suited if e in JOINTLY])

@@ -1,11 +1,15 @@
-"""`python -m tests.faults --kills 50 --out docs/faults.md`: the campaign, and its table."""
+"""`python -m tests.faults --out docs/faults.md`: the campaign, and its table.
+
+With `--record FILE` every outcome is kept as a line of JSON, and a campaign that was stopped goes on: what held is not tried
+again. The table is then of all that the record has. A record is of one state of the code; delete it after a change.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,14 +17,32 @@ from tests.faults import files, kills, words
 from tests.faults.trials import Outcome, Trial, trained, tried
 
 
-def campaign(trials: Iterable[Trial], folder: Path) -> list[Outcome]:
+def campaign(trials: Iterable[Trial], folder: Path, record: Path | None = None) -> list[Outcome]:
+    """Try each in a folder of its own. What `record` says has held is not tried again."""
+    lines = [json.loads(line) for line in record.read_text().splitlines()] if record and record.exists() else []
+    known = {(line["kind"], line["name"]): line for line in lines if not line["lost"]}
     outcomes = []
     for number, trial in enumerate(trials):
+        if kept := known.get((trial.kind, trial.name)):
+            outcomes.append(Outcome(trial, seconds=kept["seconds"]))
+            continue
         outcome = tried(trial, folder / f"{number}")
         outcomes.append(outcome)
         if outcome.lost:
             print(f"LOST  {trial.kind}: {trial.name}: {outcome.lost[:300]}", flush=True)
+        if record:
+            line = {"kind": trial.kind, "name": trial.name, "lost": outcome.lost, "seconds": round(outcome.seconds, 2)}
+            with open(record, "a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(line)}\n")
     return outcomes
+
+
+def recorded(record: Path) -> list[Outcome]:
+    """The last outcome of every trial in a record."""
+    found = {(line["kind"], line["name"]): line for line in map(json.loads, record.read_text().splitlines())}
+    return [
+        Outcome(Trial(kind, name, lambda folder: None), line["lost"], line["seconds"]) for (kind, name), line in found.items()
+    ]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -39,21 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of the malformed lines, declarations and environments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the page to write")
+    parser.add_argument("--record", type=Path, help="outcomes are kept here, and those that held are not tried again")
     wish = parser.parse_args(argv)
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = trained(folder / "whole")
-        outcomes = campaign(words.trials(whole, wish.share, wish.seed), folder / "words")
-        outcomes += campaign(files.trials(wish.each, whole, wish.seed), folder / "files")
-        outcomes += campaign(kills.trials(wish.kills, wish.seed), folder / "kills")
+        outcomes = campaign(words.trials(whole, wish.share, wish.seed), folder / "words", wish.record)
+        outcomes += campaign(files.trials(wish.each, whole, wish.seed), folder / "files", wish.record)
+        outcomes += campaign(kills.trials(wish.kills, wish.seed), folder / "kills", wish.record)
+    outcomes = recorded(wish.record) if wish.record else outcomes
     found = table(outcomes)
     print(found)
     if wish.out:
         command = f"python -m tests.faults --kills {wish.kills} --each {wish.each} --share {wish.share:g} --seed {wish.seed}"
-        wish.out.write_text(
-            PAGE.format(command=command, minutes=(time.monotonic() - began) / 60, table=found), encoding="utf-8"
-        )
+        minutes = sum(outcome.seconds for outcome in outcomes) / 60
+        wish.out.write_text(PAGE.format(command=command, minutes=minutes, table=found), encoding="utf-8")
     return int(any(outcome.lost for outcome in outcomes))
 
 

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +42,18 @@ class Trial:
 class Outcome:
     trial: Trial
     lost: str = ""  # why, "" where it held
+    seconds: float = 0.0
 
 
 def tried(trial: Trial, folder: Path) -> Outcome:
     folder.mkdir(parents=True)
+    lost, began = "", time.monotonic()
     with apart(folder):
         try:
             trial.run(folder)
         except Exception as error:
-            return Outcome(trial, f"{type(error).__name__}: {error}")
-    return Outcome(trial)
+            lost = f"{type(error).__name__}: {error}"
+    return Outcome(trial, lost, time.monotonic() - began)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
-"""A node that reads a prefix: the same policy step by step and in one pass, exact gradients, and a mask that is examined."""
+"""A node that reads a prefix: the same policy step by step and in one pass, and exact gradients."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,108 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
 import scg
-from scg import GraphError, Pathwise, ScoreFunction, detach, dist, prefix
+from scg import GraphError, Pathwise, ScoreFunction, detach, prefix
 from scg.agents.networks.transformer import Transformer
-from scg.estimators import Enumeration, LeaveOneOut, NoGradient, Pruned
+from scg.estimators import Enumeration, LeaveOneOut, Pruned
 from scg.testing import check_unbiased, exact_gradient
-
-pytestmark = pytest.mark.usefixtures("double")
-VOCABULARY, STEPS = 3, 3
-PROMPT = torch.tensor([1, 0])
-
-
-def scored(answer: Tensor) -> Tensor:
-    return (answer * torch.arange(1, answer.shape[-1] + 1).double().mul(2.0).cos()).sum(-1).sin()
-
-
-@pytest.fixture
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-class Mean(nn.Module):
-    """The mean of the embeddings so far. `see(x)`: what each position sees besides."""
-
-    def __init__(self, see: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.embedding = nn.Parameter(torch.randn(VOCABULARY, VOCABULARY, generator=generator))
-        self.slope = nn.Parameter(torch.randn(VOCABULARY, VOCABULARY, generator=generator))
-        self.see = see
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embedding[tokens]
-        mean = x.cumsum(-2) / torch.arange(1, x.shape[-2] + 1).unsqueeze(-1)
-        mean = mean if self.see is None else mean + self.see(x)
-        return torch.tanh(mean @ self.slope) + x
-
-
-class Extended(Mean):
-    """The same, from the sum of the embeddings before."""
-
-    error = 0.0
-
-    def extend(self, state: tuple[Tensor, int] | None, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, int]]:
-        before, length = (0.0, 0) if state is None else state
-        x = self.embedding[tokens]
-        total = x.cumsum(-2) + before
-        positions = torch.arange(1, x.shape[-2] + 1).unsqueeze(-1) + length
-        values = torch.tanh(total / positions @ self.slope) + x + self.error * length
-        return values, (total[..., -1:, :], length + x.shape[-2])
-
-
-def graph(model: nn.Module, estimator: scg.Estimator | None = None, *, entropy: float = 0.3, **knobs: object) -> scg.Graph:
-    made = scg.Graph()
-    with made.sequence():
-        made.deterministic(model, name="logits", parents=[prefix("token", init="prompt")])
-
-        @made.stochastic(estimator or ScoreFunction(), **knobs)
-        def token(logits):
-            return Categorical(logits=logits)
-
-        @made.cost
-        def bonus(pi=dist("token")):
-            return -entropy * pi.entropy()
-
-    @made.reward
-    def score(answer=prefix("token")):
-        return scored(answer)
-
-    return made
-
-
-def answers() -> Tensor:
-    return torch.tensor(list(itertools.product(range(VOCABULARY), repeat=STEPS))).T  # [time, answer]
-
-
-def by_hand(model: nn.Module, entropy: float = 0.3) -> Tensor:
-    """E[cost] as a sum over all answers, each evaluated from its prefixes alone."""
-    total = torch.zeros(())
-    for answer in answers().T:
-        probability, cost = torch.ones(()), torch.zeros(())
-        for t in range(STEPS):
-            pi = Categorical(logits=model(torch.cat([PROMPT, answer[:t]]))[-1])
-            cost = cost - entropy * pi.entropy()
-            probability = probability * pi.probs[answer[t]]
-        total = total + probability * (cost - scored(answer))
-    return total
-
-
-def flat(value: Tensor, model: nn.Module) -> Tensor:
-    gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in gradients])
-
-
-def mean_gradient(made: scg.Graph, model: nn.Module) -> Tensor:
-    """The mean of the surrogate's gradient over all answers, one replay each."""
-    total: Tensor | float = 0.0
-    for answer in answers().T:
-        trace = made.replay({"token": answer}, prompt=PROMPT)
-        total = total + trace.log_prob("token").sum().exp() * flat(trace.surrogate(), model)
-    return torch.as_tensor(total)
+from tests.scg.prefixes import PROMPT, STEPS, VOCABULARY, Extended, Mean, answers, by_hand, flat, graph, mean_gradient, scored
 
 
 def test_one_pass_gives_what_step_by_step_does():
@@ -253,67 +155,6 @@ def test_values_with_an_event_and_a_path():
         short.sample(steps=2, start=start)
 
 
-def later(distance: int, begin: int = 0) -> Callable[[Tensor], Tensor]:
-    """What lies so many positions ahead, from position `begin` on."""
-
-    def see(x: Tensor) -> Tensor:
-        length = x.shape[-2]
-        ahead = nn.functional.pad(x[..., distance:, :], (0, 0, 0, min(distance, length)))[..., :length, :]
-        return ahead * (torch.arange(length) >= begin).unsqueeze(-1)
-
-    return see
-
-
-@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
-@pytest.mark.parametrize(("distance", "begin", "step"), [(1, 0, 0), (1, 4, 3), (2, 0, 0), (3, 5, 4)])
-def test_a_mask_that_leaks_is_refused_with_its_first_step(batch, distance, begin, step):
-    """Two positions of a prompt: step t reads position t + 1 last."""
-    model = Mean(later(distance, begin))
-    with pytest.raises(GraphError, match=rf"node 'logits': its value at step {step} moves"):
-        graph(model).sample(steps=9, prompt=torch.ones(*batch, 2, dtype=torch.long))
-
-
-def test_a_leak_within_the_prompt_is_none():
-    """No value of the sequence lies there."""
-    model = Mean(lambda x: later(1)(x) * (torch.arange(x.shape[-2]) < 1).unsqueeze(-1))
-    graph(model).sample(steps=4, prompt=torch.ones(2, 2, dtype=torch.long))
-
-
-def test_a_leak_is_seen_in_a_recording_too():
-    token = torch.randint(3, (6, 4))
-    graph(Mean()).replay({"token": token}, prompt=PROMPT.expand(4, 2))
-    with pytest.raises(GraphError, match="its mask lets a position see later ones"):
-        graph(Mean(later(1))).replay({"token": token}, prompt=PROMPT.expand(4, 2))
-
-
-def test_what_depends_on_how_many_follow_is_refused():
-    model = Mean(lambda x: 0.3 * x * x.shape[-2])
-    with pytest.raises(GraphError, match="node 'logits': all steps at once it gives another value at step 0"):
-        graph(model).sample(steps=3, prompt=PROMPT)
-
-
-def test_a_cache_is_held_against_the_whole():
-    right, wrong = Extended(), Extended()
-    wrong.error = 0.05
-    trace = graph(right).sample(steps=4, prompt=PROMPT.expand(3, 2))
-    torch.testing.assert_close(
-        graph(right).replay({"token": trace["token"]}, prompt=PROMPT.expand(3, 2))["logits"], trace["logits"]
-    )
-    with pytest.raises(GraphError, match="node 'logits': extend gives another value at step 1"):
-        graph(wrong).sample(steps=4, prompt=PROMPT)
-
-
-def test_a_cache_gets_new_positions_alone():
-    model, seen = Extended(), []
-    made = graph(model)
-    made.sample(steps=4, prompt=PROMPT.expand(3, 2))  # examined
-    extend = model.extend
-    model.extend = lambda state, tokens: seen.append(tokens.shape[-1]) or extend(state, tokens)
-    with scg.examination(again=False):
-        made.sample(steps=4, prompt=PROMPT.expand(3, 2))
-    assert seen == [2, 1, 1, 1]
-
-
 def test_a_prompt_shared_by_the_batch():
     model = Extended()
     made = graph(model)
@@ -382,91 +223,3 @@ def test_an_objective_of_its_own_for_each_module():
     trace.surrogate("fit").backward(retain_graph=True)
     assert all(p.grad is None for p in model.parameters())
     assert all(p.grad is not None for p in value.parameters())
-
-
-def test_windows_ancestors_and_how_it_is_written():
-    made = graph(Mean())
-    assert made.lags("token", "logits") == scg.analysis.structure.Window(1, float("inf"))
-    assert made.lags("token", "score") == scg.analysis.structure.Window(0, float("inf"))
-    assert made.lags("token", "bonus") == scg.analysis.structure.Window(1, float("inf"))
-    assert made.ancestors("score") == ("token",)
-    assert "t" in made.to_mermaid()
-    assert "token_{<t}" in str(made.derivation())
-
-
-def outside() -> None:
-    made = scg.Graph()
-    made.stochastic(ScoreFunction(), lambda logits: Categorical(logits=logits), name="token", parents=["theta"])
-    made.cost(lambda x: x, name="c", parents=[prefix("token")])
-    made.check()
-    raise GraphError(made.check()[0].message)
-
-
-def without_init() -> None:
-    made = scg.Graph()
-    with made.sequence():
-        made.deterministic(lambda x: x, name="h", parents=[prefix("token")])
-        made.stochastic(ScoreFunction(), lambda h: Categorical(logits=h), name="token")
-    _ = made.structure
-
-
-def in_a_distribution() -> None:
-    made = scg.Graph()
-    with made.sequence():
-        made.stochastic(ScoreFunction(), lambda x: Categorical(logits=x), name="token", parents=[prefix("token", init="p")])
-    _ = made.structure
-
-
-def beside_a_step() -> None:
-    made = scg.Graph()
-    with made.sequence():
-        made.observed("obs")
-        made.deterministic(lambda x, obs: x, name="h", parents=[prefix("token", init="p"), "obs"])
-        made.stochastic(ScoreFunction(), lambda h: Categorical(logits=h), name="token")
-    _ = made.structure
-
-
-def with_episodes() -> None:
-    made = scg.Graph()
-    with made.sequence(first="first"):
-        made.observed("first")
-        made.deterministic(lambda x: x, name="h", parents=[prefix("token", init="p")])
-        made.stochastic(ScoreFunction(), lambda h: Categorical(logits=h), name="token")
-    _ = made.structure
-
-
-def one_value_for_all() -> None:
-    made = scg.Graph()
-    with made.sequence():
-        made.deterministic(lambda x: x.sum(-1), name="h", parents=[prefix("token", init="p")])
-        made.stochastic(NoGradient(), lambda h: Categorical(logits=h), name="token")
-    made.sample(steps=2, p=torch.zeros(4, 2, dtype=torch.long))
-
-
-def no_positions() -> None:
-    made = graph(Mean())
-    made.sample(steps=2, prompt=torch.tensor(1))
-
-
-@pytest.mark.parametrize(
-    ("build", "said"),
-    [
-        (outside, "needs a stochastic node of the sequence"),
-        (without_init, "is empty at the first step"),
-        (in_a_distribution, "this is a stochastic node"),
-        (beside_a_step, "beside a prefix it reads 'obs' at one step"),
-        (with_episodes, "Give each episode a batch element of its own"),
-        (one_value_for_all, r"one value for each position, \[batch…, length, …\]: axis 1 is to have size 2"),
-        (no_positions, "the initial positions are a tensor"),
-    ],
-    ids=lambda x: getattr(x, "__name__", ""),
-)
-def test_what_is_refused(build, said):
-    with pytest.raises(GraphError, match=said):
-        build()
-
-
-def test_pairs_are_refused():
-    trace = graph(Mean(), credit=0.3).replay({"token": torch.randint(3, (3, 4))}, prompt=PROMPT.expand(4, 2))
-    with pytest.raises(GraphError, match="it reads a prefix, which a single step does not have"):
-        trace.pairs(torch.tensor([0]))

@@ -48,6 +48,7 @@ PY
 
 # A user's repository, from another folder and by commands alone: agents, an environment, losses of which one is wrong.
 mkdir mine elsewhere
+cp graph.py elsewhere
 cp "$root"/tests/user_project/{agents_of_mine,corridor,layers,losses_of_mine}.py mine
 cd elsewhere
 export PYTHONPATH="$work/project/mine"
@@ -72,6 +73,10 @@ if found=$("$bin/scg" check ../mine/losses_of_mine.py:halved); then
   echo "a wrong loss passed" && exit 1
 fi
 grep -q "a wrong mean over an axis" <<< "$found"
+"$bin/scg" compare graph.py:graph --estimators "ScoreFunction,LeaveOneOut(samples=2),../mine/losses_of_mine.py:Mine" --draws 200 \
+  > compared
+grep -q Mine compared
+"$bin/scg" check ../mine/losses_of_mine.py:Mine > /dev/null
 "$bin/python" - <<'PY'
 import corridor, gymnasium, scg
 

@@ -14,7 +14,7 @@ from scg.agents.commands import cli
 from scg.agents.environments import envs
 from scg.agents.experience.rollout import Rollout
 from scg.agents.networks.policies import make_policy
-from scg.agents.training.evaluation import evaluate
+from scg.agents.training.evaluation import Evaluation, evaluate
 
 
 class Endless(gym.Env):
@@ -125,6 +125,12 @@ def test_a_run_without_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.train(["--resume", str(out), "--steps", "64"]) == 0
     assert cli.evaluate([str(out), "--episodes", "3"]) == 0
     assert "3 fresh episodes of Single-v0" in capsys.readouterr().out
+
+
+def test_small_returns_are_said_to_three_places() -> None:
+    small, large = Evaluation([0.81, 0.92, 0.75], [48] * 3), Evaluation([-3.25, 500.0], [9, 9])
+    assert [small.shown(x) for x in (small.mean, small.error)] == ["0.827", "0.050"]
+    assert [large.shown(x) for x in (large.mean, -3.25)] == ["248.4", "-3.2"]
 
 
 def test_the_limit_is_on_by_default_and_said_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
