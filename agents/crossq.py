@@ -70,8 +70,8 @@ def crossq(
         graph.deterministic(lambda passes: passes[0][..., 1, :], name="values_ahead")
     else:
 
-        @graph.deterministic
-        def passes(obs: Tensor, action: Tensor) -> Any:
+        @graph.deterministic(name="passes")
+        def one_pass(obs: Tensor, action: Tensor) -> Any:
             return critics.fitted((obs, action))
 
         @graph.deterministic

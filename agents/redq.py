@@ -63,8 +63,8 @@ def redq(
 
     else:
 
-        @graph.deterministic
-        def values(next_obs: Tensor, next_action: Tensor) -> Tensor:
+        @graph.deterministic(name="values")
+        def every_value(next_obs: Tensor, next_action: Tensor) -> Tensor:
             return target_critics(next_obs, next_action)
 
     @graph.deterministic

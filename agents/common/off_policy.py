@@ -139,9 +139,7 @@ class OffPolicy(ReplayOptions, AgentConfig):
         return Agent(algorithm.graph, algorithm.policy, collect, update, state, memory, self.report)
 
 
-def bellman(
-    graph: scg.Graph, critics: nn.Module, q: Callable[[Tensor, Tensor], Tensor] | None = None, half: bool = False
-) -> None:
+def bellman(graph: scg.Graph, critics: nn.Module, q: Callable[..., Tensor] | None = None, half: bool = False) -> None:
     """The regression that trains the critics; `target` `[*batch]` is the page's node.
 
         (obs, action) → q = Q(obs, action) → ⟨importance · Σ (q − target)²⟩        target detached
