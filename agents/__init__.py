@@ -27,6 +27,7 @@ AGENTS = {
     "bptt": "scg.agents.bptt:BPTT",
     "cem": "scg.agents.cem:CEM",
     "cma-es": "scg.agents.cma_es:CMAES",
+    "crossq": "scg.agents.crossq:CrossQ",
     "ddpg": "scg.agents.ddpg:DDPG",
     "double-q": "scg.agents.double_q:DoubleQ",
     "dqn": "scg.agents.dqn:DQN",
@@ -40,6 +41,7 @@ AGENTS = {
     "pi2": "scg.agents.pi2:PI2",
     "power": "scg.agents.power:PoWER",
     "ppo": "scg.agents.ppo:PPO",
+    "redq": "scg.agents.redq:REDQ",
     "reinforce": "scg.agents.reinforce:Reinforce",
     "rloo": "scg.agents.rloo:RLOO",
     "rwr": "scg.agents.rwr:RWR",
@@ -52,6 +54,7 @@ AGENTS = {
     "svg": "scg.agents.svg:SVG",
     "svg-k": "scg.agents.svg_k:SVGK",
     "td3": "scg.agents.td3:TD3",
+    "tqc": "scg.agents.tqc:TQC",
     "trpo": "scg.agents.trpo:TRPO",
     "trpo-dual": "scg.agents.trpo_dual:TRPODual",
 }

@@ -13,6 +13,7 @@ Haarnoja et al. (2018), "Soft Actor-Critic Algorithms and Applications"; two cri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,20 @@ def sac(
 
     bellman(graph, critics, half=True)
 
+    soft_actor(graph, policy, lambda obs, action: critics(obs, action).amin(-1), temperature, target_entropy, actor)
+    return graph
+
+
+def soft_actor(
+    graph: scg.Graph,
+    policy: nn.Module,
+    value: Callable[[Tensor, Tensor], Tensor],
+    temperature: nn.Module,
+    target_entropy: float | None = None,
+    actor: Estimator | None = None,
+) -> None:
+    """The actor's half, of every agent that differs in its critics alone: `value(obs, action)` `[*batch]`."""
+
     @graph.stochastic(actor or Pathwise(smooth=True))
     def new_action(obs: Tensor) -> Distribution:
         return policy(obs)
@@ -62,15 +77,13 @@ def sac(
 
     @graph.cost(trains=policy)
     def soft_policy(obs: Tensor, new_action: Tensor, log_prob: Tensor) -> Tensor:
-        return temperature() * log_prob - critics(obs, new_action).amin(-1)
+        return temperature() * log_prob - value(obs, new_action)
 
     if target_entropy is not None:
 
         @graph.cost(trains=temperature)
         def entropy_gap(log_prob: Tensor = detach("log_prob")) -> Tensor:
             return -temperature().log() * (log_prob + target_entropy)
-
-    return graph
 
 
 @dataclass(frozen=True)
@@ -97,19 +110,28 @@ class SAC(OffPolicy):
         policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
         critics = QCritics(encoder(), dim, self.hidden, 2, generator)
         target_critics, temperature = target_copy(critics), Temperature(self.alpha)
-        entropy = (-float(dim) if self.target_entropy is None else self.target_entropy) if self.learn_alpha else None
-        estimator = Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)
-        graph = sac(policy, critics, target_critics, temperature, entropy, estimator)
-        objectives: dict[str, nn.Module] = {"bellman": critics, "soft_policy": policy}
-        if self.learn_alpha:
-            objectives["entropy_gap"] = temperature
+        graph = sac(policy, critics, target_critics, temperature, self.entropy(dim), self.estimator())
         modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
         return Algorithm(
             graph,
-            objectives=objectives,
+            objectives={"bellman": critics, **self.actors(policy, temperature)},
             targets={target_critics: critics},
             policy=policy,
             behaviour=policy,
             state=modules,
             watched=("q", "log_prob"),
         )
+
+    def entropy(self, dim: int) -> float | None:
+        """The target entropy for so many action dimensions, None where the temperature is fixed."""
+        if not self.learn_alpha:
+            return None
+        return -float(dim) if self.target_entropy is None else self.target_entropy
+
+    def estimator(self) -> Estimator:
+        """That of the actor's gradient."""
+        return Pathwise(smooth=True) if self.actor == "pathwise" else LeaveOneOut(self.actor_samples)
+
+    def actors(self, policy: nn.Module, temperature: nn.Module) -> dict[str, nn.Module]:
+        """The objectives of `soft_actor`."""
+        return {"soft_policy": policy, **({"entropy_gap": temperature} if self.learn_alpha else {})}

@@ -84,7 +84,7 @@ class OffPolicy(ReplayOptions, AgentConfig):
         """Makes the network before a module's hidden layers: every module has one of its own."""
         return encoders(self.network, space, self.features, generator, self.normalise_obs, type(self).__name__)
 
-    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Adam:
+    def optimiser(self, module: nn.Module, max_norm: float | None = None) -> Optimiser:
         """Adam with ε as published, which shortens gradients to `max_norm`."""
         adam = Adam(module.parameters(), float("inf") if max_norm is None else max_norm, eps=1e-8)
         adam.rate.fill_(self.rate(0.0))
@@ -139,9 +139,7 @@ class OffPolicy(ReplayOptions, AgentConfig):
         return Agent(algorithm.graph, algorithm.policy, collect, update, state, memory, self.report)
 
 
-def bellman(
-    graph: scg.Graph, critics: nn.Module, q: Callable[[Tensor, Tensor], Tensor] | None = None, half: bool = False
-) -> None:
+def bellman(graph: scg.Graph, critics: nn.Module, q: Callable[..., Tensor] | None = None, half: bool = False) -> None:
     """The regression that trains the critics; `target` `[*batch]` is the page's node.
 
         (obs, action) → q = Q(obs, action) → ⟨importance · Σ (q − target)²⟩        target detached
@@ -180,6 +178,8 @@ class Algorithm:
     """nodes whose means are metrics"""
     delay: int = 1
     """steps of the first objective to each of the others and of the targets"""
+    prompt: Sequence[str] = ()
+    """other objectives that have a step with the first one, whatever the delay"""
     errors: Callable[[Trace], Tensor] = bellman_errors
     """the critics' absolute error at each row, for prioritised replay"""
     schedule: Callable[[float], Metrics] = lambda progress: {}
@@ -191,6 +191,7 @@ class OffPolicyStep:
 
     def __init__(self, algorithm: Algorithm, optimisers: Mapping[str, Optimiser], tau: float) -> None:
         self.graph, self.optimisers, self.tau = algorithm.graph, dict(optimisers), tau
+        self.prompt = [next(iter(self.optimisers)), *algorithm.prompt]
         self.watched, self.delay, self.errors = algorithm.watched, algorithm.delay, algorithm.errors
         self.targets: list[Tensor] = [p for target in algorithm.targets for p in target.parameters()]
         self.sources: list[Tensor] = [p for source in algorithm.targets.values() for p in source.parameters()]
@@ -203,7 +204,7 @@ class OffPolicyStep:
         return torch.cat([means, self.descend(gradients, costs, due)]), errors
 
     def costs(self, due: bool) -> list[str]:
-        return list(self.optimisers) if due else list(self.optimisers)[:1]
+        return [cost for cost in self.optimisers if due or cost in self.prompt]
 
     def names(self, due: bool) -> list[str]:
         costs = self.costs(due)
@@ -227,6 +228,6 @@ class OffPolicyStep:
         each = iter(gradients)
         norms = [self.optimisers[cost].step([next(each) for _ in self.optimisers[cost].parameters]) for cost in costs]
         with torch.no_grad():
-            if due:
+            if due and self.targets:
                 torch._foreach_lerp_(self.targets, self.sources, self.tau)
             return torch.stack(norms)

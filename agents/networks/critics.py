@@ -61,7 +61,7 @@ def value_critic(
     return critic
 
 
-class _Layer(nn.Module):
+class CriticLayer(nn.Module):
     """`count` linear layers side by side."""
 
     def __init__(self, count: int, n: int, m: int, generator: Generator | None) -> None:
@@ -80,20 +80,31 @@ class QCritics(nn.Module):
     """`count` action values `[*batch, count]` of discounted reward."""
 
     def __init__(
-        self, encoder: Encoder, dim: int, hidden: Sequence[int], count: int = 2, generator: Generator | None = None
+        self,
+        encoder: Encoder,
+        dim: int,
+        hidden: Sequence[int],
+        count: int = 2,
+        generator: Generator | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.encoder, self.count = encoder, count
-        sizes = [encoder.features + dim, *hidden, 1]
-        self.layers = nn.ModuleList(_Layer(count, n, m, generator) for n, m in pairwise(sizes))
+        sizes = [encoder.features + dim, *hidden, outputs]
+        self.layers = nn.ModuleList(CriticLayer(count, n, m, generator) for n, m in pairwise(sizes))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        out, batch = self.outputs(obs, action)
+        return out.squeeze(-1).T.reshape(*batch, self.count)
+
+    def outputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, torch.Size]:
+        """What the last layers give, `[count, rows, outputs]`, and the batch that the rows are."""
         x = scg.cat([self.encoder(obs), action], -1)
         batch = x.shape[:-1]
         x = x.reshape(1, -1, x.shape[-1]).expand(self.count, -1, -1)  # [count, rows, features]
         for layer in self.layers[:-1]:
             x = relu(layer(x))
-        return self.layers[-1](x).squeeze(-1).T.reshape(*batch, self.count)
+        return self.layers[-1](x), batch
 
     def first(self, obs: Tensor, action: Tensor) -> Tensor:
         """The first critic alone, `[*batch]`: half the work of taking it from `forward`."""

@@ -52,6 +52,8 @@ class Step(Protocol):
 
     def names(self, due: bool) -> list[str]: ...
 
+    def costs(self, due: bool) -> list[str]: ...
+
     def gradients(
         self, rows: dict[str, Any], costs: Sequence[str], watched: Sequence[str]
     ) -> tuple[list[Tensor], Tensor, Tensor]: ...
@@ -105,7 +107,7 @@ class OffPolicyUpdate:
         return metrics, errors
 
     def _prepared(self, due: Sequence[bool], rows: dict[str, Any]) -> Call:
-        compiled, several = self.execution.compile, len(self.step.optimisers) > 1
+        compiled, several = self.execution.compile, self.step.costs(False) != self.step.costs(True)
         thread = self.thread if compiled and self.cpu and several and list(due) == [True] else None
         requests = None
         if thread is not None or self.presamples:
@@ -149,10 +151,11 @@ class OffPolicyUpdate:
         return call
 
     def _on_two_threads(self, thread: WorkerThread, requests: Sequence[Request]) -> Call:
-        """One step on all objectives, the gradients of all but the first on the worker thread."""
+        """One step on all objectives, the gradients of those that may be delayed on the worker thread."""
         step = self.step
-        first, *others = step.optimisers
-        known = set(step.graph.ancestors(first))
+        first = step.costs(False)
+        others = [cost for cost in step.costs(True) if cost not in first]
+        known = {node for cost in first for node in step.graph.ancestors(cost)}
         here = [name for name in step.watched if known.issuperset(step.graph.ancestors(name))]
         there = [name for name in step.watched if name not in here]
 
@@ -163,9 +166,9 @@ class OffPolicyUpdate:
 
             return self._compile(presampled)
 
-        mine, theirs = gradients([first], here), gradients(others, there)
-        descend, ready = self._compile(lambda gradients: step.descend(gradients, [first, *others], True)), False
-        names = [first, *here, *others, *there, *[f"{cost}_grad_norm" for cost in step.optimisers]]
+        mine, theirs, every = gradients(first, here), gradients(others, there), [*first, *others]
+        descend, ready = self._compile(lambda gradients: step.descend(gradients, every, True)), False
+        names = [*first, *here, *others, *there, *[f"{cost}_grad_norm" for cost in every]]
 
         def call(rows: dict[str, Any], begin: Callable[[], object]) -> tuple[list[Metrics], Tensor]:
             nonlocal ready

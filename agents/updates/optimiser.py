@@ -127,3 +127,14 @@ class RMSprop(Optimiser):
         change = torch._foreach_div(gradients, scale)
         torch._foreach_mul_(change, self.rate)
         return change
+
+
+class RunningAverage(Optimiser):
+    """`share · g`, whatever the rate: on half a squared distance, a running average that goes this share of the way."""
+
+    def __init__(self, parameters: Iterable[Tensor], share: float = 0.01) -> None:
+        super().__init__(parameters)
+        self.share = share
+
+    def change(self, gradients: Tensors) -> Tensors:
+        return torch._foreach_mul(gradients, self.share)

@@ -8,7 +8,10 @@ else is computed again on the same random numbers, and in the other half neither
 weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart; a function
 that treats all elements alike (a normalisation, an attention, a roll) is seen at the first. Cost: two evaluations a halving.
 
-No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes.
+No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes. And a likelihood ratio
+without a gradient is no weight: it is 1, and what it multiplies keeps its mean. So where something moves, the weights are
+looked at: a cost may mix the samples of those whose distributions reach nothing that it trains (another objective's policy,
+frozen parameters). Probabilities and importance weights are not 1 in value, and count whatever they reach.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from torch import Tensor
 
 from scg.analysis.structure import Structure
 from scg.checks.recording import Recording, close, same
-from scg.distributions import own_law
+from scg.distributions import own_law, parameters
 from scg.evaluation.branching import plain
+from scg.evaluation.objectives import leaves, trained_by
 
 Draw = Callable[[Mapping[str, Any], Recording | None], Recording]
 
 REDRAWN = 16  # times at most, until a discrete sample differs in both halves
+DRAWS = 8  # of a node, to see whether its weights are 1/n and its values random
 
 MESSAGE = (
     "element {} of the batch moves when only the samples of other elements do: its function mixes batch elements "
@@ -45,12 +50,22 @@ def weighed(structure: Structure, name: str, given: Mapping[str, Any]) -> bool:
 
 
 def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[str, str]]:
-    """(node, message) of each function that mixes batch elements which a weight tells apart.
+    """(node, message) of the first function that mixes batch elements which a weight tells apart.
 
     `draw(given, like)` evaluates once more, on the random numbers of the recording `like` where there is one.
     """
+    found = _mixing(recording, draw, halvings, {})
+    if found is not None and (idle := _idle(recording)):
+        found = _mixing(recording, draw, halvings, idle)
+    if found is not None:
+        yield found
+
+
+def _mixing(recording: Recording, draw: Draw, halvings: int, idle: Mapping[str, int]) -> tuple[str, str] | None:
+    """The first find; `idle` has for a target the set of nodes whose weights have no gradient there."""
     given = recording.given
-    for ancestors, names in _together(recording):
+    for ancestors, names in _together(recording, idle):
+        judged = _judged(recording, ancestors, names)
         batch = _Batch(recording, names)
         for axis, size in enumerate(reversed(batch.shape)):
             if size < 2:
@@ -71,14 +86,86 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
                 densities: dict[str, Tensor] | None = None
                 for kept in sides:
                     try:
-                        densities = _densities(reference, ancestors) if densities is None else densities
+                        densities = _densities(reference, judged) if densities is None else densities
                         again = draw({**given, **batch.mixed(other, axis, kept)}, batch.recording)
                         found = batch.moved(reference, again, densities, names, axis, kept)
                     except ValueError:
                         continue  # a given value and inputs that belong to another element may not fit each other
                     if found is not None:
-                        yield found[0], MESSAGE.format(found[1])
-                        return
+                        return found[0], MESSAGE.format(found[1])
+    return None
+
+
+def _idle(recording: Recording) -> dict[str, int]:
+    """For every target, the set of weighed nodes whose likelihood ratios reach nothing that it trains.
+
+    Without any gradient there is nothing to tell apart: every weight counts, as it will when there is one.
+    """
+    structure = recording.structure
+    reached = {name: leaves(_parameters(recording, name)) for name in recording.distributions}
+    costs = leaves(*(recording.trace[name] for name in structure.costs if name in recording.trace))
+    if not costs and not any(reached.values()):
+        return {}
+    ratios = [x for x in reached if weighed(structure, x, recording.given) and _is_ratio(recording, x)]
+    idle: dict[str, int] = {}
+    for name in (*structure.costs, *_credits(structure)):
+        trained = _trained(recording, name)
+        without = {x for x in ratios if not (reached[x] if trained is None else reached[x].keys() & trained)}
+        if without:
+            idle[name] = structure.those(x in without for x in structure.order)
+    return idle
+
+
+def _trained(recording: Recording, name: str) -> set[int] | None:
+    """The identities of what a cost trains; None where that is everything."""
+    node = recording.structure.nodes[name]
+    if node.kind != "cost" or node.trains is None:
+        return None
+    own, inputs = trained_by(node, recording.structure.nodes)
+    return {*own, *(id(recording.inputs[n]) for n in inputs if n in recording.inputs)}
+
+
+def _steps(recording: Recording, name: str) -> list[tuple[Any, Any]]:
+    """(distribution, value) of a stochastic node, at each step where it is evaluated step by step."""
+    history = recording.trace.history
+    if history and recording.structure.nodes[name].in_sequence:
+        return [(step.distributions[name], step.values[name]) for step in history]
+    return [(recording.distributions[name], recording.trace[name])]
+
+
+def _parameters(recording: Recording, name: str) -> list[list[Any]]:
+    return [parameters(distribution) for distribution, _ in _steps(recording, name)]
+
+
+def _is_ratio(recording: Recording, name: str) -> bool:
+    """Whether the node's weights are likelihood ratios, 1/n in value, of samples that elements draw each for itself.
+
+    Neither is a probability: the values that it weighs are the same ones in every draw, and for every element.
+    """
+    if f"{name}.log_prob" in recording.given:
+        return False
+    estimator, (distribution, value) = recording.structure.nodes[name].estimator, _steps(recording, name)[0]
+    if name in recording.given:
+        return estimator.given(distribution, value).weights is None
+    draws = [estimator.branch(distribution) for _ in range(DRAWS)]
+    if all(d.weights is None for d in draws):
+        return True
+    uniform = all(d.weights is None or bool((d.weights * (d.n or 1) - 1).abs().max() < 1e-6) for d in draws)
+    return uniform and not all(same(draws[0].values, d.values) for d in draws)
+
+
+def _judged(recording: Recording, ancestors: Iterable[str], targets: Iterable[str]) -> list[str]:
+    """The nodes whose log-densities may not move: those that are exchanged, and the weighed ones between them and the targets.
+    Their samples are drawn again, and another law may draw the same value from the same random number."""
+    structure, exchanged = recording.structure, set(ancestors)
+    first = structure.those(name in exchanged for name in structure.order)
+    below, above = first, first
+    for name in ancestors:
+        below |= structure.below(name, live=True)
+    for name in targets:
+        above |= structure.above(name, live=True)
+    between = structure.those(x in recording.distributions and weighed(structure, x, recording.given) for x in structure.order)
+    return list(structure.named(first | above & below & between))
 
 
 def _densities(recording: Recording, names: Iterable[str]) -> dict[str, Tensor]:
@@ -90,7 +177,7 @@ def _densities(recording: Recording, names: Iterable[str]) -> dict[str, Tensor]:
     return found
 
 
-def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
+def _together(recording: Recording, idle: Mapping[str, int]) -> list[tuple[tuple[str, ...], list[str]]]:
     """(ancestors, targets) whose samples can be exchanged at once: what a target is not weighed with does not reach it.
 
     One group for most graphs, so that the cost of all this grows as the graph does, and not with each of its costs.
@@ -104,7 +191,7 @@ def _together(recording: Recording) -> list[tuple[tuple[str, ...], list[str]]]:
     for name in dict.fromkeys((*structure.costs, *_credits(structure), *_boxes(recording))):
         # A black box moves all elements of the batch at once, so they may not mix there, weights or none.
         box = getattr(structure.nodes[name].fn, "own_slope", False)
-        ancestors = structure.above(name, live=True) & (random if box else weighing)
+        ancestors = structure.above(name, live=True) & (random if box else weighing & ~idle.get(name, 0))
         if not ancestors:
             continue
         free, shape = structure.above(name) & weighing & ~ancestors, _Batch(recording, [name]).shape
@@ -227,19 +314,27 @@ class _Batch:
         self, reference: Recording, again: Recording, densities: Mapping[str, Tensor], names: list[str], axis: int, kept: Tensor
     ) -> tuple[str, int] | None:
         """The first node that moved though its samples did not, and the element where it did; `densities` of the reference."""
-        hit: list[int | None] = []
+        hit: dict[str, int | None] = {}
         for name in names:
             before, after = self._values(reference, name), self._values(again, name)
             if isinstance(before, Tensor):
-                hit.append(self._moved(before, after, self._axis(name, before, axis), kept))
+                hit[name] = self._moved(before, after, self._axis(name, before, axis), kept)
         for name, before in densities.items():
             place = before.ndim - 1 - axis
             there = place >= self._lead(name) and before.shape[place] == self.shape[-1 - axis]
-            hit.append(self._moved(before, again.trace.log_prob(name), place if there else None, kept))
-        elements = [element for element in hit if element is not None]
-        if not elements:
+            if hit.get(name) is None:
+                hit[name] = self._moved(before, again.trace.log_prob(name), place if there else None, kept)
+        found = {name: element for name, element in hit.items() if element is not None}
+        if not found:
             return None
+        first, element = next(iter(found.items()))
+        above = self.structure.those(n in found for n in self.structure.order)
+        for name in found:
+            above |= self.structure.above(name)
+        involved = set(self.structure.named(above))
         for mine, theirs in zip(reference.calls, again.calls, strict=True):
+            if mine.node.name not in involved:
+                continue
             for before, after in zip(mine.content, theirs.content, strict=False):
                 if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape:
                     plated = int(mine.node.name in self.structure.on_plate and before.ndim > len(self.shape))
@@ -247,8 +342,8 @@ class _Batch:
                     if place < before.ndim and before.shape[place] == self.shape[-1 - axis]:
                         before, after = before.index_select(place, kept), after.index_select(place, kept)
                     if not close(before, after, _ulps(before)):
-                        return mine.node.name, elements[0]
-        return names[0], elements[0]
+                        return mine.node.name, element
+        return first, element
 
     def _moved(self, before: Tensor, after: Tensor, place: int | None, kept: Tensor) -> int | None:
         """The first element of `kept`, along the axis `place`, that moved."""

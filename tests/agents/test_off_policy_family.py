@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from scg.agents import AGENTS, config_type
 from scg.agents.commands import cli
 from scg.agents.common.agent import Agent
+from scg.agents.crossq import CrossQ
 from scg.agents.double_q import DoubleQ
 from scg.agents.dqn import DQN
 from scg.agents.environments import envs
@@ -22,10 +23,12 @@ from scg.agents.experience.buffers import example_rows
 from scg.agents.experience.exploration import uniform_policy
 from scg.agents.experience.rollout import Rollout
 from scg.agents.naf import NAF
+from scg.agents.redq import REDQ
 from scg.agents.sac_discrete import DiscreteSAC
 from scg.agents.sac_v1 import SACv1
 from scg.agents.soft_q import SoftQ
 from scg.agents.svg import SVG
+from scg.agents.tqc import TQC
 from scg.agents.training import loop
 from scg.agents.training.presets import preset
 from scg.agents.training.run_directory import RunConfig, RunDirectory
@@ -45,6 +48,9 @@ CONFIGS: dict[str, tuple[str, int, Any]] = {
     "naf": ("MultiGoal-v0", 0, NAF(**SMALL)),
     "double-q": ("Pendulum-v1", 0, DoubleQ(**SMALL)),
     "double-q ddqn": ("Pendulum-v1", 0, DoubleQ(**SMALL, remedy="ddqn-ac")),
+    "crossq": ("Pendulum-v1", 0, CrossQ(**SMALL, critic_hidden=(4,), renorm_from=3)),
+    "tqc": ("Pendulum-v1", 0, TQC(**SMALL, critics=2, quantiles=3, drop=1, prioritised=True)),
+    "redq": ("Pendulum-v1", 0, REDQ(**SMALL, critics=3, updates=2)),
 }
 
 
@@ -59,6 +65,7 @@ def built(name: str) -> tuple[Agent, dict[str, Tensor]]:
 
 # -- objectives ------------------------------------------------------------------------------------------------
 
+SOFT = {"bellman": {"critics"}, "soft_policy": {"policy"}, "entropy_gap": {"temperature"}}
 TRAINED = {
     "dqn": {"bellman": {"critic"}},
     "dqn bins": {"bellman": {"critic"}},
@@ -69,6 +76,9 @@ TRAINED = {
     "naf": {"bellman": {"critic"}},
     "double-q": {"bellman": {"critics"}, "gain": {"policy", "second_policy"}},
     "double-q ddqn": {"bellman": {"critics"}, "gain": {"policy"}},
+    "crossq": {"moments": {"critics"}, **SOFT},
+    "tqc": SOFT,
+    "redq": SOFT,
 }
 
 
@@ -163,7 +173,7 @@ def test_from_the_command_line_continuous_actions_are_quantised(tmp_path: Path, 
     assert "Quantise it with --action-bins" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["double-q", "dqn", "naf", "sac-discrete", "sac-v1", "soft-q", "svg"])
+@pytest.mark.parametrize("name", ["crossq", "double-q", "dqn", "naf", "redq", "sac-discrete", "sac-v1", "soft-q", "svg", "tqc"])
 def test_presets_are_options_that_exist(name: str) -> None:
     assert name in AGENTS
     for env_id in ("HalfCheetah-v5", "Pendulum-v1", "CartPole-v1", "MultiGoal-v0"):

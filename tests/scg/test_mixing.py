@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 import scg
 from scg import GraphError, detach, dist, prev
-from scg.estimators import LeaveOneOut, NoGradient, Pathwise, ScoreFunction
+from scg.estimators import Antithetic, DisARM, Enumeration, LeaveOneOut, NoGradient, Pathwise, ScoreFunction
 
 F64 = torch.float64
 
@@ -148,6 +148,55 @@ def test_recorded_samples_are_weighed_too():
     build(lambda a: a.flip(-1)).replay({"o": o, "a": a}, th=theta())  # pathwise at its own noise: no weight
 
 
+class Normalised(nn.Module):
+    """A critic with batch normalisation, below branches too: its value of an element depends on all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(1, 1).double()
+        nn.init.constant_(self.last.weight, 2.0)
+
+    def forward(self, x):
+        centred = x - x.mean(-1, keepdim=True)
+        return self.last((centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt()).unsqueeze(-1)).squeeze(-1)
+
+
+class Policy(nn.Module):
+    """A Bernoulli sample with a logit for each element of the batch."""
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.logits = nn.Parameter(torch.linspace(-0.4, 0.9, size, dtype=F64))
+
+    def forward(self):
+        return Bernoulli(logits=self.logits)
+
+
+def two_objectives(mixes, estimator=None):
+    """b ~ policy; a critic with batch normalisation is fitted to b, and the policy gains by the critic's value, or by b."""
+    policy, critic = Policy(), Normalised()
+    graph = scg.Graph()
+    graph.stochastic(estimator or ScoreFunction(), lambda: policy(), name="b")
+    graph.cost(lambda b: (critic(b) - 2 * b) ** 2, name="fit", trains=critic)
+    graph.cost(lambda b: (critic(b) if mixes else critic.last(b.unsqueeze(-1)).squeeze(-1)) + b, name="gain", trains=policy)
+    return graph, policy, critic
+
+
+def over_outcomes(graph, policy, cost, trained):
+    """(Σ p(outcome) ∇surrogate, ∇ Σ p(outcome) · cost) for one objective, over all samples of b."""
+    estimate, objective = 0.0, 0.0
+    for outcome in itertools.product((0.0, 1.0), repeat=len(policy.logits)):
+        b = torch.tensor(outcome, dtype=F64)
+        p = policy().log_prob(b).sum().exp()
+        trace = graph.replay({"b": b})
+        found = torch.autograd.grad(trace.surrogate(cost), list(trained.parameters()), allow_unused=True)
+        estimate = estimate + p.detach() * torch.cat([g.flatten() for g in found if g is not None])
+        value = graph.nodes[cost].fn(b=b).mean()  # an objective takes what it does not train as constant
+        objective = objective + (p * value.detach() if trained is policy else p.detach() * value)
+    exact = torch.autograd.grad(objective, list(trained.parameters()), allow_unused=True)
+    return estimate, torch.cat([g.flatten() for g in exact if g is not None])
+
+
 # -- and nothing else is -------------------------------------------------------------------------------------
 
 
@@ -217,3 +266,82 @@ def test_what_is_refused_would_be_biased_by_enumeration(monkeypatch):
     monkeypatch.setattr("scg.checks.examination.mixing", lambda *_: ())
     estimate, exact = enumerated(weighed_and_not(1.0), th, phi, 2)
     assert (estimate - exact).abs().max() > 0.02
+
+
+def test_a_weight_without_a_gradient_in_an_objective_lets_its_function_mix():
+    """The critic's loss is normalised over samples that only the other objective weighs; both gradients are exact."""
+    graph, policy, critic = two_objectives(mixes=False)
+    for cost, trained in (("fit", critic), ("gain", policy)):
+        estimate, exact = over_outcomes(graph, policy, cost, trained)
+        assert torch.allclose(estimate, exact, atol=1e-12)
+        assert exact.abs().max() > 0.05
+
+
+def test_the_same_function_below_a_weight_with_a_gradient_is_refused_and_would_be_biased(monkeypatch):
+    graph, policy, _ = two_objectives(mixes=True)
+    with pytest.raises(GraphError, match="node 'gain'.*mixes batch elements"):
+        graph.sample()
+    monkeypatch.setattr("scg.checks.examination.mixing", lambda *_: ())
+    graph, policy, _ = two_objectives(mixes=True)
+    estimate, exact = over_outcomes(graph, policy, "gain", policy)
+    assert (estimate - exact).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("estimator", [LeaveOneOut(3), DisARM(), Antithetic()])
+def test_what_is_a_likelihood_ratio_is_one_in_value(estimator):
+    two_objectives(mixes=False, estimator=estimator)[0].surrogate()
+    with pytest.raises(GraphError, match="node 'gain'.*mixes batch elements"):
+        two_objectives(mixes=True, estimator=estimator)[0].surrogate()
+
+
+def test_probabilities_as_weights_count_without_a_gradient_too():
+    """Branch k of all elements meets branch k alone: (0, 0) and (1, 1), of which no mixed pair can be made."""
+    with pytest.raises(GraphError, match="node 'fit'.*mixes batch elements"):
+        two_objectives(mixes=False, estimator=Enumeration())[0].surrogate()
+
+
+def test_importance_weights_count_without_a_gradient_too():
+    graph, _, _ = two_objectives(mixes=False)
+    b = torch.tensor([0.0, 1.0], dtype=F64)
+    with pytest.raises(GraphError, match="node 'fit'.*mixes batch elements"):
+        graph.replay({"b": b, "b.log_prob": torch.full((2,), -0.7, dtype=F64)})
+
+
+def test_frozen_parameters_free_what_they_weigh_until_they_are_trained_again():
+    policy, critic = Policy(4), Normalised()
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda: policy(), name="b")
+    graph.cost(lambda b: critic(b) ** 2, name="c")
+    policy.requires_grad_(False)
+    graph.surrogate().backward()
+    policy.requires_grad_(True)
+    with pytest.raises(GraphError, match="node 'c'.*mixes batch elements"):
+        graph.surrogate()
+
+
+def chained(mixes):
+    """a ~ Bernoulli(θ) → b ~ Bernoulli(a or its mean over the batch) → ⟨b⟩, and the same from b upwards."""
+    graph = scg.Graph()
+    graph.stochastic(ScoreFunction(), lambda th: Bernoulli(logits=th), name="a")
+    graph.stochastic(ScoreFunction(), lambda a, w: Bernoulli(logits=w * (a - mixes * a.mean(0))), name="b")
+    graph.cost(lambda a, b, w: b * (a + w), name="c")
+    return graph
+
+
+def test_a_law_that_mixes_samples_is_judged_by_the_weights_above_it():
+    """The upper weight is idle: the lower one's score is that of all samples above it, and right. The upper one alone is live:
+    the law moves, whether or not a sample does."""
+    th, w = theta(2), torch.full((), 0.8, dtype=F64, requires_grad=True)
+    for _ in range(5):
+        chained(1.0).surrogate(th=th.detach(), w=w)
+        with pytest.raises(GraphError, match="node 'b'.*mixes batch elements"):
+            chained(1.0).surrogate(th=th, w=w.detach())
+    estimate, objective = 0.0, 0.0
+    for outcome in itertools.product((0.0, 1.0), repeat=4):
+        a, b = torch.tensor(outcome, dtype=F64).view(2, 2)
+        law = Bernoulli(logits=w * (a - a.mean(0)))
+        p = (Bernoulli(logits=th.detach()).log_prob(a) + law.log_prob(b)).sum().exp()
+        trace = chained(1.0).replay({"a": a, "b": b}, th=th.detach(), w=w)
+        estimate = estimate + p.detach() * torch.autograd.grad(trace.surrogate(), w)[0]
+        objective = objective + p * (b * (a + w)).mean()
+    assert torch.allclose(estimate, torch.autograd.grad(objective, w)[0], atol=1e-12)
