@@ -29,8 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     FRESH: {**_FD, "scenarios": "fresh"},
     COMMON: {**_FD, "scenarios": "common"},
     FIXED: {**_FD, "scenarios": "fixed"},
-    "ES": {"agent": "es"},
-    "CEM": {"agent": "cem", "scale": 0.5},
+    "ES": {"agent": "es", "population": 16},
+    "CEM": {"agent": "cem", "scale": 0.5, "noise_variance": 0.05},
     "CMA-ES": {"agent": "cma-es"},
 }
 
@@ -76,9 +76,13 @@ def flights(theta: np.ndarray, count: int = 20, winds: str = VERDICT) -> Flights
 def look(run: RunDirectory) -> dict[str, Any]:
     """The controller of a finished run, and its flights."""
     saved = torch.load(run.checkpoints.paths()[-1], weights_only=True)
-    theta = saved["agent"]["policy"]["theta"].numpy()
-    flown = flights(theta)
-    return {"theta": theta.tolist(), "held": flown.held, "settled": flown.settled}
+    return flown(saved["agent"]["policy"]["theta"].numpy())
+
+
+def flown(theta: np.ndarray) -> dict[str, Any]:
+    """A controller, and its flights."""
+    found = flights(theta)
+    return {"theta": theta.tolist(), "held": found.held, "settled": found.settled}
 
 
 def by_hand() -> Flights:

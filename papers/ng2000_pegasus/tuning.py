@@ -21,10 +21,13 @@ from scg.papers.ng2000_pegasus.hover import NEAR, flights
 
 TUNING = "winds of the tuning"
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "es": [{}, {"population": 16}],
-    "cem": [{"scale": 0.5, "noise": "none"}, {"noise": "none"}, {"scale": 0.5}],
-    "pgpe": [{}, {"population": 16}],
-    "rwr": [{}],
+    "es": [{"population": 16}, {}],
+    "cem": [
+        {"scale": 0.5, "noise_variance": 0.05},
+        {"scale": 0.5},
+        {"scale": 0.5, "noise": "none"},
+        {"noise": "none"},
+    ],
 }
 
 
