@@ -39,7 +39,8 @@ from scg.agents.search.perturbations import Perturbations
 from scg.agents.search.population import Job, Returns
 
 BANDWIDTH = 125e6  # bytes a second: a gigabit's network
-ENV, POPULATION, MEASURED = "HalfCheetah-v5", 1000, 16
+ENV, POPULATION = "HalfCheetah-v5", 1000
+SLOTS, SAMPLE = 8, 200  # episodes that are measured, and members whose update is: its time is proportional to their number
 WORKERS = (1, 2, 10, 100, 1000)
 SPREAD, LOST, ROUNDS = 0.5, 0.01, 200
 MOST = 10**6
@@ -97,56 +98,52 @@ def spent(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def search(name: str, hidden: tuple[int, ...], **options: Any) -> Work:
-    """A generation of POPULATION members: the episodes of a few, the update of all, by returns drawn at random."""
-    with envs.make(ENV, MEASURED, threads=1) as vector:
-        config = config_type(name)(population=POPULATION, hidden=hidden, scale=0.03, **options)
-        agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
-        policy: Any = agent.policy
-        distribution: Any = agent.state["distribution"]
-        noise = Perturbations(0, len(policy.theta), mirrored=name == "es")
-        members, jobs = Members(distribution, noise, 0), [Job(m, 0, m) for m in range(MEASURED)]
-        rollout = Rollout(vector, range(MEASURED), Generator())
-        episodes = spent(lambda: evaluated(rollout, policy, members, MEASURED, jobs, 10**6)) / MEASURED
-        shape = vector.obs_space.shape or ()
+def search(vector: envs.Environments, name: str, hidden: tuple[int, ...], **options: Any) -> Work:
+    """A generation of POPULATION members: a few episodes, and the update by returns drawn at random."""
+    config = config_type(name)(population=SAMPLE, hidden=hidden, scale=0.03, **options)
+    agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+    policy: Any = agent.policy
+    distribution: Any = agent.state["distribution"]
+    noise = Perturbations(0, len(policy.theta), mirrored=name == "es")
+    members, jobs = Members(distribution, noise, 0), [Job(m, 0, m) for m in range(SLOTS)]
+    rollout = Rollout(vector, range(SLOTS), Generator())
+    episodes = spent(lambda: evaluated(rollout, policy, members, SLOTS, jobs, 10**6)) / SLOTS
+    shape = vector.obs_space.shape or ()
 
-        def update(number: int) -> None:
-            utility = np.random.default_rng(number).normal(size=POPULATION)
-            returns = Returns(utility, POPULATION, [], {}, (POPULATION, np.zeros(shape), np.zeros(shape)))
-            make = lambda g, which: distribution.members(noise.rows(g, which))  # noqa: E731
-            agent.update(Generation(number, returns, make, noise.rows), 0.0)
+    def update(number: int) -> None:
+        utility = np.random.default_rng(number).normal(size=SAMPLE)
+        returns = Returns(utility, SAMPLE, [], {}, (SAMPLE, np.zeros(shape), np.zeros(shape)))
+        make = lambda g, which: distribution.members(noise.rows(g, which))  # noqa: E731
+        agent.update(Generation(number, returns, make, noise.rows), 0.0)
 
-        update(0)  # the graph is examined
-        updated = min(spent(lambda n=number: update(n)) for number in (1, 2, 3))  # type: ignore[misc]
+    update(0)  # the graph is examined
+    updated = POPULATION / SAMPLE * min(spent(lambda n=number: update(n)) for number in (1, 2))  # type: ignore[misc]
     message = len(pickle.dumps((policy, members, jobs[:1]))) + 200
     return Work(f"{name}, {len(policy.theta):,} parameters, {POPULATION:,} members", POPULATION, episodes, updated, message)
 
 
-def actors(blocks: int, agent_name: str = "a2c", horizon: int = 20, slots: int = 16) -> Work:
+def actors(vector: envs.Environments, blocks: int, horizon: int = 20) -> Work:
     """Blocks of actors for one learner, whose step takes one block."""
-    with envs.make(ENV, slots, threads=1) as vector:
-        agent = config_type(agent_name)(horizon=horizon).build(
-            vector.obs_space, vector.action_space, Generator().manual_seed(0)
-        )
-        rollout = Rollout(vector, range(slots), Generator().manual_seed(0))
-        collected, updated = [], []
-        for _ in range(12):
-            block: list[Any] = []
-            collected.append(spent(lambda: block.append(agent.collect(rollout, 10**6))))  # noqa: B023
-            updated.append(spent(lambda: agent.update(block[0], 0.0)))  # noqa: B023
-        message = len(pickle.dumps(block[0])) + len(pickle.dumps(agent.policy.state_dict()))
-    name = f"actors and a learner, blocks of {horizon} × {slots} steps"
+    agent = config_type("a2c")(horizon=horizon).build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
+    rollout = Rollout(vector, range(SLOTS), Generator().manual_seed(0))
+    collected, updated = [], []
+    for _ in range(12):
+        block: list[Any] = []
+        collected.append(spent(lambda: block.append(agent.collect(rollout, 10**6))))  # noqa: B023
+        updated.append(spent(lambda: agent.update(block[0], 0.0)))  # noqa: B023
+    message = len(pickle.dumps(block[0])) + len(pickle.dumps(agent.policy.state_dict()))
+    name = f"actors and a learner, blocks of {horizon} × {SLOTS} steps"
     return Work(name, blocks, float(np.median(collected)), blocks * float(np.median(updated)), message, overlaps=True)
 
 
 def works() -> list[Work]:
-    with one_blas_thread():
+    with one_blas_thread(), envs.make(ENV, SLOTS, threads=1) as vector:
         return [
-            search("es", ()),
-            search("es", (64, 64)),
-            search("cma-es", ()),
-            search("cma-es", (64, 64), separable=True),
-            actors(100),
+            search(vector, "es", ()),
+            search(vector, "es", (64, 64)),
+            search(vector, "cma-es", ()),
+            search(vector, "cma-es", (64, 64), separable=True),
+            actors(vector, 100),
             Work("a table: 1,000 runs of 60 s", 1000, 60.0, 0.0, 10_000),
             Work("a sweep's batch: 5 trials, 3 seeds of 60 s", 15, 60.0, 0.1, 10_000),
         ]

@@ -222,6 +222,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument("--peer-python", default="", help="an interpreter with sb3-contrib and evotorch; none leaves them out")
     parser.add_argument("--peer-steps", type=int, default=20_000, help="environment steps of a peer (default: %(default)s)")
+    parser.add_argument(
+        "--environments", nargs="*", default=list(ENVIRONMENTS), choices=ENVIRONMENTS, help="none leaves them out"
+    )
     parser.add_argument("--functions", action="store_true", help="evaluations of CMA-ES on test functions, and nothing else")
     wish = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,10 +234,12 @@ def main() -> None:
     peers = list(PEERS) if wish.peer_python else []
     columns = [word for name in peers for word in (name, "ratio")]
     table = Table("environment", "ours, steps/s", "simulator, steps/s", "of simulator", *columns)
-    for env_id, slots in ENVIRONMENTS.items():
+    for env_id in wish.environments:
+        slots = ENVIRONMENTS[env_id]
         rounds, theirs = list[tuple[Rate, Rate]](), {name: list[Rate]() for name in peers}
         for _ in range(wish.repeats):
             rounds.append(population(env_id, slots))
+            print(f"{env_id}: ours {rounds[-1][0]}, simulator {rounds[-1][1]}", flush=True)
             for name in peers:
                 if found := peer(wish.peer_python, name, env_id, wish.peer_steps):
                     theirs[name].append(found)
@@ -248,7 +253,9 @@ def main() -> None:
     for separable in (False, True):
         times = [(overhead(True, separable=separable), overhead(False, separable=separable)) for _ in range(wish.repeats)]
         mine, reference_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-        second.add_row("diagonal C" if separable else "full C", f"{mine:.1f}", f"{reference_ms:.1f}", f"{reference_ms / mine:.1f}")
+        second.add_row(
+            "diagonal C" if separable else "full C", f"{mine:.1f}", f"{reference_ms:.1f}", f"{reference_ms / mine:.1f}"
+        )
     console = Console()
     console.print(table)
     console.print(second)
