@@ -1,37 +1,65 @@
-"""What executors cost: milliseconds a task and a generation, bytes a message, and the workers at which a population stops scaling.
+"""What executors cost and gain on this machine: milliseconds a task and a generation, seeds and populations on two workers.
 
-    python -m benchmarks.executors                          in process, and a pool of two
-    python -m benchmarks.executors --engines local ray      with torch-scg[ray]
+    python -m benchmarks.executors                                   in process, and a pool of two; about three minutes
+    python -m benchmarks.executors --engines local ray               with torch-scg[ray]
+    python -m benchmarks.executors --engines ray --evotorch          … beside EvoTorch, whose problem has two Ray actors
 
-A generation of J episodes in W workers takes, with a sender that hands out one task after the other,
+The clock decides how long runs and generations take, so nothing else may run on the two cores; rounds of one and of two workers
+alternate, and medians of their ratios are shown. Workers have started before they are timed. Processor seconds (of this process
+and of its workers) are given beside: where they are equal and the clock's ratio is poor, other programs were at work.
 
-    T(W) = max(J e / W, e_max) + tasks · h + u          e: an episode, h: a task's overhead at the sender, u: the update
-
-and the work of one process is J e + u. Processor time is measured (of this process and of the workers), so that other programs
-do not count; only the overhead of a task is by the clock, the least of several rounds.
+Seeds: ten of PPO on CartPole-v1, SEED_STEPS each. A generation: MEMBERS linear policies on HalfCheetah-v5, an episode of 1,000
+steps each, with PGPE's update; EvoTorch's PGPE has the same members, policy and environment, and steps its environments one by one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Generator
 
+from scg.agents import config_type
+from scg.agents.commands.many import train_all
 from scg.agents.environments import envs
-from scg.agents.es import ES
+from scg.agents.experience.acting import one_blas_thread
 from scg.agents.experience.rollout import Rollout
-from scg.agents.search.members import Members, evaluated
-from scg.agents.search.population import Job
+from scg.agents.training.presets import preset
+from scg.agents.training.run_directory import RunConfig, RunDirectory
 from scg.executors import Executor, InProcess, opened
 
-ROUNDS, TASKS = 5, 50
-EPISODE, ENV, SLOTS = 200, "HalfCheetah-v5", 16  # jobs of a generation
+ROUNDS, TASKS, SEEDS = 5, 50, 10
+ENV, SLOTS, MEMBERS = "HalfCheetah-v5", 16, 64
+SEED_STEPS = 10_240
+
+EVOTORCH = """
+import json, sys, time
+import ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+from evotorch.algorithms import PGPE
+from evotorch.neuroevolution import GymNE
+env, members, generations = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+problem = GymNE(env, "Linear(obs_length, act_length)", observation_normalization=False, num_actors=2)
+search = PGPE(problem, popsize=members, center_learning_rate=0.01, stdev_learning_rate=0.1, stdev_init=0.03)
+search.step()
+found = []
+for _ in range(generations):
+    began = time.perf_counter()
+    search.step()
+    found.append(time.perf_counter() - began)
+print(json.dumps(found))
+ray.shutdown()
+"""
 
 
 def nothing(index: int) -> tuple[int, float]:
@@ -52,93 +80,108 @@ def overhead(executor: Executor) -> float:
 
 def busy(executor: Executor) -> float:
     """Seconds of processor time of this process and of the workers that answer."""
-    seen = dict(executor.map(nothing, [(i,) for i in range(8 * executor.workers)]))
+    seen = dict(executor.map(nothing, [(i,) for i in range(8 * executor.workers)])) if executor.elsewhere else {}
     return sum({**seen, os.getpid(): time.process_time()}.values())
 
 
+def timed(work: Callable[[], object], executor: Executor) -> tuple[float, float]:
+    """Seconds of the clock, and of processors."""
+    before, began = busy(executor), time.perf_counter()
+    work()
+    clock = time.perf_counter() - began
+    return clock, busy(executor) - before
+
+
 class Population:
-    """Members of ES on a MuJoCo environment, and their episodes."""
+    """Generations of PGPE, here or on an executor; every round evaluates the same members."""
 
-    def __init__(self, hidden: tuple[int, ...] = (64, 64), env: str = ENV) -> None:
-        self.vector = envs.make(env, SLOTS, threads=1)
-        search = ES(hidden=hidden, population=EPISODE).search(
-            self.vector.obs_space, self.vector.action_space, Generator().manual_seed(0)
-        )
-        from scg.agents.search.distributions import DiagonalGaussian
+    def __init__(self) -> None:
+        self.vector = envs.make(ENV, SLOTS, threads=1)
+        self.seen: dict[str, np.ndarray] = {}
 
-        distribution = DiagonalGaussian(search.start, 0.05, learn_scale=False)
-        self.policy, self.members = search.policy, Members(distribution, search.perturbations(mirrored=True), 0)
-
-    def returns(self, executor: Executor, count: int) -> np.ndarray:
+    def generation(self, name: str, executor: Executor) -> Callable[[], None]:
+        config = config_type("pgpe")(population=MEMBERS, scale=0.03)
+        agent = config.build(self.vector.obs_space, self.vector.action_space, Generator().manual_seed(0))
         rollout = Rollout(self.vector, range(SLOTS), Generator(), executor)
-        return evaluated(rollout, self.policy, self.members, count, [Job(m, 0, m) for m in range(count)], 10**6).utility
+        state = agent.state_dict()
 
-    def message(self, jobs: int) -> int:
-        """Bytes of a task of so many jobs."""
-        return len(pickle.dumps((self.policy, self.members, [Job(m, 0, m) for m in range(jobs)])))
+        def run() -> None:
+            agent.load_state_dict(state)
+            generation = agent.collect(rollout, 10**6)
+            agent.update(generation, 0.0)
+            self.seen[name] = generation.utility.numpy()  # type: ignore[attr-defined]
 
-
-def generation_time(workers: int, jobs: int, episode: float, longest: float, task: float, update: float) -> float:
-    """Seconds of a generation by the model, one task a worker."""
-    tasks = min(workers, jobs)
-    return max(jobs * episode / workers, longest) + tasks * task + update
+        return run
 
 
-def with_losses(
-    workers: int, jobs: int, episode: float, task: float, spread: float, lost: float, generator: np.random.Generator
-) -> float:
-    """Seconds of one simulated generation: episodes log-normal with standard deviation `spread` of their logarithm, one task a
-    worker, each lost with probability `lost` at its end and then repeated."""
-    sizes = [len(part) for part in np.array_split(np.arange(jobs), min(workers, jobs))]
-    ends = []
-    for number, size in enumerate(sizes):
-        work = episode * np.exp(spread * generator.normal(size=size) - spread**2 / 2).sum()
-        ends.append((number + 1) * task + work * generator.geometric(1 - lost))
-    return float(max(ends))
+def seeds(executor: Executor, folder: Path) -> None:
+    """Ten seeds of PPO, trained on the executor."""
+    run, config, execution = preset("ppo", "CartPole-v1", SEED_STEPS)
+    options = {**run, "env": "CartPole-v1", "steps": SEED_STEPS, "evaluations": 0, "checkpoints": 1}
+    runs = [
+        RunDirectory.create("ppo", RunConfig(**{**options, "seed": seed}), config_type("ppo")(**config), folder / f"{seed}")
+        for seed in range(SEEDS)
+    ]
+    assert not execution  # too short to be compiled
+    for directory, ended in train_all(runs, executor, None):
+        assert ended.code == 0, directory.path
+
+
+def compared(title: str, one: Callable[[], object], two: Callable[[], object], executor: Executor, rounds: int) -> None:
+    here = InProcess()
+    found = [(*timed(one, here), *timed(two, executor)) for _ in range(rounds)]
+    ratio = statistics.median(two / one for one, _, two, _ in found)
+    clock, spent, clocks, spents = (statistics.median(column) for column in zip(*found, strict=True))
+    print(
+        f"{title}: one process {clock:.2f} s ({spent:.2f} s of processors), two workers {clocks:.2f} s ({spents:.2f} s): "
+        f"{ratio:.2f} of the time, efficiency {1 / (2 * ratio):.2f}; by processor time at most {spent / spents:.2f}",
+        flush=True,
+    )
+
+
+def evotorch(rounds: int) -> list[float]:
+    """Seconds of its generations, in a process of its own."""
+    command = [sys.executable, "-c", EVOTORCH, ENV, str(MEMBERS), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"EvoTorch stopped:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engines", nargs="+", default=["local"])
-    parser.add_argument("--members", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--no-seeds", action="store_true", help="leave the ten seeds of PPO out")
+    parser.add_argument("--evotorch", action="store_true", help="EvoTorch's generations too; it must be installed here")
     wish = parser.parse_args(argv)
-    population = Population()
-    began = time.process_time()
-    here = population.returns(InProcess(), wish.members)
-    alone = time.process_time() - began
-    print(
-        f"in process: {overhead(InProcess()):.3f} ms a task; {wish.members} episodes of {ENV} in {alone:.2f} s of processor time"
-    )
-    costs: dict[str, float] = {}
-    for engine in wish.engines:
-        with opened(engine, 2) as executor:
-            costs[engine] = overhead(executor)
-            population.returns(executor, 4)  # environments are made
-            before = busy(executor)
-            there: Any = population.returns(executor, wish.members)
-            spent = busy(executor) - before
-            same = "the same bits" if np.array_equal(here, there) else "OTHER BITS"
-            print(
-                f"{engine}, 2 workers: {costs[engine]:.2f} ms a task; {spent:.2f} s of processor time, efficiency at most "
-                f"{alone / spent:.2f}; {same}"
-            )
-    episode = alone / wish.members
-    for jobs in (1, 100):
-        print(
-            f"message of a task with {jobs} jobs: {population.message(jobs) / 1024:.1f} KiB ({len(population.policy.start):,} parameters)"
-        )
-    print(
-        "\nby the model, a population of 1,000: seconds a generation and efficiency; simulated with spread 0.5 and 1 % lost tasks"
-    )
-    generator = np.random.default_rng(0)
-    for engine, task in costs.items():
-        for workers in (1, 2, 10, 100, 1000):
-            whole = generation_time(workers, 1000, episode, episode, task / 1e3, 0.01)
-            simulated = np.mean([with_losses(workers, 1000, episode, task / 1e3, 0.5, 0.01, generator) for _ in range(100)])
-            ideal = 1000 * episode / workers
-            print(
-                f"{engine}, {workers:>5} workers: {whole:8.2f} s, {ideal / whole:5.2f}; simulated {simulated:8.2f} s, {ideal / simulated:5.2f}"
-            )
+    torch.set_num_threads(1)
+    print(f"load of the last minute {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} cores")
+    print(f"in process: {overhead(InProcess()):.3f} ms a task")
+    with one_blas_thread():
+        population = Population()
+        for engine in wish.engines:
+            began = time.perf_counter()
+            with opened(engine, 2) as executor:
+                each = overhead(executor)
+                print(f"{engine}, 2 workers: started in {time.perf_counter() - began:.1f} s; {each:.2f} ms a task", flush=True)
+                one, two = population.generation("here", InProcess()), population.generation(engine, executor)
+                one(), two()  # graphs are examined, environments made
+                compared(f"{engine}, a generation of {MEMBERS} members", one, two, executor, wish.rounds)
+                same = np.array_equal(population.seen["here"], population.seen[engine])
+                print(f"{engine}: {'the same bits' if same else 'OTHER BITS'}")
+                if not wish.no_seeds:
+                    with tempfile.TemporaryDirectory() as folder:
+                        numbers = iter(range(10**6))
+                        compared(
+                            f"{engine}, ten seeds of PPO on CartPole-v1, {SEED_STEPS:,} steps",
+                            lambda: seeds(InProcess(), Path(folder) / f"{next(numbers)}"),  # noqa: B023
+                            lambda: seeds(executor, Path(folder) / f"{next(numbers)}"),  # noqa: B023
+                            executor,
+                            2,
+                        )
+    if wish.evotorch:
+        print(f"EvoTorch's PGPE, two Ray actors: {statistics.median(evotorch(wish.rounds)):.2f} s a generation")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
-"""Populations: environment steps per second beside the simulator alone, and CMA-ES's own time beside the reference library.
+"""Populations: environment steps per second beside the simulator alone, sb3-contrib's ARS and EvoTorch; CMA-ES's own time beside cma.
 
-    python -m benchmarks.search                                      # both cores
-    python -m benchmarks.search --functions                          # evaluations to 1e-9 beside cma, ten seeds
-    python -m benchmarks.search --peer-python PATH/TO/python         # an interpreter with sb3-contrib: its ARS beside ours
+    python -m benchmarks.search                                  ours and the simulator, one core
+    python -m benchmarks.search --functions                      evaluations to 1e-9 beside cma, ten seeds
+    python -m benchmarks.search --peer-python PATH/TO/python     an interpreter with sb3-contrib and evotorch: theirs beside ours
 
-A population of 256 linear policies is evaluated for one generation of ARS, after another that is not timed. "Of simulator" is that
-rate over the same vector's with actions drawn beforehand and nothing else, resets included. Rounds alternate, medians are shown.
+A population of 256 linear policies is evaluated for one generation of ARS, after another that is not timed, in one process and one
+thread. The peers, in processes of their own, step `--peer-steps` environment steps: sb3-contrib's ARS by its own `learn`, EvoTorch's
+GymNE by `evaluate`. Rates are steps a second of processor time, so that other programs do not count; the clock's are in brackets.
+"Of simulator" is our rate over the same vector's with actions drawn beforehand and nothing else. Medians of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,71 +40,103 @@ MEMBERS, DIM = 256, 1000
 TARGET, MOST = 1e-9, 200_000
 ENVIRONMENTS = {"HalfCheetah-v5": 64, "CartPole-v1": 256}  # and slots
 
-PEER = """
+PEERS = {
+    "sb3-contrib": """
 import json, sys, time
 from sb3_contrib import ARS
-env, members, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv
+env, members, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = ARS("LinearPolicy", env, n_delta=members // 2, verbose=0, device="cpu")
-pool = None
-if workers > 1:
-    from sb3_contrib.common.vec_env import AsyncEval
-    pool = AsyncEval([lambda: make_vec_env(env, n_envs=1) for _ in range(workers)], model.policy)
-limit = int(sys.argv[4])
-begin = time.perf_counter()
-model.learn(limit, async_eval=pool)
-print(json.dumps({"rate": model.num_timesteps / (time.perf_counter() - begin)}))
+began, clock = time.process_time(), time.perf_counter()
+model.learn(limit)
+steps = model.num_timesteps
+""",
+    "EvoTorch": """
+import json, logging, sys, time
+from evotorch.neuroevolution import GymNE
+logging.disable(logging.CRITICAL)
+env, members, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+problem = GymNE(env, "Linear(obs_length, act_length)", observation_normalization=False, num_actors=0)
+problem.evaluate(problem.generate_batch(2))
+before = problem.interaction_count
+steps = 0
+began, clock = time.process_time(), time.perf_counter()
+while steps < limit:
+    problem.evaluate(problem.generate_batch(8))
+    steps = problem.interaction_count - before
+""",
+}
+REPORT = """
+print(json.dumps([steps / (time.process_time() - began), steps / (time.perf_counter() - clock)]))
 """
 
 
-def population(env_id: str, slots: int) -> tuple[float, float]:
-    """Steps a second of a generation, and of the vector alone."""
-    with one_blas_thread(), envs.make(env_id, slots) as vector:
+class Rate(NamedTuple):
+    """Environment steps a second."""
+
+    processor: float
+    clock: float
+
+    def __str__(self) -> str:
+        return f"{self.processor:,.0f} ({self.clock:,.0f})"
+
+
+class Watch:
+    """Measures a rate from when it is made."""
+
+    def __init__(self) -> None:
+        self.began, self.clock = time.process_time(), time.perf_counter()
+
+    def rate(self, steps: int) -> Rate:
+        return Rate(steps / (time.process_time() - self.began), steps / (time.perf_counter() - self.clock))
+
+
+def population(env_id: str, slots: int) -> tuple[Rate, Rate]:
+    """Of a generation, and of the vector alone."""
+    with one_blas_thread(), envs.make(env_id, slots, threads=1) as vector:
         config = config_type("ars")(population=MEMBERS, best=MEMBERS // 2, scale=0.03, scenarios="fresh")
         agent = config.build(vector.obs_space, vector.action_space, Generator().manual_seed(0))
         rollout = Rollout(vector, list(range(slots)), Generator().manual_seed(0))
         agent.update(agent.collect(rollout, 1), 0.0)
-        began = time.perf_counter()
+        watch = Watch()
         generation = agent.collect(rollout, 1)
         agent.update(generation, 0.0)
-        ours = generation.steps / (time.perf_counter() - began)
+        ours = watch.rate(generation.steps)
         rounds = max(1, generation.steps // slots)
         space = vector.vector.action_space
         space.seed(0)
         actions = [np.asarray(space.sample()) for _ in range(16)]
         vector.reset(list(range(slots)))
-        began = time.perf_counter()
+        watch = Watch()
         for t in range(rounds):
             vector.step(actions[t % 16])
-        return ours, rounds * slots / (time.perf_counter() - began)
+        return ours, watch.rate(rounds * slots)
 
 
 def overhead(ours: bool, generations: int = 20, separable: bool = False) -> float:
-    """Seconds of a generation's sampling and update at DIM parameters, the function's own time left out."""
+    """Processor seconds of a generation's sampling and update at DIM parameters, the function's own time left out."""
     spent = 0.0
     if ours:
         cma, generator = CMA(torch.ones(DIM), 0.5, separable=separable), Generator().manual_seed(0)
         for _ in range(generations):
-            began = time.perf_counter()
+            began = time.process_time()
             theta = cma.members(torch.randn(cma.rates.members, DIM, dtype=torch.float64, generator=generator))
-            spent += time.perf_counter() - began
+            spent += time.process_time() - began
             utility = -functions.sphere(theta)
-            began = time.perf_counter()
+            began = time.process_time()
             cma.update(theta, cma.credit(utility))
-            spent += time.perf_counter() - began
+            spent += time.process_time() - began
         return spent / generations
     from cma import CMAEvolutionStrategy
 
     es = CMAEvolutionStrategy(np.ones(DIM), 0.5, {"seed": 1, "verbose": -9, "CMA_diagonal": separable})
     for _ in range(generations):
-        began = time.perf_counter()
+        began = time.process_time()
         points = es.ask()
-        spent += time.perf_counter() - began
+        spent += time.process_time() - began
         values = functions.sphere(torch.from_numpy(np.array(points))).tolist()
-        began = time.perf_counter()
+        began = time.process_time()
         es.tell(points, values)
-        spent += time.perf_counter() - began
+        spent += time.process_time() - began
     return spent / generations
 
 
@@ -160,41 +197,65 @@ def test_functions(seeds: int, console: Console) -> None:
     console.print(table)
 
 
-def peer(python: str, env_id: str, steps: int) -> float | None:
-    """sb3-contrib's ARS, the better of one process and two workers."""
-    found = []
-    for workers in (1, 2):
-        done = subprocess.run(
-            [python, "-c", PEER, env_id, str(MEMBERS), str(workers), str(steps)], capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            found.append(json.loads(done.stdout.splitlines()[-1])["rate"])
-    return max(found, default=None)
+def peer(python: str, name: str, env_id: str, steps: int) -> Rate | None:
+    """None where it cannot run; what it says then is printed."""
+    done = subprocess.run(
+        [python, "-c", PEERS[name] + REPORT, env_id, str(MEMBERS), str(steps)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        print(f"{name}, {env_id}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    return Rate(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def middle(rates: Sequence[Rate]) -> Rate:
+    """Medians, column by column."""
+    return Rate(*(statistics.median(column) for column in zip(*rates, strict=True)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
-    parser.add_argument("--peer-python", default="", help="an interpreter with sb3-contrib; none leaves it out")
-    parser.add_argument("--peer-steps", type=int, default=20_000, help="environment steps of the peer (default: %(default)s)")
+    parser.add_argument("--peer-python", default="", help="an interpreter with sb3-contrib and evotorch; none leaves them out")
+    parser.add_argument("--peer-steps", type=int, default=20_000, help="environment steps of a peer (default: %(default)s)")
+    parser.add_argument(
+        "--environments", nargs="*", default=list(ENVIRONMENTS), choices=ENVIRONMENTS, help="none leaves them out"
+    )
     parser.add_argument("--functions", action="store_true", help="evaluations of CMA-ES on test functions, and nothing else")
     wish = parser.parse_args()
     torch.set_num_threads(1)
     if wish.functions:
         test_functions(10, Console())
         return
-    table = Table("environment", "ours, steps/s", "simulator, steps/s", "of simulator", "sb3-contrib", "ratio")
-    for env_id, slots in ENVIRONMENTS.items():
-        rounds = [population(env_id, slots) for _ in range(wish.repeats)]
-        rate, alone = (statistics.median(column) for column in zip(*rounds, strict=True))
-        theirs: Any = peer(wish.peer_python, env_id, wish.peer_steps) if wish.peer_python else None
-        beside = (f"{theirs:,.0f}", f"{rate / theirs:.1f}") if theirs else ("—", "—")
-        table.add_row(env_id, f"{rate:,.0f}", f"{alone:,.0f}", f"{rate / alone:.2f}", *beside)
+    peers = list(PEERS) if wish.peer_python else []
+    columns = [word for name in peers for word in (name, "ratio")]
+    table = Table("environment", "ours, steps/s", "simulator, steps/s", "of simulator", *columns)
+    for env_id in wish.environments:
+        slots = ENVIRONMENTS[env_id]
+        rounds, theirs = list[tuple[Rate, Rate]](), {name: list[Rate]() for name in peers}
+        for _ in range(wish.repeats):
+            rounds.append(population(env_id, slots))
+            print(f"{env_id}: ours {rounds[-1][0]}, simulator {rounds[-1][1]}", flush=True)
+            for name in peers:
+                if found := peer(wish.peer_python, name, env_id, wish.peer_steps):
+                    theirs[name].append(found)
+        ours, alone = (middle(column) for column in zip(*rounds, strict=True))
+        beside: list[str] = []
+        for name in peers:
+            found = middle(theirs[name]) if theirs[name] else None
+            beside += [str(found), f"{ours.processor / found.processor:.1f}"] if found else ["—", "—"]
+        table.add_row(env_id, str(ours), str(alone), f"{ours.processor / alone.processor:.2f}", *beside)
     second = Table("CMA-ES, 1,000 parameters", "ours, ms a generation", "cma, ms a generation", "ratio")
     for separable in (False, True):
         times = [(overhead(True, separable=separable), overhead(False, separable=separable)) for _ in range(wish.repeats)]
-        mine, theirs = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-        second.add_row("diagonal C" if separable else "full C", f"{mine:.1f}", f"{theirs:.1f}", f"{theirs / mine:.1f}")
+        mine, reference_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+        second.add_row(
+            "diagonal C" if separable else "full C", f"{mine:.1f}", f"{reference_ms:.1f}", f"{reference_ms / mine:.1f}"
+        )
     console = Console()
     console.print(table)
     console.print(second)

@@ -17,6 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from scg.agents.training.run_config import RunError
+
 HEADER = ("Claim and place", "Paper", "Ours, mean ± s.e. (seeds)", "Command, time", "Verdict")
 REPRODUCED, FAILED, REFUTED = "reproduced", "failed", "does not hold"
 """REFUTED: what the paper says is not so here, which was shown and not merely missed; FAILED: the run is not what it should be."""
@@ -108,6 +110,18 @@ def collect(paper: str, settings: Any, jobs: Sequence[Job], say: Say) -> Results
         verdict = right if isinstance(right, str) else REPRODUCED if right else FAILED
         results.rows.append(Row(claim, says, ours, round(time.perf_counter() - began, 2), verdict, numbers))
     return results
+
+
+def updated(out: Path, rows: Sequence[Row]) -> list[Row]:
+    """The rows of `out`'s results.json, those with the claims of `rows` replaced. RunError for a claim that is not there."""
+    try:
+        content = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{out} has no results of which some could be kept ({error.strerror})") from error
+    found = {row["claim"]: Row(**row) for row in content["rows"]}
+    if new := [row.claim for row in rows if row.claim not in found]:
+        raise RunError(f"{out}: no row says {new[0]!r}")
+    return list({**found, **{row.claim: row for row in rows}}.values())
 
 
 def table(results: dict[str, Any]) -> str:

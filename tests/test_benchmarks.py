@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent
 
+from benchmarks.cluster import Work as ClusterWork
 from benchmarks.estimators import ESTIMATORS, Measured, table, verdicts
-from benchmarks.executors import generation_time, with_losses
 from benchmarks.graphs import FAMILIES, Row, exponent, measure, rows, stepped
 from benchmarks.graphs import table as growth_table
 from benchmarks.sides import by_hand, ours
@@ -141,15 +141,30 @@ def test_what_would_take_too_long_is_left_out_and_stays_out():
 
 def test_a_population_stops_scaling_where_sending_takes_as_long_as_working():
     """100 episodes of 1 s, 10 ms to send a task: ten times as fast with ten workers, but not with a hundred."""
-    assert generation_time(1, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(100.51)
-    assert generation_time(10, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(10.6)
-    assert generation_time(100, 100, 1.0, 1.0, 0.01, 0.5) == pytest.approx(2.5)
-    assert generation_time(1000, 100, 1.0, 3.0, 0.01, 0.5) == pytest.approx(4.5)  # the longest episode bounds it
+    population = ClusterWork("", 100, 1.0, 0.5)
+    assert [population.seconds(w, 0.01) for w in (1, 10, 100, 1000)] == pytest.approx([100.51, 10.6, 2.5, 2.5])
+    limit = population.limit(0.01)
+    assert population.efficiency(limit, 0.01) >= 0.5 > population.efficiency(limit + 1, 0.01)
+    assert limit == 78  # 100 / W = 0.5 + 0.01 W
+    assert ClusterWork("", 100, 1.0, 0.0).limit(0.0) == 200  # half of the workers have nothing to do
+    assert ClusterWork("", 1, 1.0, 2.0).limit(0.0) == 0
+
+
+def test_actors_stop_scaling_where_the_learner_is_always_busy():
+    """100 blocks of 1 s, 0.05 s of the learner for each: twenty actors keep it busy, forty are half idle."""
+    actors = ClusterWork("", 100, 1.0, 100 * 0.05, overlaps=True)
+    assert [actors.efficiency(w, 0.0) for w in (1, 20, 40)] == pytest.approx([1.0, 1.0, 0.5])
+    assert actors.limit(0.0) == 40
 
 
 def test_the_simulation_of_losses_agrees_with_the_model_without_any():
     generator = np.random.default_rng(0)
-    calm = with_losses(10, 100, 1.0, 0.01, 0.0, 0.0, generator)
-    assert calm == pytest.approx(generation_time(10, 100, 1.0, 1.0, 0.01, 0.0))
-    lost = np.mean([with_losses(10, 100, 1.0, 0.01, 0.0, 0.1, generator) for _ in range(500)])
-    assert lost > 1.5 * calm  # one of ten tasks is done twice in 65 of 100 generations, and the generation waits for it
+    for work in (ClusterWork("", 100, 1.0, 0.5), ClusterWork("", 100, 1.0, 30.0, overlaps=True)):
+        calm = work.simulated(10, 0.01, 0.0, 0.0, generator)
+        # The model waits for all tasks to be sent, the simulation for the last one alone.
+        assert calm == pytest.approx(work.seconds(10, 0.01), rel=0.01)
+    work = ClusterWork("", 100, 1.0, 0.0)
+    lost = np.mean([work.simulated(10, 0.01, 0.0, 0.1, generator) for _ in range(500)])
+    assert lost > 1.5 * work.seconds(10, 0.01)  # one of ten is done twice in 65 of 100 rounds, which wait for it
+    spread = np.mean([work.simulated(100, 0.0, 0.5, 0.0, generator) for _ in range(200)])
+    assert 2.5 < spread < 4.5  # of 100 log-normal times, the greatest

@@ -140,22 +140,26 @@ def integrate(state: np.ndarray, action: np.ndarray, weather: np.ndarray) -> Non
 
 def observe(state: np.ndarray) -> np.ndarray:
     """`[n, 12]`: position error, velocity, rates, the rotation vector back to level; all in the helicopter's frame."""
-    q = state[:, 9:]
-    error = turned(-state[:, :3], conjugate(q))
-    sign = np.where(q[:, :1] < 0, -1.0, 1.0)  # the shorter way round
-    w, xyz = sign * q[:, :1], sign * q[:, 1:]
-    sine = np.linalg.norm(xyz, axis=-1, keepdims=True)
-    half = np.arctan2(sine, w)
-    level = -2 * xyz * np.where(sine > 1e-8, half / np.maximum(sine, 1e-8), 1.0)
-    return np.concatenate([error, state[:, 3:9], level], -1)
+    obs = np.empty((len(state), 12))
+    _observe(np.ascontiguousarray(state), obs)
+    return obs
 
 
-def conjugate(q: np.ndarray) -> np.ndarray:
-    return q * np.array([1.0, -1.0, -1.0, -1.0])
-
-
-def turned(v: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """`v [n, 3]` turned by `q`: from the body's frame to the world's."""
-    axis, w = q[:, 1:], q[:, :1]
-    twist = 2 * np.cross(axis, v)
-    return v + w * twist + np.cross(axis, twist)
+@njit(cache=True)
+def _observe(state: np.ndarray, obs: np.ndarray) -> None:
+    for i in range(len(state)):
+        s, o = state[i], obs[i]
+        w, x, y, z = s[9], s[10], s[11], s[12]
+        # The way to the target, turned back by the quaternion: e + 2 w (e × v) + 2 v × (v × e), v = (x, y, z).
+        ex, ey, ez = -s[0], -s[1], -s[2]
+        tx, ty, tz = 2 * (ey * z - ez * y), 2 * (ez * x - ex * z), 2 * (ex * y - ey * x)
+        o[0] = ex + w * tx + (ty * z - tz * y)
+        o[1] = ey + w * ty + (tz * x - tx * z)
+        o[2] = ez + w * tz + (tx * y - ty * x)
+        for k in range(3, 9):
+            o[k] = s[k]
+        if w < 0:  # the shorter way round
+            w, x, y, z = -w, -x, -y, -z
+        sine = np.sqrt(x * x + y * y + z * z)
+        factor = -2 * (np.arctan2(sine, w) / sine if sine > 1e-8 else 1.0)
+        o[9], o[10], o[11] = factor * x, factor * y, factor * z

@@ -22,14 +22,15 @@ from scg.papers.figures import panels, save
 from scg.papers.learning import Learned
 
 NEAR, CALMED = 0.5, 5.0  # metres; seconds
+VERDICT = "winds of the verdict"
 FRESH, COMMON, FIXED = "finite differences, fresh wind", "finite differences, one wind a step", "finite differences, fixed wind"
 _FD: dict[str, Any] = {"agent": "fd", "scale": 0.02}
 METHODS: dict[str, dict[str, Any]] = {
     FRESH: {**_FD, "scenarios": "fresh"},
     COMMON: {**_FD, "scenarios": "common"},
     FIXED: {**_FD, "scenarios": "fixed"},
-    "ES": {"agent": "es"},
-    "CEM": {"agent": "cem", "scale": 0.5},
+    "ES": {"agent": "es", "population": 16},
+    "CEM": {"agent": "cem", "scale": 0.5, "noise_variance": 0.05},
     "CMA-ES": {"agent": "cma-es"},
 }
 
@@ -65,9 +66,9 @@ def distances(theta: np.ndarray, seeds: list[int], at_target: bool) -> np.ndarra
     return found
 
 
-def flights(theta: np.ndarray, count: int = 20) -> Flights:
-    """In `count` winds of their own seeds."""
-    seeds = envs.seeds(0, "flights", count)
+def flights(theta: np.ndarray, count: int = 20, winds: str = VERDICT) -> Flights:
+    """In `count` winds that have their own name: no search is judged in winds in which its settings were chosen."""
+    seeds = envs.seeds(0, winds, count)
     settled = distances(theta, seeds, at_target=False)[round(CALMED / (DT * INNER)) :]
     return Flights(distances(theta, seeds, at_target=True).max(0).tolist(), settled.max(0).tolist())
 
@@ -75,9 +76,13 @@ def flights(theta: np.ndarray, count: int = 20) -> Flights:
 def look(run: RunDirectory) -> dict[str, Any]:
     """The controller of a finished run, and its flights."""
     saved = torch.load(run.checkpoints.paths()[-1], weights_only=True)
-    theta = saved["agent"]["policy"]["theta"].numpy()
-    flown = flights(theta)
-    return {"theta": theta.tolist(), "held": flown.held, "settled": flown.settled}
+    return flown(saved["agent"]["policy"]["theta"].numpy())
+
+
+def flown(theta: np.ndarray) -> dict[str, Any]:
+    """A controller, and its flights."""
+    found = flights(theta)
+    return {"theta": theta.tolist(), "held": found.held, "settled": found.settled}
 
 
 def by_hand() -> Flights:

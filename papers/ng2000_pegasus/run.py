@@ -19,7 +19,7 @@ import numpy as np
 from scg.papers.learning import Learned, TrainingSettings, clearly_more, learn_all
 from scg.papers.ng2000_pegasus import gradients, gridworld, hover
 from scg.papers.ng2000_pegasus.gridworld import PLAIN, POLICIES, SCRAMBLED, WORST
-from scg.papers.report import Claim, Estimate, Job, Results, Say, collect, number, over_seeds
+from scg.papers.report import Claim, Estimate, Job, Results, Row, Say, collect, number, over_seeds, updated
 
 SCENARIOS = (1, 3, 10)
 THETA = 0.5
@@ -27,6 +27,7 @@ STEPS_H = (0.02, 0.01, 0.005)
 OWN_H = 0.02  # the helicopter's agent's
 CONFIDENT = 0.05  # δ of the bound
 GRID_STEPS = (0.1, 0.01, 0.001)
+VARIANCE = "The helicopter’s finite-difference gradient, two winds a member: fresh winds for every member, or the same for all"
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,27 @@ class Settings(TrainingSettings):
     gradients: int = field(default=12, metadata={"help": "gradients of the helicopter for each variance"})
     steps: int = field(default=1_200_000, metadata={"help": "environment steps of each helicopter run; 0 leaves the runs out"})
     helicopter_seeds: int = field(default=1, metadata={"help": "runs of each method; one pair decides nothing"})
+    only: str = field(
+        default="",
+        metadata={
+            "help": "methods of the helicopter (separated by semicolons) to train again; the controllers of the others, and the other rows, are "
+            "those of the results in --out; all of them fly again",
+            "told": False,
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if unknown := [name for name in self.chosen if name not in hover.METHODS]:
+            raise ValueError(f"--only {self.only}: there is no method {unknown[0]!r}, but {'; '.join(hover.METHODS)}")
         for name, least in (("trials", 2), ("gradients", 2), ("steps", 0), ("helicopter_seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: give at least {least}")
+
+    @property
+    def chosen(self) -> list[str]:
+        """The methods to train."""
+        return [name.strip() for name in self.only.split(";")] if self.only else list(hover.METHODS)
 
 
 def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Results:
@@ -55,11 +71,17 @@ def run(settings: Settings, out: Path, say: Say = lambda what, done: None) -> Re
         ("variance, exactly", partial(exact_variance, settings)),
         ("variance, helicopter", partial(helicopter_variance, settings, ratios)),
     ]
-    runs = trained(settings, say) if settings.steps else {}
+    before: dict[str, Row] = {}
+    if settings.only:
+        jobs, before = [], {row.claim: row for row in updated(out, [])}
+        ratios.update({float(h): found for h, found in before[VARIANCE].numbers.items()})
+    runs = trained(settings, say, before) if settings.steps else {}
     jobs += [(name, partial(flown, name, found, settings)) for name, found in runs.items()]
     if runs:
         jobs += [("three methods hover", partial(three, runs)), ("fresh or fixed", partial(fresh_or_fixed, runs))]
     results = collect("ng2000_pegasus", settings, jobs, say)
+    if settings.only:
+        results.rows = updated(out, results.rows)
     hover.draw(runs, ratios, out / "hover.png")
     say("done", 1.0)
     return results
@@ -168,20 +190,35 @@ def helicopter_variance(settings: Settings, ratios: dict[float, dict[str, float]
     text = f"sum of the variances of the 12 entries, fresh over fixed wind, {settings.gradients} gradients each: " + ", ".join(
         f"h = {h:g}: {r:,.3g}" for h, r in each.items()
     )
-    claim = "The helicopter’s finite-difference gradient, two winds a member: fresh winds for every member, or the same for all"
     numbers = {str(h): {**v, "ratio": each[h]} for h, v in ratios.items()}
-    return claim, "“can dominate” (the notes)", text, min(each.values()) > 1 and each[STEPS_H[-1]] > each[OWN_H], numbers
+    return VARIANCE, "“can dominate” (the notes)", text, min(each.values()) > 1 and each[STEPS_H[-1]] > each[OWN_H], numbers
 
 
 # -- the helicopter --------------------------------------------------------------------------------------------------
 
 
-def trained(settings: Settings, say: Say) -> dict[str, list[Learned]]:
+def trained(settings: Settings, say: Say, before: dict[str, Row]) -> dict[str, list[Learned]]:
+    """The runs of every method: trained, or as they were before."""
     common: dict[str, Any] = {"env": "Helicopter-v0", "steps": settings.steps, "episodes": 20, "points": 10, "look": hover.look}
     seeds = range(settings.seed, settings.seed + settings.helicopter_seeds)
-    wanted = {(name, seed): {**common, **method, "seed": seed} for name, method in hover.METHODS.items() for seed in seeds}
+    wanted = {(name, seed): {**common, **hover.METHODS[name], "seed": seed} for name in settings.chosen for seed in seeds}
     found = learn_all(wanted, settings.workers, say, settings.runs)
-    return {name: [found[name, seed] for seed in seeds] for name in hover.METHODS}
+    return {
+        name: [found[name, seed] for seed in seeds] if name in settings.chosen else flown_before(before[title(name, settings)])
+        for name in hover.METHODS
+    }
+
+
+def title(name: str, settings: Settings) -> str:
+    return f"Helicopter-v0, {settings.steps:,} steps: {name}"
+
+
+def flown_before(row: Row) -> list[Learned]:
+    """The runs of a row; their controllers fly again."""
+    return [
+        Learned([], [], [], run["final"], run["seconds"], run["evaluations"], hover.flown(np.array(run["theta"])))
+        for run in row.numbers["runs"]
+    ]
 
 
 def counts(run: Learned) -> tuple[int, int]:
@@ -196,8 +233,10 @@ def flown(name: str, runs: list[Learned], settings: Settings) -> Claim:
         f"{', '.join(map(str, held))} (seeds; farthest {worst:.2f} m); from up to a metre away, from second 5 on: {', '.join(map(str, settled))}"
         f"<br>{statistics.fmean(run.seconds for run in runs):.0f} s a run"
     )
-    numbers = {"runs": [{**run.numbers(), **run.seen, "evaluations": run.evaluations} for run in runs]}
-    return f"Helicopter-v0, {settings.steps:,} steps: {name}", "hovers (Ng et al. 2004)", text, "measured", numbers
+    numbers = {
+        "runs": [{"final": run.final, "seconds": run.seconds, **run.seen, "evaluations": run.evaluations} for run in runs]
+    }
+    return title(name, settings), "hovers (Ng et al. 2004)", text, "measured", numbers
 
 
 def three(runs: dict[str, list[Learned]]) -> Claim:

@@ -131,7 +131,7 @@ def runs(held: dict[str, float], cost: dict[str, float]):
     return learn_all
 
 
-def told(tmp_path, monkeypatch, held, cost) -> dict[str, dict]:
+def told(tmp_path, monkeypatch, held, cost, *more: str) -> dict[str, dict]:
     monkeypatch.setattr(run, "learn_all", runs(held, cost))
     monkeypatch.setattr(gridworld, "ALL", gridworld.ALL[5::64])
     monkeypatch.setattr(run, "SCENARIOS", (1, 4))
@@ -142,7 +142,7 @@ def told(tmp_path, monkeypatch, held, cost) -> dict[str, dict]:
         "helicopter",
         lambda kind, h, count, seed: rough[kind] / h * np.random.default_rng(0).normal(size=(count, 12)),
     )
-    paper(["ng2000_pegasus", "--trials", "2", "--out", str(tmp_path)])
+    assert paper(["ng2000_pegasus", "--trials", "2", *more, "--out", str(tmp_path)]) in (0, 1)
     rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]
     return {row["claim"]: row for row in rows}
 
@@ -156,6 +156,23 @@ def test_the_report_says_who_hovers(tmp_path, monkeypatch) -> None:
     assert three["verdict"] == "reproduced"
     assert three["ours"].endswith("all start from: 1, and 0 from a metre away")
     assert (tmp_path / "hover.png").stat().st_size > 10_000
+
+
+def test_some_methods_are_trained_again_and_all_fly_again(tmp_path, monkeypatch, capsys) -> None:
+    names = list(hover.METHODS)
+    monkeypatch.setattr(hover, "by_hand", lambda: hover.Flights([0.1, 0.6], [0.7, 0.7]))
+    assert paper(["ng2000_pegasus", "--only", "ES", "--out", str(tmp_path)]) == 2
+    assert "has no results of which some could be kept" in capsys.readouterr().err
+    before = told(tmp_path, monkeypatch, dict.fromkeys(names, 0.4), dict.fromkeys(names, 60.0))
+    monkeypatch.setattr(hover, "flights", lambda theta: hover.Flights([0.1] * 19 + [0.7], [0.1] * 20))
+    after = told(tmp_path, monkeypatch, dict.fromkeys(names, 0.3), dict.fromkeys(names, 50.0), "--only", "ES; CEM")
+    assert list(before) == list(after)
+    flights = {name: after[run.title(name, run.Settings())]["ours"] for name in names}
+    assert all((": 20 (seeds" in text and "minute 50" in text) == (name in ("ES", "CEM")) for name, text in flights.items())
+    assert ": 19 (seeds" in flights["CMA-ES"] and "minute 60" in flights["CMA-ES"]
+    for claim in before:
+        if "Section" in claim or "Theorem" in claim:
+            assert before[claim] == after[claim]
 
 
 def test_two_methods_that_hover_are_not_three() -> None:
@@ -172,4 +189,6 @@ def test_two_methods_that_hover_are_not_three() -> None:
 def test_settings_that_make_no_sense_are_refused(capsys) -> None:
     assert paper(["ng2000_pegasus", "--trials", "1"]) == 2
     assert "--trials 1: give at least 2" in capsys.readouterr().err
+    assert paper(["ng2000_pegasus", "--only", "grid"]) == 2
+    assert "--only grid: there is no method 'grid'" in capsys.readouterr().err
     assert paper(["ng2000_pegasus", "--helicopter_seeds", "0"]) == 2

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -207,6 +207,56 @@ def test_a_population_has_the_same_bits_on_any_executor(agent: str, more: list[s
     for table in ("metrics.csv", "evaluations.csv"):
         assert timeless(here.path / table) == timeless(there.path / table)
     assert not multiprocessing.active_children()
+
+
+@contextmanager
+def killing_a_worker_at_work(metrics: Path) -> Iterator[list[int]]:
+    """Inside, one process that performs tasks for this one is killed once a run has written two rows of metrics."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set() and not killed:
+            if metrics.exists() and len(metrics.read_text().splitlines()) > 2:
+                for pid in working():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def working() -> list[int]:
+    """Workers of a pool; and Ray's processes that perform a task (it writes that into their names), two below this one."""
+    found = [process.pid for process in multiprocessing.active_children() if process.pid is not None]
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if file.read_bytes().startswith(b"ray::_performed") and parent(parent(int(file.parent.name))) == os.getpid():
+                found.append(int(file.parent.name))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("executor", ["local", OTHERS[0]])
+@pytest.mark.parametrize("agent", ["es", "cma-es"])
+def test_a_population_has_the_same_bits_where_a_worker_is_killed(agent: str, executor: str, tmp_path: Path) -> None:
+    here = trained(agent, ES, tmp_path / "here")
+    with killing_a_worker_at_work(tmp_path / "there" / "metrics.csv") as killed:
+        there = trained(agent, ES, tmp_path / "there", "--workers", "2", "--executor", executor)
+    assert killed and killed[0] != os.getpid()
+    assert_same(last_state(here)["agent"], last_state(there)["agent"])
+    for table in ("metrics.csv", "evaluations.csv"):
+        assert timeless(here.path / table) == timeless(there.path / table)
 
 
 def test_a_share_is_a_workers_part_or_what_fills_the_slots() -> None:

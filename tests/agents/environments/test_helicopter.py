@@ -20,10 +20,8 @@ from scg.agents.environments.helicopter import (
     TORQUE,
     WIND,
     Helicopter,
-    conjugate,
     integrate,
     observe,
-    turned,
 )
 from scg.agents.search.controllers import HoverPolicy
 
@@ -46,6 +44,13 @@ def stepped(s: np.ndarray, action: list[float] | None = None, weather: np.ndarra
     after = s.copy()
     integrate(after, np.array([action or [0, 0, 0, 0]], float), weather)
     return after
+
+
+def turned(v: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """`v [n, 3]` turned by `q`: from the body's frame to the world's."""
+    axis, w = q[:, 1:], q[:, :1]
+    twist = 2 * np.cross(axis, v)
+    return v + w * twist + np.cross(axis, twist)
 
 
 def test_lift_meets_weight_when_level_and_the_tail_rotor_pushes_sideways() -> None:
@@ -106,13 +111,16 @@ def test_observations_are_in_the_helicopters_frame_and_point_back_to_level() -> 
     assert observe(state())[0].tolist() == [0.0] * 12
 
 
-def test_turning_forth_and_back_is_nothing() -> None:
+def test_observations_are_those_of_rotation_vectors() -> None:
+    """The same by numpy's cross products, in any attitude."""
     rng = np.random.default_rng(0)
-    q = rng.normal(size=(5, 4))
-    q /= np.linalg.norm(q, axis=-1, keepdims=True)
-    v = rng.normal(size=(5, 3))
-    assert np.allclose(turned(turned(v, q), conjugate(q)), v)
-    assert np.allclose(np.linalg.norm(turned(v, q), axis=-1), np.linalg.norm(v, axis=-1))
+    s = rng.normal(size=(500, 13))
+    s[:, 9:] /= np.linalg.norm(s[:, 9:], axis=-1, keepdims=True)
+    q = s[:, 9:] * np.where(s[:, 9:10] < 0, -1.0, 1.0)
+    sine = np.linalg.norm(q[:, 1:], axis=-1, keepdims=True)
+    assert np.allclose(observe(s)[:, :3], turned(-s[:, :3], q * np.array([1.0, -1.0, -1.0, -1.0])))
+    assert np.array_equal(observe(s)[:, 3:9], s[:, 3:9])
+    assert np.allclose(observe(s)[:, 9:], -2 * np.arctan2(sine, q[:, :1]) * q[:, 1:] / sine)
 
 
 def test_it_is_an_environment_of_gymnasium() -> None:

@@ -11,8 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ from scg.agents.training.run_directory import RunDirectory
 from scg.agents.training.search_space import dimension, typed
 from scg.agents.training.sweep import Plan, Sweep, Trial, train_until
 from scg.agents.training.sweep_report import so_far
-from scg.executors import InProcess
+from scg.executors import InProcess, opened
 from scg.executors.local_pool import LocalPool
 
 NEEDS = "optuna is not installed: torch-scg[sweep]"
@@ -95,6 +98,32 @@ def test_a_sweep_is_a_function_of_its_plan(whole: Sweep, tmp_path: Path, how: st
         other = made(tmp_path / "other")
         other.run(InProcess(), silent)
     assert repr(other.finished()) == repr(whole.finished())  # the repr: NaN is not itself
+    assert other.best() == whole.best()
+
+
+RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: torch-scg[ray]")
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=RAY)])
+def test_a_sweep_has_the_same_trials_where_a_worker_is_killed(whole: Sweep, tmp_path: Path, engine: str) -> None:
+    other, lock, killed = made(tmp_path / "other"), tmp_path / "other" / "trials" / "1" / "seed1" / "lock", list[int]()
+
+    def kill() -> None:
+        """The process that trains the second trial: whoever holds its run's lock."""
+        until = time.monotonic() + 300
+        while not killed and time.monotonic() < until:
+            with suppress(OSError, ValueError):
+                killed.append(int(lock.read_text()))
+            time.sleep(0.001)
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with opened(engine, 2) as executor:
+        other.run(executor, silent)
+    thread.join()
+    assert killed and killed[0] != os.getpid()
+    assert repr(other.finished()) == repr(whole.finished())
     assert other.best() == whole.best()
 
 
