@@ -68,7 +68,7 @@ def test_a_chain_with_a_cost_at_every_node_takes_one_addition_a_cost():
         Product(drawn, None, cost).ancestors(sums)
     assert len(sums._sums) == 20
     examination = Examination(graph, drawn.plan, {}, {"theta": theta}, None)
-    assert len(_together(examination.recording)) == 1
+    assert len(_together(examination.recording, {})) == 1
 
 
 def test_samples_are_exchanged_apart_where_one_target_is_not_weighed_with_the_others():
@@ -81,4 +81,4 @@ def test_samples_are_exchanged_apart_where_one_target_is_not_weighed_with_the_ot
     theta = torch.zeros(8, requires_grad=True)
     drawn = graph.sample(theta=theta)
     examination = Examination(graph, drawn.plan, {}, {"theta": theta}, None)
-    assert _together(examination.recording) == [(("x",), ["c0"]), (("y",), ["c1"])]
+    assert _together(examination.recording, {}) == [(("x",), ["c0"]), (("y",), ["c1"])]
