@@ -17,18 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 import scg
 from scg import Estimator, detach, dist
 from scg.agents.common.agent import OptionError
-from scg.agents.common.off_policy import Algorithm, bellman
-from scg.agents.environments.action_spaces import action_dim
+from scg.agents.common.off_policy import bellman
 from scg.agents.execution.options import check_options
-from scg.agents.networks.actors import SquashedPolicy
-from scg.agents.networks.critics import QCritics, Temperature, target_copy
+from scg.agents.networks.critics import QCritics
+from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.gaussian_noise import gaussian_noise
 from scg.agents.sac import SAC, soft_actor
 from scg.estimators import NoGradient
@@ -95,19 +93,8 @@ class REDQ(SAC):
         if self.subset > self.critics:
             raise OptionError(f"option subset is {self.subset}: there are {self.critics} critics. Give no more.")
 
-    def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
-        policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
-        critics = QCritics(encoder(), dim, self.hidden, self.critics, generator)
-        target_critics, temperature = target_copy(critics), Temperature(self.alpha)
-        entropy, estimator = self.entropy(dim), self.estimator()
-        modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
-        return Algorithm(
-            redq(policy, critics, target_critics, temperature, entropy, estimator, self.subset, self.critics),
-            objectives={"bellman": critics, **self.actors(policy, temperature)},
-            targets={target_critics: critics},
-            policy=policy,
-            behaviour=policy,
-            state=modules,
-            watched=("q", "log_prob"),
-        )
+    def make_critics(self, encoder: Encoder, dim: int, generator: Generator) -> nn.Module:
+        return QCritics(encoder, dim, self.hidden, self.critics, generator)
+
+    def make_graph(self, **parts: Any) -> scg.Graph:
+        return redq(**parts, subset=self.subset, count=self.critics)

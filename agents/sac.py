@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 from torch import Generator, Tensor, nn
@@ -28,6 +28,7 @@ from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
 from scg.agents.networks.actors import SquashedPolicy
 from scg.agents.networks.critics import QCritics, Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.estimators import LeaveOneOut, NoGradient, Pathwise
 
 
@@ -108,12 +109,11 @@ class SAC(OffPolicy):
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
         policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
-        critics = QCritics(encoder(), dim, self.hidden, 2, generator)
+        critics = self.make_critics(encoder(), dim, generator)
         target_critics, temperature = target_copy(critics), Temperature(self.alpha)
-        graph = sac(policy, critics, target_critics, temperature, self.entropy(dim), self.estimator())
         modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
         return Algorithm(
-            graph,
+            self.make_graph(**modules, target_entropy=self.entropy(dim), actor=self.estimator()),
             objectives={"bellman": critics, **self.actors(policy, temperature)},
             targets={target_critics: critics},
             policy=policy,
@@ -121,6 +121,13 @@ class SAC(OffPolicy):
             state=modules,
             watched=("q", "log_prob"),
         )
+
+    def make_critics(self, encoder: Encoder, dim: int, generator: Generator) -> nn.Module:
+        return QCritics(encoder, dim, self.hidden, 2, generator)
+
+    def make_graph(self, **parts: Any) -> scg.Graph:
+        """The page's graph, of the arguments of `sac`."""
+        return sac(**parts)
 
     def entropy(self, dim: int) -> float | None:
         """The target entropy for so many action dimensions, None where the temperature is fixed."""

@@ -16,7 +16,8 @@ distributional quantile critics".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium as gym
 from torch import Generator, Tensor, nn
@@ -26,10 +27,8 @@ import scg
 from scg import Estimator, detach, dist
 from scg.agents.common.agent import OptionError
 from scg.agents.common.off_policy import Algorithm
-from scg.agents.environments.action_spaces import action_dim
 from scg.agents.execution.options import check_options
-from scg.agents.networks.actors import SquashedPolicy
-from scg.agents.networks.critics import Temperature, target_copy
+from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.quantiles import QuantileCritics, quantile_loss
 from scg.agents.sac import SAC, soft_actor
 from scg.estimators import NoGradient
@@ -100,20 +99,11 @@ class TQC(SAC):
         if self.drop >= self.quantiles:
             raise OptionError(f"option drop is {self.drop}: of {self.quantiles} quantiles one must be left. Give less.")
 
+    def make_critics(self, encoder: Encoder, dim: int, generator: Generator) -> nn.Module:
+        return QuantileCritics(encoder, dim, self.hidden, self.critics, self.quantiles, generator)
+
+    def make_graph(self, **parts: Any) -> scg.Graph:
+        return tqc(**parts, drop=self.drop)
+
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
-        dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)
-        policy = SquashedPolicy(encoder(), dim, self.hidden, generator)
-        critics = QuantileCritics(encoder(), dim, self.hidden, self.critics, self.quantiles, generator)
-        target_critics, temperature = target_copy(critics), Temperature(self.alpha)
-        graph = tqc(policy, critics, target_critics, temperature, self.entropy(dim), self.estimator(), self.drop)
-        modules = {"policy": policy, "critics": critics, "target_critics": target_critics, "temperature": temperature}
-        return Algorithm(
-            graph,
-            objectives={"bellman": critics, **self.actors(policy, temperature)},
-            targets={target_critics: critics},
-            policy=policy,
-            behaviour=policy,
-            state=modules,
-            watched=("q", "log_prob"),
-            errors=errors,
-        )
+        return replace(super().algorithm(obs_space, action_space, generator), errors=errors)

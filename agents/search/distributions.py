@@ -82,7 +82,9 @@ class FullGaussian(nn.Module):
         centred = theta - self.mean
         covariance = (centred.T * p) @ centred + extra * torch.eye(len(self.mean), dtype=torch.float64)
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        if failed:
+        # Of each parameter's variance what those before it leave unexplained; where nothing is left, what is found is rounding.
+        left = factor.diagonal().square() / covariance.diagonal()
+        if failed or not bool((left > 8 * len(left) * torch.finfo(left.dtype).eps).all()):
             held, dim = int((weight > 0).sum()), len(self.mean)
             raise ValueError(
                 f"a full covariance of {dim} parameters from {held} members with weight is singular. Give more of them (at "
