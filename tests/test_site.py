@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ ELSEWHERE = {
 }  # tests/user_project/test_guide.py, tests/test_guides.py; a list
 
 
+@pytest.fixture
+def modules_of_its_own(tmp_path):
+    """What a guide's files left imported is not what another file's `import layers` finds."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("modules_of_its_own")
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_guides_blocks_print_what_follows_them(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
