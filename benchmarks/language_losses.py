@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,9 +54,8 @@ TASK = AnswerTask(POLICY, PROMPTS, reward, steps=2, answers=3, end=1)
 OFF = AnswerTask(POLICY, PROMPTS, reward, steps=2, answers=2, end=1, behaviour=Table(17, POLICY, 0.8))
 FAR = AnswerTask(POLICY, PROMPTS, reward, steps=2, answers=2, end=1, reference=Table(2), kl=BETA)
 NEAR = AnswerTask(POLICY, PROMPTS, reward, steps=2, answers=2, end=1, reference=Table(2, POLICY, 0.4), kl=BETA)
-OFF_FAR = AnswerTask(
-    POLICY, PROMPTS, reward, steps=2, answers=2, end=1, behaviour=Table(17, POLICY, 0.8), reference=Table(2), kl=BETA
-)
+OFF_FAR = replace(OFF, reference=Table(2), kl=BETA)
+OFF_NEAR = replace(OFF, reference=Table(2, POLICY, 0.4), kl=BETA)
 
 
 def checked(task: AnswerTask, *others: AnswerTask) -> Callable[[Loss], Loss]:
@@ -291,28 +291,61 @@ def exact_as_cost(b: Answers) -> Tensor:
     return in_loss(b, exact(b)) + BETA * summed(later(exact(b), b) * b.log_probs, b)
 
 
-@checked(OFF_FAR)
+# -- the same from a recording of another policy: the ratio of the token, of those until now, or of the whole answer ---------
+
+
+def recorded_kl(b: Answers, weighed: Tensor) -> Tensor:
+    """The reward with the product of ratios, and the steps' KL with ratios of its own."""
+    return -(ratio(b).prod(-1) * b.rewards).mean() + BETA * summed(weighed, b)
+
+
+@checked(OFF_FAR, OFF_NEAR)
 def k3_token_ratio(b: Answers) -> Tensor:
     return -summed(ratio(b) * others(b.rewards), b) + BETA * summed(ratio(b) * k3(b), b)
 
 
-@checked(OFF_FAR)
+@checked(OFF_FAR, OFF_NEAR)
+def k3_token_ratio_in_kl(b: Answers) -> Tensor:
+    """The same, beside a reward that is right."""
+    return recorded_kl(b, ratio(b) * k3(b))
+
+
+@checked(OFF_FAR, OFF_NEAR)
+def k1_prefix_ratio(b: Answers) -> Tensor:
+    return recorded_kl(b, ratio(b).cumprod(-1) * k1(b))
+
+
+@checked(OFF_FAR, OFF_NEAR)
+def k2_prefix_ratio(b: Answers) -> Tensor:
+    return recorded_kl(b, ratio(b).cumprod(-1) * k2(b))
+
+
+@checked(OFF_FAR, OFF_NEAR)
+def k3_prefix_ratio(b: Answers) -> Tensor:
+    return recorded_kl(b, ratio(b).cumprod(-1) * k3(b))
+
+
+@checked(OFF_FAR, OFF_NEAR)
+def k3_sequence_ratio(b: Answers) -> Tensor:
+    return recorded_kl(b, ratio(b).prod(-1, keepdim=True) * k3(b))
+
+
+@checked(OFF_FAR, OFF_NEAR)
 def k1_in_reward_sequence_ratio(b: Answers) -> Tensor:
     total = b.rewards - BETA * (k1(b).detach() * b.mask).sum(-1)
     return -(ratio(b).prod(-1) * total).mean()
 
 
-@checked(OFF_FAR)
+@checked(OFF_FAR, OFF_NEAR)
 def exact_prefix_ratio(b: Answers) -> Tensor:
     """Each step's KL with the ratios of the tokens before it: exact, and per decision."""
     r = ratio(b)
-    before = r.cumprod(-1) / r  # Π_{s < t}
-    return -(r.prod(-1) * b.rewards).mean() + BETA * summed(before * exact(b), b)
+    return recorded_kl(b, (r.cumprod(-1) / r) * exact(b))
 
 
 LOSSES = {name: thing for name, thing in globals().items() if hasattr(thing, "tasks")}
-DETECTABLE = {id(NEAR): 0.01}  # near the reference little is left to be wrong
-PLACES = {id(TASK): "on-policy", id(OFF): "recorded", id(FAR): "far", id(NEAR): "near", id(OFF_FAR): "recorded, far"}
+DETECTABLE = {id(NEAR): 0.01, id(OFF_NEAR): 0.01}  # near the reference little is left to be wrong
+PLACES = {id(TASK): "on-policy", id(OFF): "recorded", id(FAR): "far", id(NEAR): "near", id(OFF_FAR): "recorded, far", id(OFF_NEAR): "recorded, near"}
 
 
 def rows(names: list[str]) -> list[str]:
