@@ -345,7 +345,14 @@ def exact_prefix_ratio(b: Answers) -> Tensor:
 
 LOSSES = {name: thing for name, thing in globals().items() if hasattr(thing, "tasks")}
 DETECTABLE = {id(NEAR): 0.01, id(OFF_NEAR): 0.01}  # near the reference little is left to be wrong
-PLACES = {id(TASK): "on-policy", id(OFF): "recorded", id(FAR): "far", id(NEAR): "near", id(OFF_FAR): "recorded, far", id(OFF_NEAR): "recorded, near"}
+PLACES = {
+    id(TASK): "on-policy",
+    id(OFF): "recorded",
+    id(FAR): "far",
+    id(NEAR): "near",
+    id(OFF_FAR): "recorded, far",
+    id(OFF_NEAR): "recorded, near",
+}
 
 
 def rows(names: list[str]) -> list[str]:

@@ -163,3 +163,10 @@ def test_workers_for_one_target_are_refused(capsys: pytest.CaptureFixture[str]) 
     assert "are for several targets" in capsys.readouterr().err
     assert check(["a.py:b", "c.py:d", "--executor", "rey"]) == 2
     assert "executor 'rey' is unknown" in capsys.readouterr().err
+
+
+def test_a_transformer_against_the_sum_over_its_625_answers(capsys):
+    """Twins that are caught: `tests/scg/test_prefix.py`."""
+    assert check(["docs/examples/answers.py:graph", "--steps", "4", "--detectable", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "gradient: unbiased" in said and "transformer.layers.1.keyed.weight" in said and "enumeration" in said
