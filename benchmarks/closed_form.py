@@ -1,6 +1,9 @@
 """Every agent on environments of one or two steps whose best policy and return are known.
 
-    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--out docs/closed-form.md]
+    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--record FILE] [--out docs/closed-form.md]
+
+With `--record FILE` every row is kept as a line of JSON, and a table that was stopped goes on: what is there is not trained
+again, and the page is of all that the record has. A record is of one state of the code; delete it after a change.
 
 Such tasks show what long ones hide: an offset of the rewards that the scale eats, a bootstrap after a termination or none
 after a truncation, actions mapped to the wrong bounds, a discount in the wrong place. A row is one training with the seed
@@ -14,6 +17,8 @@ through dynamics, whose models know no end of an episode; RLOO, whose observatio
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import shlex
 import sys
 import time
@@ -214,14 +219,29 @@ def measured(agent: Agent, env_id: str, arguments: dict[str, Any], episodes: int
     return float(np.mean([episode.total for episode in block.episodes]))
 
 
-def solutions(names: Sequence[str], worlds: Sequence[str]) -> Iterator[Row]:
-    for name in names:
-        for world in worlds:
-            row = solve(name, world)
-            if row is not None:
-                said = "" if row.solved else "  MISSED"
-                print(f"{name:14} {world:18} {row.found:9.3f} of {row.best:7.1f}  {row.seconds:5.1f} s{said}", flush=True)
-                yield row
+def solutions(names: Sequence[str], worlds: Sequence[str], record: Path | None = None) -> Iterator[Row]:
+    """Row by row, those of the record first."""
+    kept = recorded(record)
+    yield from (row for row in kept.values() if row is not None)
+    for name, world in itertools.product(names, worlds):
+        if (name, world) in kept:
+            continue
+        row = solve(name, world)
+        if record is not None:
+            with record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, world, row]) + "\n")
+        if row is not None:
+            said = "" if row.solved else "  MISSED"
+            print(f"{name:14} {world:18} {row.found:9.3f} of {row.best:7.1f}  {row.seconds:5.1f} s{said}", flush=True)
+            yield row
+
+
+def recorded(record: Path | None) -> dict[tuple[str, str], Row | None]:
+    """What a record has, by agent and world: None where the agent refuses the spaces."""
+    if record is None or not record.exists():
+        return {}
+    lines = map(json.loads, record.read_text(encoding="utf-8").splitlines())
+    return {(name, world): row and Row(*row) for name, world, row in lines}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -229,7 +249,7 @@ def table(rows: Sequence[Row]) -> str:
     found = {(row.agent, row.world): row for row in rows}
     worlds = [world for world in WORLDS if any(row.world == world for row in rows)]
     lines = ["| agent | " + " | ".join(worlds) + " |", "|---" * (len(worlds) + 1) + "|"]
-    for agent in dict.fromkeys(row.agent for row in rows):
+    for agent in sorted({row.agent for row in rows}):
         cells = [cell(found.get((agent, world))) for world in worlds]
         lines.append(f"| {agent} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -273,11 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("agents", nargs="*", metavar="AGENT", help="by default all that take such environments")
     parser.add_argument("--only", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="WORLD")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--record", type=Path, help="rows are kept here, and those that are there are not trained again")
     wish = parser.parse_args(argv)
     torch.set_num_threads(1)
     words = shlex.join(["python", "-m", "benchmarks.closed_form", *(sys.argv[1:] if argv is None else argv)])
     rows: list[Row] = []
-    for row in solutions(wish.agents or tried(), wish.only):
+    for row in solutions(wish.agents or tried(), wish.only, wish.record):
         rows.append(row)
         if wish.out:  # row by row: a run that is stopped leaves what it has found
             wish.out.write_text(page(rows, words), encoding="utf-8")
