@@ -111,7 +111,8 @@ def test_a_refusal_leaves_nothing_and_its_remedy_works(
     monkeypatch.chdir(tmp_path)
     assert cli.train(refused.split()) == 2
     shown = capsys.readouterr().err
-    assert said in " ".join(shown.split()), shown
+    flat = " ".join(word for word in shown.split() if word.strip("│╭╰─╮╯"))  # as the parser's boxes break it
+    assert said in flat, shown
     assert not list(tmp_path.iterdir())
     assert cli.train(followed.split()) == 0, capsys.readouterr().err
     assert list(tmp_path.glob("runs/*/config.json"))
