@@ -99,10 +99,11 @@ REPLAY = f"{SHORT} --warmup 24 --batch 4 --replay 64"
             f"sac --env RemedyRange-v0 {REPLAY} --alpha 1e-9 --no-learn-alpha",
         ),
         (
-            f"sac-discrete --env RemedySwitches-v0 {REPLAY} --alpha 0",
+            f"sac-discrete --env RemedyRange-v0 {REPLAY} --action-bins 3 --alpha 0",
             "Give a number above 0",
-            f"sac-discrete --env RemedySwitches-v0 {REPLAY} --alpha 1e-9",
+            f"sac-discrete --env RemedyRange-v0 {REPLAY} --action-bins 3 --alpha 1e-9",
         ),
+        (f"sac-discrete --env RemedySwitches-v0 {REPLAY}", "Use dqn", f"dqn --env RemedySwitches-v0 {REPLAY}"),
     ],
 )
 def test_a_refusal_leaves_nothing_and_its_remedy_works(
