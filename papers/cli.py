@@ -73,10 +73,11 @@ paper.subjects = papers.names  # type: ignore[attr-defined]
 def options_of(name: str) -> Any:
     """The dataclass behind `scg paper NAME`: every field of the paper's `Settings` is a flag, and so is `--out`."""
     options: list[Any] = []
+    annotated: Any = Annotated  # of types that are known at run time only
     for setting in fields(papers.load(name).Settings):
-        told: Any = Annotated[type(setting.default), arg(help=setting.metadata.get("help"))]  # type: ignore[misc]
+        told = annotated[type(setting.default), arg(help=setting.metadata.get("help"))]
         options.append((setting.name, told, setting.default))
-    told = Annotated[Path, arg(help="where results.json and pictures go, and where a README.md that lies there is filled in")]
+    told = annotated[Path, arg(help="where results.json and pictures go, and where a README.md that lies there is filled in")]
     return make_dataclass("Options", [*options, ("out", told, Path("runs") / name)], frozen=True)
 
 
