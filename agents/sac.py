@@ -104,7 +104,7 @@ class SAC(OffPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, at_least_zero="alpha")
+        check_options(self, above_zero="alpha")  # its logarithm is the parameter
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)

@@ -128,7 +128,7 @@ class DiscreteSAC(OffPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, at_least_zero="alpha", unit="target_entropy_share")
+        check_options(self, unit="target_entropy_share", above_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         sizes, encoder = choices(action_space), self.encoder(obs_space, generator)

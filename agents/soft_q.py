@@ -36,7 +36,7 @@ import scg
 from scg import detach
 from scg.agents.common.off_policy import Algorithm, OffPolicy, bellman
 from scg.agents.environments.action_spaces import action_dim
-from scg.agents.execution.options import OptionError, check_options
+from scg.agents.execution.options import check_options
 from scg.agents.networks.critics import QCritics, target_copy
 from scg.agents.networks.encoder import Encoder
 from scg.agents.networks.mlp import ReLUNetwork
@@ -162,9 +162,7 @@ class SoftQ(OffPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self, "particles proposals")
-        if not self.alpha > 0:
-            raise OptionError(f"option alpha is {self.alpha}. Give a number above 0.")
+        check_options(self, "particles proposals", above_zero="alpha")
 
     def algorithm(self, obs_space: gym.Space, action_space: gym.Space, generator: Generator) -> Algorithm:
         dim, encoder = action_dim(action_space), self.encoder(obs_space, generator)

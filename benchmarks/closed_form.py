@@ -1,6 +1,9 @@
 """Every agent on environments of one or two steps whose best policy and return are known.
 
-    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--out docs/closed-form.md]
+    python -m benchmarks.closed_form [AGENT …] [--only WORLD …] [--record FILE] [--out docs/closed-form.md]
+
+With `--record FILE` every row is kept as a line of JSON, and a table that was stopped goes on: what is there is not trained
+again, and the page is of all that the record has. A record is of one state of the code; delete it after a change.
 
 Such tasks show what long ones hide: an offset of the rewards that the scale eats, a bootstrap after a termination or none
 after a truncation, actions mapped to the wrong bounds, a discount in the wrong place. A row is one training with the seed
@@ -14,6 +17,8 @@ through dynamics, whose models know no end of an episode; RLOO, whose observatio
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import shlex
 import sys
 import time
@@ -214,24 +219,45 @@ def measured(agent: Agent, env_id: str, arguments: dict[str, Any], episodes: int
     return float(np.mean([episode.total for episode in block.episodes]))
 
 
-def solutions(names: Sequence[str], worlds: Sequence[str]) -> Iterator[Row]:
-    for name in names:
-        for world in worlds:
-            row = solve(name, world)
-            if row is not None:
-                said = "" if row.solved else "  MISSED"
-                print(f"{name:14} {world:18} {row.found:9.3f} of {row.best:7.1f}  {row.seconds:5.1f} s{said}", flush=True)
-                yield row
+Found = dict[tuple[str, str], Row | None]  # by agent and world; None where the agent refuses the spaces
 
 
-def table(rows: Sequence[Row]) -> str:
+def solutions(names: Sequence[str], worlds: Sequence[str], record: Path | None = None) -> Iterator[Found]:
+    """What is known, after each training; first what the record has."""
+    found = recorded(record)
+    yield found
+    for name, world in itertools.product(names, worlds):
+        if (name, world) in found:
+            continue
+        row = found[name, world] = solve(name, world)
+        if record is not None:
+            with record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, world, row]) + "\n")
+        if row is not None:
+            said = "" if row.solved else "  MISSED"
+            print(f"{name:14} {world:18} {row.found:9.3f} of {row.best:7.1f}  {row.seconds:5.1f} s{said}", flush=True)
+        yield found
+
+
+def recorded(record: Path | None) -> Found:
+    if record is None or not record.exists():
+        return {}
+    lines = map(json.loads, record.read_text(encoding="utf-8").splitlines())
+    return {(name, world): None if row is None else Row(*row) for name, world, row in lines}
+
+
+def whole(found: Found) -> Found:
+    """The part of the agents that were tried on every world that any of them was."""
+    worlds = {world for _, world in found}
+    return {(name, world): row for (name, world), row in found.items() if all((name, other) in found for other in worlds)}
+
+
+def table(found: Found) -> str:
     """Agents down, environments across: how far below the best return; a dash where the spaces do not fit."""
-    found = {(row.agent, row.world): row for row in rows}
-    worlds = [world for world in WORLDS if any(row.world == world for row in rows)]
+    worlds = [world for world in WORLDS if any(world == other for _, other in found)]
     lines = ["| agent | " + " | ".join(worlds) + " |", "|---" * (len(worlds) + 1) + "|"]
-    for agent in dict.fromkeys(row.agent for row in rows):
-        cells = [cell(found.get((agent, world))) for world in worlds]
-        lines.append(f"| {agent} | " + " | ".join(cells) + " |")
+    for agent in sorted({name for name, _ in found}):
+        lines.append(f"| {agent} | " + " | ".join(cell(found[agent, world]) for world in worlds) + " |")
     return "\n".join(lines)
 
 
@@ -242,8 +268,12 @@ def cell(row: Row | None) -> str:
     return gap if row.solved else f"**{gap}**"
 
 
-def page(rows: Sequence[Row], command: str) -> str:
-    solved = sum(row.solved for row in rows)
+def page(found: Found, command: str) -> str:
+    """Of the agents that have a whole row; the others are named."""
+    found = whole(found)
+    rows = [row for row in found.values() if row is not None]
+    missed = [f"{row.agent} on {row.world}" for row in rows if not row.solved]
+    absent = [f"`{name}`" for name in tried() if all(name != agent for agent, _ in found)]
     return "\n".join(
         [
             "# Tasks with a known optimum",
@@ -252,13 +282,21 @@ def page(rows: Sequence[Row], command: str) -> str:
             "",
             f"The return that an agent's most probable actions lose to the best policy, after {STEPS['on-policy']:,} steps of an "
             f"on-policy agent, {STEPS['off-policy']:,} of one with a replay buffer, {STEPS['search']:,} of a search. "
-            f"Solved, at a loss of at most {TOLERANCE}: {solved} of {len(rows)}; the others are bold. "
-            "A dash: the agent refuses these spaces. Not tried: A3C, which learns as A2C does; `bptt`, `shac` and `svg-k`, whose models "
-            "of the dynamics know no end of an episode; `rloo`, which observes tokens.",
+            f"Solved, at a loss of at most {TOLERANCE} of what the choice is worth: {len(rows) - len(missed)} of {len(rows)}. "
+            + (f"Missed, and bold: {', '.join(missed)}. " if missed else "")
+            + "A dash: the agent refuses these spaces.",
             "",
-            table(rows),
+            *(
+                [f"Not run for this page, though the command without an agent's name does: {', '.join(absent)}.", ""]
+                if absent
+                else []
+            ),
+            "No use here: A3C, which learns as A2C does; `bptt`, `shac` and `svg-k`, whose models of the dynamics know no end of an "
+            "episode; `rloo`, which observes tokens.",
             "",
-            *[f"* **{name}**: {world.what}." for name, world in WORLDS.items() if name in {row.world for row in rows}],
+            table(found),
+            "",
+            *[f"* **{name}**: {world.what}." for name, world in WORLDS.items() if any(name == other for _, other in found)],
             "",
             "Three options were chosen by looking at the result, so these agents' rows are no independent evidence: REINFORCE's "
             "learning rate 0.03, A2C's learning rate 0.005 with a horizon of 4, DQN's `target_every` 1. The others have their "
@@ -273,16 +311,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("agents", nargs="*", metavar="AGENT", help="by default all that take such environments")
     parser.add_argument("--only", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="WORLD")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--record", type=Path, help="rows are kept here, and those that are there are not trained again")
     wish = parser.parse_args(argv)
     torch.set_num_threads(1)
     words = shlex.join(["python", "-m", "benchmarks.closed_form", *(sys.argv[1:] if argv is None else argv)])
-    rows: list[Row] = []
-    for row in solutions(wish.agents or tried(), wish.only):
-        rows.append(row)
-        if wish.out:  # row by row: a run that is stopped leaves what it has found
-            wish.out.write_text(page(rows, words), encoding="utf-8")
-    print(f"\n{table(rows)}")
-    return int(not all(row.solved for row in rows))
+    found: Found = {}
+    for found in solutions(wish.agents or tried(), wish.only, wish.record):
+        if wish.out and whole(found):  # row by row: a run that is stopped leaves what it has found
+            wish.out.write_text(page(found, words), encoding="utf-8")
+    print(f"\n{table(whole(found))}")
+    return int(not all(row is None or row.solved for row in found.values()))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,21 @@ Exit code 0, or 2 for arguments that make no sense.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 
+from scg.commands.shared import reported
 from scg.errors import nearest
 from scg.estimators.catalogue import BOXES, ENTRIES, KINDS, BoxRow, Row, accepted, as_markdown, catalogue
 from scg.estimators.credit import catalogue as credits
 from scg.estimators.credit.catalogue import CreditRow
+from scg.targets import TargetError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,25 +32,29 @@ if TYPE_CHECKING:
 WIDE = 140  # columns that the whole table needs to be read
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """Every estimator: what it takes, promises and costs."""
+
+    distribution: Annotated[
+        str | None,
+        Positional,
+        arg(metavar="DISTRIBUTION", help=f"only those that take it: {', '.join(KINDS)}", help_behavior_hint="(default: all)"),
+    ] = None
+    markdown: bool = False
+    """print the table in Markdown"""
+    credits: bool = False
+    """the table of credits instead"""
+
+
+@reported
 def estimators(argv: list[str]) -> int:
     """Print the catalogue."""
-    parser = argparse.ArgumentParser(prog="scg estimators", description="Every estimator: what it takes, promises and costs.")
-    parser.add_argument("distribution", nargs="?", help=f"only those that take it: {', '.join(KINDS)}")
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    parser.add_argument("--credits", action="store_true", help="the table of credits instead")
-    try:
-        wish = parser.parse_args(argv)
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 2
+    wish = tyro.cli(Catalogue, prog="scg estimators", args=argv)
     if wish.distribution is not None and wish.distribution not in KINDS:
-        print(
-            f"error: no distribution {wish.distribution!r} in the catalogue.{nearest(wish.distribution, KINDS)}",
-            file=sys.stderr,
-        )
-        return 2
+        raise TargetError(f"no distribution {wish.distribution!r} in the catalogue.{nearest(wish.distribution, KINDS)}")
     if wish.credits and wish.distribution is not None:
-        print("error: --credits takes no distribution: a credit does not ask what a sample was drawn from", file=sys.stderr)
-        return 2
+        raise TargetError("--credits takes no distribution: a credit does not ask what a sample was drawn from")
     if wish.markdown:
         print(credits.as_markdown() if wish.credits else as_markdown())
         return 0

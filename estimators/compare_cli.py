@@ -12,22 +12,25 @@ The graph and its inputs are found as `scg check` finds them. Returns an exit co
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from tyro.conf import Positional, UseAppendAction, arg
 
 import scg
 from scg import estimators
 from scg.auto import Auto
 from scg.checks.check import failure
 from scg.commands.check import graph_and_inputs
+from scg.commands.shared import reported
 from scg.comparison.export import IMAGES
 from scg.comparison.horizons import compare_horizons
 from scg.errors import GraphError, nearest
@@ -37,41 +40,73 @@ from scg.graph import Graph
 from scg.targets import TargetError, attribute, module
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Estimators side by side: bias, variance, time, memory, and variance × time."""
+
+    target: Annotated[str, Positional, arg(metavar="TARGET")]
+    """path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"""
+    node: Annotated[
+        tuple[str, ...], UseAppendAction, arg(metavar="NAME", help_behavior_hint="(default: the only one; repeat for more)")
+    ] = ()
+    """a stochastic node"""
+    estimators: Annotated[str | None, arg(metavar="A,B,…", help_behavior_hint="(default: all that fit)")] = None
+    """such as 'ScoreFunction,LeaveOneOut(samples=8)'"""
+    csv: Annotated[Path | None, arg(metavar="FILE")] = None
+    """save the numbers"""
+    plot: Annotated[Path | None, arg(metavar="FILE", help=f"draw variance against time: {', '.join(IMAGES)}")] = None
+    draws: int = 1000
+    """gradients of each choice"""
+    budget: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """stop drawing after so long"""
+    seed: int = 0
+    """of all draws"""
+    steps: int | None = None
+    """time steps of a sequence"""
+    horizon: Annotated[str | None, arg(metavar="1,3,10,…")] = None
+    """variance and error against the time steps of a sequence"""
+    learn: int = 100
+    """steps that learning estimators take first"""
+    settings: Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE")] = ()
+    """an input: a number or a nested list"""
+    wrt: Annotated[
+        tuple[str, ...], arg(metavar="INPUT [INPUT …]", help_behavior_hint="(default: those that require a gradient)")
+    ] = ()
+    """differentiate for these inputs"""
+    attribute: bool = False
+    """also where the best choice's variance comes from, by node and cost"""
+
+
+@reported
 def compare(argv: list[str]) -> int:
     """Compare estimators at nodes of the graph at `path/to/model.py:graph`."""
-    try:
-        wish = _parser().parse_args(argv)
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 2
-    try:
-        if wish.horizon is not None and (wish.steps is not None or wish.attribute):
-            raise TargetError("--horizon says how many steps, and measures no single choice: drop --steps and --attribute")
-        if wish.plot is not None and wish.plot.suffix not in IMAGES:
-            raise TargetError(f"--plot {wish.plot}: a figure's name ends in {', '.join(IMAGES)}")
-        for flag, path in (("--csv", wish.csv), ("--plot", wish.plot)):
-            if path is not None and (path.is_dir() or not path.parent.is_dir()):
-                found = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
-                raise TargetError(f"{flag} {path}: it {found}; name a file in a folder that is there")
-        graph, inputs = graph_and_inputs(wish.target, wish.set)
-        named = None if wish.estimators is None else parsed(wish.estimators)
-        choices = dict.fromkeys(wish.node or _nodes(graph), named)
-        for node in choices:
-            if node not in graph.nodes or graph.nodes[node].kind != "stochastic":
-                known = graph.structure.stochastic
-                raise TargetError(
-                    f"--node {node}: no stochastic node of this graph.{nearest(node, known)} It has {', '.join(known)}"
-                )
-    except (GraphError, OSError, TargetError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    settings: dict[str, Any] = {"wrt": wish.wrt, "steps": wish.steps, "seed": wish.seed}
+    wish = tyro.cli(Compare, prog="scg compare", args=argv)
+    horizons = None if wish.horizon is None else _numbers(wish.horizon)
+    if horizons is not None and (wish.steps is not None or wish.attribute):
+        raise TargetError("--horizon says how many steps, and measures no single choice: drop --steps and --attribute")
+    if wish.plot is not None and wish.plot.suffix not in IMAGES:
+        raise TargetError(f"--plot {wish.plot}: a figure's name ends in {', '.join(IMAGES)}")
+    for flag, path in (("--csv", wish.csv), ("--plot", wish.plot)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            found = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+            raise TargetError(f"{flag} {path}: it {found}; name a file in a folder that is there")
+    graph, inputs = graph_and_inputs(wish.target, wish.settings)
+    named = None if wish.estimators is None else parsed(wish.estimators)
+    choices = dict.fromkeys(wish.node or _nodes(graph), named)
+    for node in choices:
+        if node not in graph.nodes or graph.nodes[node].kind != "stochastic":
+            known = graph.structure.stochastic
+            raise TargetError(
+                f"--node {node}: no stochastic node of this graph.{nearest(node, known)} It has {', '.join(known)}"
+            )
+    settings: dict[str, Any] = {"wrt": list(wish.wrt) or None, "steps": wish.steps, "seed": wish.seed}
     measured = {"draws": wish.draws, "budget": wish.budget, "learn": wish.learn}
     comparison: Any
     try:
         with _Bar() as bar:
-            if wish.horizon is not None:
+            if horizons is not None:
                 del settings["steps"]
-                comparison = compare_horizons(graph, inputs, choices, wish.horizon, progress=bar.show, **measured, **settings)
+                comparison = compare_horizons(graph, inputs, choices, horizons, progress=bar.show, **measured, **settings)
             else:
                 comparison = scg.compare(graph, inputs, choices, progress=bar.show, **measured, **settings)
     except GraphError as error:
@@ -82,17 +117,14 @@ def compare(argv: list[str]) -> int:
         if failed is not None:
             print(failed, file=sys.stderr)
             return 1
-        if not isinstance(error, ValueError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise
     print(comparison)
     if wish.csv is not None:
         print(comparison.to_csv(wish.csv))
     if wish.plot is not None:
         comparison.plot(wish.plot)
         print(wish.plot)
-    if wish.horizon is not None:
+    if horizons is not None:
         return 130 if any(c.interrupted for c in comparison.comparisons.values()) else 0
     if comparison.interrupted:
         return 130
@@ -103,41 +135,11 @@ def compare(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scg compare", description="Estimators side by side: bias, variance, time, memory, and variance × time."
-    )
-    parser.add_argument(
-        "target", help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"
-    )
-    parser.add_argument(
-        "--node", action="append", metavar="NAME", help="a stochastic node (default: the only one); repeat for more"
-    )
-    parser.add_argument(
-        "--estimators", metavar="A,B,…", help="such as 'ScoreFunction,LeaveOneOut(samples=8)' (default: all that fit)"
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="save the numbers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw variance against time: {', '.join(IMAGES)}")
-    parser.add_argument("--draws", type=int, default=1000, help="gradients of each choice (1000)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop drawing after so long")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="time steps of a sequence")
-    parser.add_argument(
-        "--horizon", type=_numbers, metavar="1,3,10,…", help="variance and error against the time steps of a sequence"
-    )
-    parser.add_argument("--learn", type=int, default=100, help="steps that learning estimators take first (100)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an input: a number or a nested list")
-    parser.add_argument(
-        "--wrt", nargs="+", metavar="INPUT", help="differentiate for these (default: inputs that require a gradient)"
-    )
-    parser.add_argument(
-        "--attribute", action="store_true", help="also where the best choice's variance comes from, by node and cost"
-    )
-    return parser
-
-
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise TargetError(f"--horizon {text}: whole numbers, by commas, as in 1,3,10") from error
 
 
 def _nodes(graph: Graph) -> list[str]:

@@ -8,21 +8,26 @@ Exit code 0 if every claim was reproduced, 1 if one was not, 2 for arguments or 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from tyro.conf import arg
 
 from scg import papers
+from scg.agents.commands.shared import reported
 from scg.agents.training.run_directory import RunError
 from scg.errors import nearest
 from scg.papers.report import show
 
 
+@reported
 def paper(argv: list[str]) -> int:
     """Reproduce the paper named first; without a name, list them."""
     console = Console()
@@ -32,48 +37,27 @@ def paper(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: scg paper NAME [options]      (scg paper NAME --help says which)\n")
         for name in known:
-            print(f"  {name:20} {(papers.load(name).__doc__ or '').splitlines()[0]}")
+            print(f"  {name:20} {_about(papers.load(name))}")
         return 0
     name = argv[0]
     if name not in known:
-        print(f"error: there is no paper {name!r}.{nearest(name, known)} Known: {', '.join(known)}", file=sys.stderr)
-        return 2
+        raise RunError(f"there is no paper {name!r}.{nearest(name, known)} Known: {', '.join(known)}")
     module = papers.load(name)
-    parser = argparse.ArgumentParser(prog=f"scg paper {name}", description=(module.__doc__ or "").splitlines()[0])
-    defaults = module.Settings()
-    for option in fields(module.Settings):
-        default = getattr(defaults, option.name)
-        described = f"{option.metadata.get('help', '')} (default: {default})"
-        parser.add_argument(f"--{option.name}", type=type(default), default=default, help=described)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs") / name,
-        help="where results.json and pictures go, and where a README.md that lies there is filled in (default: %(default)s)",
-    )
+    wish = vars(tyro.cli(options_of(name), prog=f"scg paper {name}", description=_about(module), args=argv[1:]))
+    out: Path = wish.pop("out")
     try:
-        wish = vars(parser.parse_args(argv[1:]))
-        out: Path = wish.pop("out")
         settings = module.Settings(**wish)
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 2
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise RunError(str(error)) from error
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"error: --out {out}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise RunError(f"--out {out}: {error.strerror}") from error
     began = time.perf_counter()
     columns = (TextColumn("{task.description:32}"), BarColumn(bar_width=30), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
-        try:
-            results = module.run(settings, out, lambda what, done: progress.update(task, description=what, completed=done))
-        except RunError as error:  # of the runs that it is to go on with
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        results = module.run(settings, out, lambda what, done: progress.update(task, description=what, completed=done))
     results.seconds = round(time.perf_counter() - began, 1)
     results.write(out)
     show(results, console)
@@ -84,3 +68,18 @@ def paper(argv: list[str]) -> int:
 
 
 paper.subjects = papers.names  # type: ignore[attr-defined]
+
+
+def options_of(name: str) -> Any:
+    """The dataclass behind `scg paper NAME`: every field of the paper's `Settings` is a flag, and so is `--out`."""
+    options: list[Any] = []
+    annotated: Any = Annotated  # of types that are known at run time only
+    for setting in fields(papers.load(name).Settings):
+        told = annotated[type(setting.default), arg(help=setting.metadata.get("help"))]
+        options.append((setting.name, told, setting.default))
+    told = annotated[Path, arg(help="where results.json and pictures go, and where a README.md that lies there is filled in")]
+    return make_dataclass("Options", [*options, ("out", told, Path("runs") / name)], frozen=True)
+
+
+def _about(module: ModuleType) -> str:
+    return (module.__doc__ or "").splitlines()[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
 import torch
 from gymnasium import spaces
 
-from benchmarks.closed_form import WORLDS, Row, page, solve, table
+from benchmarks.closed_form import WORLDS, Found, Row, page, recorded, solutions, solve, table, whole
 
 
 @pytest.fixture(autouse=True)
@@ -63,5 +64,27 @@ def test_an_agent_without_use_for_the_actions_has_no_row() -> None:
 
 def test_what_is_missed_is_bold_and_counted() -> None:
     rows = [Row("ppo", "aim", -0.05, 0.0, 1.0, 1.0), Row("ppo", "bandit", 0.5, 1.0, 1.0, 1.0)]
-    assert "| ppo | **0.50** | 0.05 |" in table(rows)
-    assert "1 of 2" in page(rows, "python -m benchmarks.closed_form")
+    found: Found = {(row.agent, row.world): row for row in rows} | {("td3", "bandit"): None, ("td3", "aim"): rows[0]}
+    found["a2c", "aim"] = rows[0]  # and not yet on the bandit: no row
+    assert "| ppo | **0.50** | 0.05 |\n| td3 | – | 0.05 |" in table(whole(found))
+    shown = page(found, "python -m benchmarks.closed_form")
+    assert "2 of 3. Missed, and bold: ppo on bandit." in shown and "| a2c |" not in shown
+    assert "`a2c`" in shown[shown.index("Not run") :]
+
+
+def test_a_table_that_was_stopped_goes_on_from_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, done = tmp_path / "rows", []
+
+    def solves(name: str, world: str) -> Row | None:
+        done.append(world)
+        return None if world == "aim" else Row(name, world, 1.0, 1.0, 1.0, 0.5)
+
+    monkeypatch.setattr("benchmarks.closed_form.solve", solves)
+    list(solutions(["ppo"], ["bandit", "aim"], record))
+    *_, found = solutions(["ppo"], ["bandit", "aim", "corridor"], record)
+    assert done == ["bandit", "aim", "corridor"]
+    assert (
+        found == recorded(record)
+        and found["ppo", "aim"] is None
+        and found["ppo", "bandit"] == Row("ppo", "bandit", 1, 1, 1, 0.5)
+    )

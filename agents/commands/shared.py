@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +18,16 @@ from scg.agents.experience import tensor_files
 from scg.agents.experience.tensor_files import CheckpointError
 from scg.agents.networks.finite_check import NotFinite
 from scg.agents.training.run_directory import RunDirectory, RunError
+from scg.commands.shared import Fault, reporting
 from scg.errors import nearest, visible
 from scg.executors import Executor, ExecutorError, WorkerDied
 from scg.files import told
 from scg.targets import TargetError
 
 FIGURES = (".png", ".pdf", ".svg")
-Command = Callable[[list[str]], int]
 
 
-def reported(command: Command) -> Command:
-    """Faults that a user can mend are one message, not a traceback."""
-
-    @wraps(command)
-    def run(argv: list[str]) -> int:
-        try:
-            return command(argv)
-        except SystemExit as leave:  # argument errors and --help
-            return leave.code if isinstance(leave.code, int) else 2
-        except Exception as error:
-            fault = fault_of(error)
-            if fault is None:
-                raise
-            code, text = fault
-            print(text, file=sys.stderr)
-            return code
-
-    return run
-
-
-def fault_of(error: Exception) -> tuple[int, str] | None:
+def fault_of(error: Exception) -> Fault | None:
     """The exit code of a fault that a user can mend, and what to say of it; None for one that is ours."""
     from scg.agents.training.loop import TrainingStopped
     from scg.agents.training.video import VideoError
@@ -65,6 +43,9 @@ def fault_of(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
         return 1, f"error: memory is full ({first_line(error)}). Give fewer --envs or smaller networks."
     return None
+
+
+reported = reporting(fault_of)
 
 
 def names_agent(argv: list[str]) -> bool:

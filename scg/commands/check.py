@@ -19,110 +19,115 @@ Several targets are tasks of an executor; their reports come in their order, and
 
 from __future__ import annotations
 
-import argparse
 import ast
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 from torch import Tensor
+from tyro.conf import Positional, UseAppendAction, arg
 
 from scg.commands.check_loss import check_thing, is_estimator, made, verdict
 from scg.commands.draw import graph_of, is_graph
-from scg.errors import GraphError, nearest, visible
+from scg.commands.shared import reported
+from scg.errors import nearest, visible
 from scg.evaluation.objectives import reachable_modules
-from scg.executors import ExecutorError, WorkerDied, opened
+from scg.executors import opened
 from scg.graph import Graph
 from scg.targets import TargetError, attribute, called, module, split
 from scg.testing import check_unbiased
 from scg.testing.unbiased import DETECTABLE, FALSE_ALARM
 
 
+@dataclass(frozen=True)
+class Check:
+    """Hold a graph's gradient against the true one."""
+
+    targets: Annotated[tuple[str, ...], Positional, arg(metavar="TARGET [TARGET …]", help_behavior_hint="(required)")]
+    """path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one"""
+    settings: Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE")] = ()
+    """an input: a number or a nested list"""
+    wrt: Annotated[
+        tuple[str, ...], arg(metavar="INPUT [INPUT …]", help_behavior_hint="(default: those that require a gradient)")
+    ] = ()
+    """differentiate for these inputs"""
+    order: Literal[1, 2] = 1
+    """1: the gradient, 2: the Hessian"""
+    steps: int | None = None
+    """time steps of a sequence"""
+    oracle: Literal["enumeration", "quadrature", "finite_difference"] | None = None
+    """what the truth is computed by; None: the most precise"""
+    false_alarm: float = FALSE_ALARM
+    """error rate of the verdict"""
+    detectable: float = DETECTABLE
+    """bias not to be missed, relative"""
+    objective: Annotated[str | None, arg(metavar="FILE:NAME", help_behavior_hint="(default: its `objective`)")] = None
+    """what a loss's gradient is that of"""
+    max_draws: int | None = None
+    """when to give up"""
+    seed: int = 0
+    """of all draws"""
+    workers: int = 1
+    """targets at a time"""
+    executor: str = "local"
+    """what checks several targets: local, ray, or slurm"""
+
+    @property
+    def chosen(self) -> list[str] | None:
+        """The inputs of `wrt`, None where it names none."""
+        return list(self.wrt) or None
+
+
+@reported
 def check(argv: list[str]) -> int:
     """Check the graph at `path/to/model.py:graph`."""
-    parser = argparse.ArgumentParser(prog="scg check", description="Hold a graph's gradient against the true one.")
-    parser.add_argument(
-        "targets",
-        nargs="+",
-        metavar="target",
-        help="path/to/model.py:graph, or package.module:graph; a graph, or a function that returns one",
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an input: a number or a nested list")
-    parser.add_argument(
-        "--wrt", nargs="+", metavar="INPUT", help="differentiate for these (default: inputs that require a gradient)"
-    )
-    parser.add_argument("--order", type=int, choices=(1, 2), default=1, help="1: the gradient, 2: the Hessian")
-    parser.add_argument("--steps", type=int, help="time steps of a sequence")
-    parser.add_argument(
-        "--oracle", choices=("enumeration", "quadrature", "finite_difference"), help="default: the most precise"
-    )
-    parser.add_argument("--false-alarm", type=float, default=FALSE_ALARM, help=f"error rate of the verdict ({FALSE_ALARM:g})")
-    parser.add_argument(
-        "--detectable", type=float, default=DETECTABLE, help=f"bias not to be missed, relative ({DETECTABLE:g})"
-    )
-    parser.add_argument("--objective", metavar="FILE:NAME", help="what a loss's gradient is that of (default: its `objective`)")
-    parser.add_argument("--max-draws", type=int, help="when to give up")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="targets at a time")
-    parser.add_argument("--executor", default="local", help="what checks several targets: local, ray, or slurm")
-    try:
-        wish = parser.parse_args(argv)
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 2
+    wish = tyro.cli(Check, prog="scg check", args=argv)
+    if not wish.targets:
+        raise TargetError("no target given: say path/to/model.py:graph, with the graph's name after the colon")
     if len(wish.targets) == 1:
         if wish.workers != 1 or wish.executor != "local":
-            print("error: --workers and --executor are for several targets: one is one task.", file=sys.stderr)
-            return 2
-        return _checked(argparse.Namespace(**vars(wish), target=wish.targets[0]))
+            raise TargetError("--workers and --executor are for several targets: one is one task.")
+        return _checked(wish, wish.targets[0])
+    for target in wish.targets:  # before any of them is checked
+        split(target)
     worst = 0
-    try:
-        for target in wish.targets:  # before any of them is checked
-            split(target)
-    except TargetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with opened(wish.executor, wish.workers) as executor:
-            tasks = [({**vars(wish), "target": target},) for target in wish.targets]
-            for target, (code, out, err) in zip(wish.targets, executor.map(_reported, tasks), strict=True):
-                print(f"── {visible(target)}\n{out}", end="" if out.endswith("\n") else "\n", flush=True)
-                print(err, end="", file=sys.stderr, flush=True)
-                worst = max(worst, code)
-    except (ExecutorError, WorkerDied) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with opened(wish.executor, wish.workers) as executor:
+        tasks = [(wish, target) for target in wish.targets]
+        for target, (code, out, err) in zip(wish.targets, executor.map(_told, tasks), strict=True):
+            print(f"── {visible(target)}\n{out}", end="" if out.endswith("\n") else "\n", flush=True)
+            print(err, end="", file=sys.stderr, flush=True)
+            worst = max(worst, code)
     return worst
 
 
-def _reported(wish: dict[str, Any]) -> tuple[int, str, str]:
+def _told(wish: Check, target: str) -> tuple[int, str, str]:
     """On a worker: the exit code of one target's check, and what it says."""
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        code = _checked(argparse.Namespace(**wish))
+        code = reported(lambda _: _checked(wish, target))([])
     return code, out.getvalue(), err.getvalue()
 
 
-def _checked(wish: argparse.Namespace) -> int:
-    try:
-        place, name = split(wish.target)
-        home = module(place)
-        thing = made(attribute(home, place, name, like=is_graph))
-        objective = getattr(thing, "objective", None)
-        if wish.objective is not None:
-            at, name = split(wish.objective, "objective")
-            objective = attribute(home if at == place else module(at), at, name, "objective")
-        if isinstance(objective, Graph):
-            objective = objective, _inputs(home, place, objective, wish.set)
-        if is_estimator(thing) or (objective is not None and not is_graph(thing)):
-            return check_thing(thing, objective, wish)
-        graph = graph_of(thing, wish.target)
-        inputs = _inputs(home, place, graph, wish.set)
-        wrt = wish.wrt or _differentiable(inputs, graph)
-    except (GraphError, OSError, TargetError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def _checked(wish: Check, target: str) -> int:
+    place, name = split(target)
+    home = module(place)
+    thing = made(attribute(home, place, name, like=is_graph))
+    objective = getattr(thing, "objective", None)
+    if wish.objective is not None:
+        at, name = split(wish.objective, "objective")
+        objective = attribute(home if at == place else module(at), at, name, "objective")
+    if isinstance(objective, Graph):
+        objective = objective, _inputs(home, place, objective, wish.settings)
+    if is_estimator(thing) or (objective is not None and not is_graph(thing)):
+        return check_thing(thing, objective, wish)
+    graph = graph_of(thing, target)
+    inputs = _inputs(home, place, graph, wish.settings)
+    wrt = wish.chosen or _differentiable(inputs, graph)
     findings = graph.check(steps=wish.steps, **inputs)
     for finding in findings:
         print(finding)
@@ -144,7 +149,7 @@ def _checked(wish: argparse.Namespace) -> int:
     )
 
 
-def graph_and_inputs(target: str, settings: list[str]) -> tuple[Graph, dict[str, Any]]:
+def graph_and_inputs(target: str, settings: Sequence[str]) -> tuple[Graph, dict[str, Any]]:
     """The graph that `target` names, and its inputs: those of its module, with `name=value` of `settings` on top."""
     place, name = split(target)
     home = module(place)
@@ -152,7 +157,7 @@ def graph_and_inputs(target: str, settings: list[str]) -> tuple[Graph, dict[str,
     return graph, _inputs(home, place, graph, settings)
 
 
-def _inputs(home: ModuleType, place: str, graph: Graph, settings: list[str]) -> dict[str, Any]:
+def _inputs(home: ModuleType, place: str, graph: Graph, settings: Sequence[str]) -> dict[str, Any]:
     """The module's `inputs`, with those of `--set` on top; complain about what is missing."""
     found: Any = getattr(home, "inputs", {})
     found = called(found, f"{place}:inputs") if callable(found) else found

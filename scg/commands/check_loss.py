@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from argparse import Namespace
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scg.errors import GraphError
 from scg.estimator import Estimator
 from scg.graph import Graph
 from scg.targets import TargetError
 from scg.testing import AnswerTask, NoOracle, check_answers, check_estimator, check_gradient
+
+if TYPE_CHECKING:
+    from scg.commands.check import Check
 
 
 class Report(Protocol):
@@ -40,7 +42,7 @@ def is_estimator(thing: Any) -> bool:
     return isinstance(thing, Estimator) or (callable(getattr(thing, "branch", None)) and not isinstance(thing, Graph))
 
 
-def check_thing(thing: Any, objective: Any, wish: Namespace) -> int:
+def check_thing(thing: Any, objective: Any, wish: Check) -> int:
     """Check a loss or an estimator; an exit code as `scg check` has them."""
     if is_estimator(thing):
         return verdict(lambda: check_estimator(thing, seed=wish.seed))
@@ -54,7 +56,7 @@ def check_thing(thing: Any, objective: Any, wish: Namespace) -> int:
     limit = {} if wish.max_draws is None else {"max_calls": wish.max_draws}
     return verdict(
         lambda: check_gradient(
-            thing, objective, wish.wrt, given=getattr(thing, "given", None), steps=wish.steps, false_alarm=wish.false_alarm,
+            thing, objective, wish.chosen, given=getattr(thing, "given", None), steps=wish.steps, false_alarm=wish.false_alarm,
             detectable=wish.detectable, seed=wish.seed, **limit,
         )
     )  # fmt: skip

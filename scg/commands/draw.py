@@ -10,49 +10,57 @@ code: 0, or 2 for arguments or files that make no sense.
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+from tyro.conf import Positional, arg
+
+from scg.commands.shared import reported
 from scg.draw import IMAGES, TEXTS, render
-from scg.errors import GraphError, nearest
+from scg.errors import nearest
 from scg.graph import Graph
 from scg.targets import TargetError, called, found
 
 SUFFIXES = ", ".join(s.removeprefix(".") for s in (*IMAGES, *TEXTS))
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Draw a graph, or write its gradient estimator out."""
+
+    target: Annotated[str, Positional, arg(metavar="TARGET")]
+    """path/to/model.py:graph, or package.module:graph: a graph, or a function that returns one; or an agent's name"""
+    out: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help=f"where to draw; the suffix says what: {SUFFIXES}",
+            help_behavior_hint="(default: <graph>.png)",
+        ),
+    ] = None
+    derivation: bool = False
+    """print the gradient estimator, term by term"""
+    latex: bool = False
+    """print it in LaTeX"""
+    wrt: Annotated[tuple[str, ...], arg(metavar="NAME [NAME …]", help_behavior_hint="(default: all)")] = ()
+    """the parameters to differentiate for: inputs, or modules by name"""
+
+
+@reported
 def draw(argv: list[str]) -> int:
     """Draw the graph at `path/to/model.py:graph`."""
-    parser = argparse.ArgumentParser(prog="scg draw", description="Draw a graph, or write its gradient estimator out.")
-    parser.add_argument(
-        "target",
-        help="path/to/model.py:graph, or package.module:graph: a graph, or a function that returns one; or an agent's name",
-    )
-    parser.add_argument("--out", type=Path, help=f"where to draw; the suffix says what: {SUFFIXES} (default: <graph>.png)")
-    parser.add_argument("--derivation", action="store_true", help="print the gradient estimator, term by term")
-    parser.add_argument("--latex", action="store_true", help="print it in LaTeX")
-    parser.add_argument(
-        "--wrt", nargs="+", metavar="NAME", help="the parameters to differentiate for: inputs, or modules by name"
-    )
-    try:
-        wish = parser.parse_args(argv)
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else 2
-    try:
-        graph = load(wish.target)
-        if wish.derivation or wish.latex:
-            derivation = graph.derivation(wish.wrt)
-            print(derivation.latex if wish.latex else derivation.unicode)
-        if wish.out is not None or not (wish.derivation or wish.latex):
-            print(render(graph, wish.out or Path(f"{wish.target.rpartition(':')[2].rpartition('.')[2]}.png")))
-    except (GraphError, OSError, TargetError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    wish = tyro.cli(Draw, prog="scg draw", args=argv)
+    graph = load(wish.target)
+    if wish.derivation or wish.latex:
+        derivation = graph.derivation(list(wish.wrt) or None)
+        print(derivation.latex if wish.latex else derivation.unicode)
+    if wish.out is not None or not (wish.derivation or wish.latex):
+        print(render(graph, wish.out or Path(f"{wish.target.rpartition(':')[2].rpartition('.')[2]}.png")))
     return 0
 
 

@@ -10,13 +10,13 @@ each: how many draws until the verdict, and which one it was. The expected numbe
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import tyro
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
@@ -150,11 +150,18 @@ def picture(results: dict[str, tuple[list[Trial], float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Measure the power of check_unbiased."""
+
+    out: Path = Path("docs")
+    """folder of power.md and power.png"""
+    seeds: int = 40
+    """runs for each bias"""
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scg.testing.power", description="Measure the power of check_unbiased.")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of power.md and power.png")
-    parser.add_argument("--seeds", type=int, default=40, help="runs for each bias")
-    wish = parser.parse_args(argv)
+    wish = tyro.cli(Options, prog="python -m scg.testing.power", args=argv)
     torch.set_num_threads(1)
     results = {name: trials(b, wish.seeds) for name, b in (("score function", None), ("with a baseline", 3.0))}
     wish.out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ bias. The truth is the exact oracle's. In every family parameters, thresholds an
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import time
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import tyro
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Exponential, Normal
 
@@ -203,12 +203,20 @@ def text(found: Counts, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+@dataclass(frozen=True)
+class Options:
+    """Count the errors of the sequential test."""
+
+    out: Path = Path("docs")
+    """folder of rates.md"""
+    cases: int = 2000
+    """right cases, and as many biased ones"""
+    seed: int = 0
+    """of cases and draws"""
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scg.testing.rates", description="Count the errors of the sequential test.")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of rates.md")
-    parser.add_argument("--cases", type=int, default=2000, help="right cases, and as many biased ones")
-    parser.add_argument("--seed", type=int, default=0)
-    wish = parser.parse_args(argv)
+    wish = tyro.cli(Options, prog="python -m scg.testing.rates", args=argv)
     torch.set_num_threads(1)
     start = time.process_time()
     wish.out.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def missing(option: str) -> str:
-    return f"argument {option}: expected one argument"
+    return f"Missing value for argument '{option}'"
 
 
 LINES = {
@@ -123,8 +123,8 @@ LINES = {
     "chek good.py:graph": "Did you mean 'check'?",
     "--nosuch": "no command '--nosuch'",
     # -- check
-    "check": "the following arguments are required: target",
-    "check good.py:graph --nosuch": "unrecognized arguments: --nosuch",
+    "check": "no target given: say path/to/model.py:graph",
+    "check good.py:graph --nosuch": "Unrecognized options: --nosuch",
     "check good.py:graph extra": "'extra' names no graph: say path/to/model.py:graph",
     "check good.py": "'good.py' names no graph: say path/to/model.py:graph",
     "check :graph": "':graph' names no graph",
@@ -149,9 +149,9 @@ LINES = {
     "check good.py:cyclic": "node 'c': cycle c → c",
     "check good.py:timed": "this graph has a sequence: say how many steps",
     "check good.py:timed --steps -1": "steps=-1: say how many steps",
-    "check good.py:timed --steps two": "argument --steps: invalid int value: 'two'",
+    "check good.py:timed --steps two": "Error parsing --steps",
     "check good.py:graph --steps 3": "steps=3: this graph has no sequence",
-    "check good.py:graph --order 3": "argument --order: invalid choice: 3",
+    "check good.py:graph --order 3": "invalid choice '3' for argument '--order'",
     "check good.py:graph --set": missing("--set"),
     "check good.py:graph --set theta": "--set 'theta': say --set name=value",
     "check good.py:graph --set theta=abc": "'abc' is no number nor a nested list of numbers",
@@ -162,9 +162,9 @@ LINES = {
     "check good.py:graph --false-alarm 2": "false_alarm=2.0: a probability",
     "check good.py:graph --detectable -1": "detectable=-1.0: a positive bias",
     "check good.py:graph --max-draws 0": "max_draws=0: at least 32",
-    "check good.py:graph --seed x": "argument --seed: invalid int value: 'x'",
+    "check good.py:graph --seed x": "Error parsing --seed",
     # -- draw
-    "draw": "the following arguments are required: target",
+    "draw": "or an agent's name (required)",
     "draw nosuchagent": "'nosuchagent' names no graph",
     "draw good.py:graph --out": missing("--out"),
     "draw good.py:graph --out x.bmp": "the suffix '.bmp' is no format to draw in",
@@ -174,7 +174,7 @@ LINES = {
     "draw good.py:costless --derivation": "this graph has no cost",
     "draw good.py:raising --out c.dot": "good.py:raising() failed",
     # -- compare and estimators
-    "compare": "the following arguments are required: target",
+    "compare": "or a function that returns one (required)",
     "compare good.py:two": "say which node: --node a or --node b",
     "compare good.py:graph --node zz": "--node zz: no stochastic node of this graph. It has b",
     "compare good.py:graph --draws 0": "draws=0: at least 16",
@@ -188,11 +188,12 @@ LINES = {
     "compare good.py:graph --estimators 'ScoreFunction(samples=x)'": "ScoreFunction(samples=x): its settings are numbers and words",
     "compare good.py:graph --plot x.bmp": "--plot x.bmp: a figure's name ends in",
     "compare good.py:graph --csv no/such/x.csv": "--csv no/such/x.csv: it lies in no/such, which is no folder",
+    "compare good.py:graph --horizon 1,x": "--horizon 1,x: whole numbers, by commas",
     "compare good.py:graph --csv folder": "--csv folder: it is a folder",
     "compare good.py:failing": "node 'c': its function failed: RuntimeError",
     "compare good.py:costless": "this graph has no cost",
     "estimators Gauss": "no distribution 'Gauss' in the catalogue",
-    "estimators --nosuch": "unrecognized arguments: --nosuch",
+    "estimators --nosuch": "Unrecognized options: --nosuch",
     # -- plot, eval and video
     "plot": "no runs given",
     "plot nodir": "run nodir: no such directory",
@@ -261,9 +262,9 @@ LINES = {
     "train ppo --device nosuch": "option device is 'nosuch'",
     # -- the rest
     "paper nosuch": "there is no paper 'nosuch'",
-    "paper schulman2015_scg --draws x": "argument --draws: invalid int value: 'x'",
+    "paper schulman2015_scg --draws x": "Error parsing --draws",
     "paper schulman2015_scg --draws -1": "--draws -1: a standard error needs at least 100 draws",
-    "paper schulman2015_scg --nosuch": "unrecognized arguments: --nosuch",
+    "paper schulman2015_scg --nosuch": "Unrecognized options: --nosuch",
     "paper schulman2015_scg --out file": "--out file: File exists",
     "overestimation": "no run to measure",
     "overestimation run --out x": "--out x: a figure is a file",

@@ -110,7 +110,7 @@ def test_without_inputs_the_networks_parameters_are_checked(model, capsys):
         (["{}:graph", "--set", "mu=high"], "'high' is no number nor a nested list of numbers"),
         (["{}:graph", "--wrt", "phy"], "'phy' is no input. Did you mean 'phi'?"),
         (["{}:graph", "--false-alarm", "2"], "false_alarm=2.0: a probability"),
-        (["{}:graph", "--order", "3"], "invalid choice: 3"),
+        (["{}:graph", "--order", "3"], "invalid choice '3'"),
         (["{}:graph", "--oracle", "enumeration"], "cost 'loss' has ancestors with real values"),
     ],
 )
