@@ -23,7 +23,7 @@ from scg.checks.finding import Finding
 from scg.checks.layout import lay_out
 from scg.checks.untouched import ordinary, untouched
 from scg.credit import Credit
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.errors import GraphError, nearest
 from scg.evaluation.call_arguments import check_steps, length, split
 from scg.evaluation.evaluation import Evaluation

@@ -27,7 +27,7 @@ from scg.checks.gradient_check import infinite_gradients
 from scg.checks.mixing import mixing
 from scg.checks.path_check import PathCheck
 from scg.checks.recording import Call, Recording, close, content, same
-from scg.distributions import kind
+from scg.distributions.laws import kind
 from scg.errors import GraphError
 from scg.evaluation.axes import broadcast
 from scg.evaluation.plan import Plan

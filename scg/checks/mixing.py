@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scg.analysis.structure import Structure
 from scg.checks.recording import Recording, close, same
-from scg.distributions import own_law, parameters
+from scg.distributions.laws import own_law, parameters
 from scg.evaluation.branching import plain
 from scg.evaluation.objectives import leaves, trained_by
 

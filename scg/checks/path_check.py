@@ -22,7 +22,8 @@ from scg.analysis.structure import Structure
 from scg.checks.operations import CORNERS, STEPS, operations
 from scg.checks.recording import Call, Recording
 from scg.checks.slopes import COARSE, PANELS, Found, Segment, listening, look
-from scg.distributions import has_rsample, own_law
+from scg.distributions.laws import own_law
+from scg.distributions.samples import has_rsample
 from scg.evaluation.objectives import reachable_modules, trained_by
 from scg.node import Edge
 from scg.tree import lawful, rebuilt, tensors

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
 
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.evaluation.evaluation import Evaluation
 from scg.evaluation.record import Record
 from scg.node import Node

@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 
 from scg.checks.check import first_sample
 from scg.checks.untouched import transformed
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.errors import GraphError
 from scg.evaluation.call_arguments import known, split
 from scg.evaluation.objectives import watched

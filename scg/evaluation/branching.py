@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scg.analysis.structure import Structure
-from scg.distributions import barrier, forget, has_rsample, kind, parameters, rebuilt
+from scg.distributions.densities import forget
+from scg.distributions.derivative_order import barrier
+from scg.distributions.laws import kind, parameters
+from scg.distributions.probabilities import note_parameter
+from scg.distributions.samples import has_rsample
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
 from scg.evaluation.objectives import swapped
 from scg.evaluation.weight import Weight
-from scg.laws import note_parameter
 from scg.node import Node
+from scg.tree import rebuilt
 
 if TYPE_CHECKING:  # the state of the evaluation that calls this file: two halves of one thing
     from scg.evaluation.evaluation import Evaluation

@@ -28,7 +28,8 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from scg.distributions import last_slope, rebuilt, remember, unused
+from scg.distributions.densities import remember, unused
+from scg.distributions.derivative_order import last_slope
 from scg.errors import GraphError
 from scg.estimator import Branches
 from scg.evaluation import prefix
@@ -42,7 +43,7 @@ from scg.evaluation.weight import Weight
 from scg.node import Edge, Node
 from scg.scan import shift
 from scg.specification import Specification
-from scg.tree import tensors
+from scg.tree import rebuilt, tensors
 
 
 class Evaluation:

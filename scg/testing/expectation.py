@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from scg.distributions import log_density, reparameterise
+from scg.distributions.densities import log_density
+from scg.distributions.samples import reparameterise
 from scg.estimator import Pathwise
 from scg.testing.panels import AT_ONCE, PANELS, POINTS, Panels, improper
 from scg.testing.parameters import Parameters
