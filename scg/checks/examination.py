@@ -5,6 +5,7 @@
     with every other batch element's samples exchanged             it mixes batch elements
     on branch 0 alone                                              it mixes branches
     one step at a time                                             it mixes time steps
+    with episodes of other batch elements moved                    its recurrent value is shared by the batch
     with later values of a prefix exchanged                        its mask lets it see them
     with one parent moved that has a gradient                      its slope is not the value's, or it jumps
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from scg.checks.batch_sizes import sizes
 from scg.checks.causal import leaking
+from scg.checks.episodes import crossing
 from scg.checks.finding import Finding
 from scg.checks.gradient_check import infinite_gradients
 from scg.checks.mixing import mixing
@@ -107,7 +109,16 @@ class Examination:
     def findings(self) -> list[Finding]:
         self._distributions()
         self._batch_shapes()
-        for examine in (self._sizes, self._again, self._gradients, self._mixing, self._causal, self._branches, self._at_once):
+        for examine in (
+            self._sizes,
+            self._again,
+            self._gradients,
+            self._mixing,
+            self._episodes,
+            self._causal,
+            self._branches,
+            self._at_once,
+        ):
             if not self._failed():
                 examine()
         return list(self.found.values())
@@ -282,6 +293,10 @@ class Examination:
     def _mixing(self) -> None:
         for node, message in mixing(self.recording, lambda given, like: self._draw(given, like=like), self.halvings):
             self._error(node, "mixing", message)
+
+    def _episodes(self) -> None:
+        for node, message in crossing(self.recording, lambda given, like: self._draw(given, like=like)):
+            self._error(node, "first", message)
 
     def _causal(self) -> None:
         steps = self.whole or self.recording.steps or 1

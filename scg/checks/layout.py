@@ -28,7 +28,7 @@ from scg.specification import Specification
 class Replicated(Evaluation):
     """An evaluation in which each stochastic node that is not given has `size` replicates, along one axis for all."""
 
-    size = 1
+    size, replicas = 1, True
 
     def replicated(self, node: Node, distribution: Distribution) -> Branches:
         """One sample of each replicate, with the axes that a branching node's samples have."""

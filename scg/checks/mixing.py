@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from scg.analysis.structure import Structure
-from scg.checks.recording import Recording, close, same
+from scg.checks.recording import Recording, close, same, ulps
 from scg.distributions.laws import own_law, parameters
 from scg.evaluation.branching import plain
 from scg.evaluation.objectives import leaves, trained_by
@@ -341,22 +341,17 @@ class _Batch:
                     place = plated + len(self.shape) - 1 - axis
                     if place < before.ndim and before.shape[place] == self.shape[-1 - axis]:
                         before, after = before.index_select(place, kept), after.index_select(place, kept)
-                    if not close(before, after, _ulps(before)):
+                    if not close(before, after, ulps(before)):
                         return mine.node.name, element
         return first, element
 
     def _moved(self, before: Tensor, after: Tensor, place: int | None, kept: Tensor) -> int | None:
         """The first element of `kept`, along the axis `place`, that moved."""
         if place is None:
-            return None if close(before, after, _ulps(before)) else int(kept[0])
+            return None if close(before, after, ulps(before)) else int(kept[0])
         before, after = before.index_select(place, kept), after.index_select(place, kept)
-        tolerance = _ulps(before)
+        tolerance = ulps(before)
         if close(before, after, tolerance):
             return None
         moved = (int(k) for i, k in enumerate(kept) if not close(before.select(place, i), after.select(place, i), tolerance))
         return next(moved, int(kept[0]))
-
-
-def _ulps(x: Tensor) -> float:
-    """The shapes are the same, and so are the kernels: nothing but a reduction in another order may differ."""
-    return 256 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0

@@ -160,3 +160,8 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
     a, b = a.detach().double(), b.detach().double()
     scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
     return bool(torch.allclose(torch.nan_to_num(a), torch.nan_to_num(b), rtol=tolerance, atol=tolerance * scale + 1e-12))
+
+
+def ulps(x: Tensor) -> float:
+    """The shapes are the same, and so are the kernels: nothing but a reduction in another order may differ."""
+    return 256 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0

@@ -368,13 +368,25 @@ class Evaluation:
             )
         drawn = self.distributions.get(source)
         event = None if drawn is None else len(drawn.event_shape)
-        chosen = [
-            torch.where(self.axes.over(mask, source, i, x, event), y, x) if isinstance(x, Tensor) else x
-            for i, (x, y) in enumerate(zip(leaves, others, strict=True))
-        ]
+        chosen: list[Any] = []
+        for i, (x, y) in enumerate(zip(leaves, others, strict=True)):
+            if isinstance(x, Tensor):
+                opens = self.axes.over(mask, source, i, x, event)
+                try:
+                    x = torch.where(opens, y, x)
+                except RuntimeError as error:
+                    if self.branching or self.replicas:  # the examination says what does not work below branches
+                        raise
+                    raise GraphError(
+                        f"node {source!r}: its value {list(x.shape)} and its initial value {list(y.shape)} do not meet episodes that "
+                        f"start element by element, {list(mask.shape)}. A value is [batch…, event…]; give what is the same for "
+                        "the whole batch axes of size 1 in the batch's place."
+                    ) from error
+            chosen.append(x)
         return tree_unflatten(chosen, spec)
 
     first_now: Tensor | None = None
+    replicas = False  # whether samples have an axis that no plain draw has
     ended: bool = False
 
     def _call(self, node: Node, arguments: Any, instead: Any = None) -> Any:
