@@ -20,8 +20,8 @@ from torch.distributions import Distribution, Independent
 from scg.distributions.laws import inmost
 from scg.distributions.samples import reparameterise
 from scg.testing.battery.subject import Subject, estimate
-from scg.testing.expectation import SIZES
 from scg.testing.oracle import Oracle
+from scg.testing.outcomes import SIZES
 from scg.testing.quadrature import NoPoints, extent, points
 
 BUDGET = 2**14  # outcomes
