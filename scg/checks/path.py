@@ -29,7 +29,7 @@ class Path:
     def __init__(self, node: str, edge: Edge, roots: tuple[str, ...], biased: bool, support: Any = None) -> None:
         self.node, self.edge, self.source, self.roots = node, edge, edge.source, roots
         self.biased, self.support = biased, support
-        self.law = False  # a sampler and a log-density, whose gradients are nobody's choice
+        self.law = False  # a sampler or a log-density: no other gradient than the slope can be meant
         self.own_slope = False  # a black box: only a slope of zero where the value moves is held against it
         self.looked, self.enough, self.smooth, self.panels = 0, FEW, False, PANELS
         self.flat, self.moved, self.kink = True, False, False

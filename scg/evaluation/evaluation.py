@@ -4,15 +4,17 @@
     inside, something recurs    step by step, T times                        (sampling a process)
     inside, all of it is given  once, on `[time, batch…]` blocks             (replaying a recording)
 
-A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
-third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
-value, and returns all steps. A recurrent network is one. Where the sequence has `first=`, the function reads that node, as
-`along_time` begins anew by it; a `detach(prev(…))` it cannot cut. Nor is a node that reads a prefix (`prefix.py`): a transformer.
+Two kinds of recurrence are evaluated at once as well. A deterministic node that reads no previous value but its own, and whose
+function has a method `along_time` (a recurrent network): the method takes the function's arguments with a time axis, the initial
+value in the place of the previous one, and returns all steps. Where the sequence has `first=`, the function must read that node,
+for `along_time` resets its state where an episode starts; and it must read `prev` without `detach`, since no gradient can be cut
+within the method. And a node that reads a prefix (`prefix.py`), such as a transformer.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 
-With `stretch` K the second case keeps, of every K steps, the values of the nodes; what autograd would keep inside of the nodes is
-computed again in the backward pass, on the same random numbers (`torch.utils.checkpoint`; Chen et al. 2016).
+With `stretch` K (`checkpoint=` of `Graph.sample`), the second case keeps the values of the nodes only. What autograd saves inside of
+their functions is computed again in the backward pass, K steps at a time, on the same random numbers (`torch.utils.checkpoint`;
+Chen et al. 2016): less memory, one more forward pass.
 """
 
 from __future__ import annotations
@@ -159,7 +161,8 @@ class Evaluation:
         def run() -> tuple[list[Step], Any]:
             now = copy.copy(stands)
             now.past, now.states = list(stands.past), dict(stands.states)
-            # Of those made before the sequence: what the first pass has them keep, the second would not compute, nor autograd save.
+            # Copies of the distributions from before the sequence: what they cache in the first pass, the second would not compute
+            # again, and autograd would find fewer saved tensors there.
             now.distributions = {k: unused(d) if k in read else d for k, d in stands.distributions.items()}
             now.scoped = [scoped.copy() for scoped in stands.scoped]
             part = now._steps(steps)
@@ -250,7 +253,7 @@ class Evaluation:
         return value if node.sign == 1.0 else -value
 
     def arguments(self, node: Node, values: Any, scoped: Scoped | None, last: bool = False) -> Any:
-        """Those of a node that reads a prefix, nothing else in it being of a step. `last`: of the prefix the last position."""
+        """The arguments of a node that reads a prefix; no other one is of a single step. `last`: of the prefix the last position alone."""
         return arguments_of(self, node, values, None, scoped, last)
 
     _call = call  # a method, which recordings override
