@@ -9,14 +9,12 @@ Linear in the number of edges; once a graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from scg.analysis.lags import Arrow
 from scg.errors import GraphError, nearest
 from scg.node import Edge, Node
 
 
-def check_edges(nodes: Mapping[str, Node], first: str | None) -> None:
+def check_edges(nodes: dict[str, Node], first: str | None) -> None:
     """Raise GraphError at the first edge, baseline or credit that names what it cannot name."""
     if first is not None and (first not in nodes or nodes[first].kind != "observed"):
         raise GraphError(
@@ -62,7 +60,7 @@ def check_edges(nodes: Mapping[str, Node], first: str | None) -> None:
                 raise GraphError(f"node {node.name!r}: {what}={name!r} is no node.{nearest(name, nodes)}")
 
 
-def _check_prefix(node: Node, edge: Edge, source: Node | None, nodes: Mapping[str, Node], first: str | None) -> None:
+def _check_prefix(node: Node, edge: Edge, source: Node | None, nodes: dict[str, Node], first: str | None) -> None:
     where = f"node {node.name!r}: prefix({edge.source!r})"
     if source is None or source.kind != "stochastic" or not source.in_sequence:
         found = "no node" if source is None else f"a {source.kind} node" + " outside the sequence" * (not source.in_sequence)
@@ -93,7 +91,7 @@ def _check_prefix(node: Node, edge: Edge, source: Node | None, nodes: Mapping[st
             )
 
 
-def topological(nodes: Mapping[str, Node]) -> tuple[str, ...]:
+def topological(nodes: dict[str, Node]) -> tuple[str, ...]:
     """Declaration order where it is one already; every node after all it needs within its step."""
     needs = {
         n.name: [e.source for e in n.parents if e.source in nodes and not e.lag]
@@ -129,7 +127,7 @@ def topological(nodes: Mapping[str, Node]) -> tuple[str, ...]:
     return tuple(order)
 
 
-def arrows(nodes: Mapping[str, Node], order: tuple[str, ...]) -> tuple[Arrow, ...]:
+def arrows(nodes: dict[str, Node], order: tuple[str, ...]) -> tuple[Arrow, ...]:
     """The arrows of all edges; those of a distribution are known before it is read.
 
     What reads a prefix is influenced at every lag: an arrow to itself says so.

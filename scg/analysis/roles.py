@@ -6,8 +6,6 @@ attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 
 from scg.errors import GraphError
@@ -17,8 +15,8 @@ from scg.node import Node, NodeKind
 class Roles:
     """The nodes of a graph by their parts; `order` is topological."""
 
-    def __init__(self, nodes: Mapping[str, Node], first: str | None, order: tuple[str, ...]) -> None:
-        self.nodes = dict(nodes)
+    def __init__(self, nodes: dict[str, Node], first: str | None, order: tuple[str, ...]) -> None:
+        self.nodes = nodes
         self.first = first
         self.order = order
         self._sort()

@@ -58,8 +58,9 @@ class Structure(Roles):
     """The analysis of a finished graph. Raises GraphError on what no value could repair."""
 
     def __init__(self, nodes: Mapping[str, Node], first: str | None) -> None:
-        check_edges(nodes, first)
-        super().__init__(nodes, first, topological(nodes))
+        declared = dict(nodes)
+        check_edges(declared, first)
+        super().__init__(declared, first, topological(declared))
         self.arrows = arrows(self.nodes, self.order)
         self.index = {name: i for i, name in enumerate(self.order)}
         numbered = [(self.index[a.source], self.index[a.target], a) for a in self.arrows]
