@@ -17,7 +17,8 @@ Probabilities and importance weights are not 1 in value, and count whatever they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ MESSAGE = (
 )
 
 
+_exchanged = ContextVar("elements are exchanged", default=True)
+
+
+@contextmanager
+def known_elementwise() -> Iterator[None]:
+    """Inside, batch elements are not exchanged: for graphs of our own whose functions are known not to mix them."""
+    token = _exchanged.set(False)
+    try:
+        yield
+    finally:
+        _exchanged.reset(token)
+
+
 def weighed(structure: Structure, name: str, given: Mapping[str, Any]) -> bool:
     """Whether a likelihood ratio of the node's multiplies what lies downstream."""
     if name in given and structure.nodes[name].estimator.moves:
@@ -54,6 +68,8 @@ def mixing(recording: Recording, draw: Draw, halvings: int) -> Iterator[tuple[st
 
     `draw(given, like)` evaluates once more, on the random numbers of the recording `like` where there is one.
     """
+    if not _exchanged.get():
+        return
     found = _mixing(recording, draw, halvings, {})
     if found is not None and (idle := _idle(recording)):
         found = _mixing(recording, draw, halvings, idle)

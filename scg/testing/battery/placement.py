@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scg.checks.mixing import known_elementwise
+from scg.checks.signature import examination
 from scg.testing.battery.report import NotApplicable
 from scg.testing.battery.sampled import hold
 from scg.testing.battery.subject import STEPS, Place, Subject, inputs_of
@@ -47,13 +49,15 @@ def _held(subject: Subject, place: Place, order: int) -> None:
     def surrogate(theta: Tensor) -> Tensor:
         return graph.surrogate(steps=steps, **inputs_of(place, theta.squeeze(-2)))
 
-    graph.surrogate(steps=steps, **inputs_of(place, _small(subject)))
-    hold(subject, surrogate, [truth], order, valued=False)
+    with known_elementwise():  # of the estimator the law `elements` says so
+        graph.surrogate(steps=steps, **inputs_of(place, _small(subject)))
+    with examination(again=False):
+        hold(subject, surrogate, [truth], order, valued=False)
 
 
 def _small(subject: Subject) -> Tensor:
-    """θ [2, 2, 3]: a first sample of the right rank is examined on a small batch."""
-    return torch.tensor(subject.thetas[0], dtype=torch.float64).repeat(2, 2, 1).requires_grad_()
+    """θ [3, 3, 3]: the first sample, whose examination is valid for every batch of its rank with sizes of 3 or more."""
+    return torch.tensor(subject.thetas[0], dtype=torch.float64).repeat(3, 3, 1).requires_grad_()
 
 
 def _has_a_mean(subject: Subject) -> None:
