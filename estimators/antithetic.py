@@ -19,10 +19,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution, TransformedDistribution
 
-from scg.distributions import kind, log_density, moving_support
+from scg.distributions import is_exactly, kind, log_density, moving_support
 from scg.estimator import Branches, Estimator, Pathwise
 from scg.estimators.inverse_cdf import from_uniform, has_inverse, noise_shape, open_uniform, pushes, tensor_of
-from scg.laws import is_exactly
 
 _AROUND_LOC = (D.Normal, D.Laplace, D.Cauchy, D.StudentT, D.MultivariateNormal, D.LowRankMultivariateNormal)
 

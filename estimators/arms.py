@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 from torch.nn.functional import logsigmoid
 
+from scg.distributions import log_odds, unseen
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
-from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)

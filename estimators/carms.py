@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
+from scg.distributions import log_odds, unseen
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.arms import debiased, rare_events
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of, wide_dtype
-from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)

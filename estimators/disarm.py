@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
+from scg.distributions import log_odds, unseen
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
 from scg.identity import Words
-from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
+from scg.distributions import log_odds, unseen
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, only, unbound, zero
 from scg.estimators.inverse_cdf import open_uniform, tensor_of
-from scg.laws import log_odds, unseen
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from scg.distributions import log_density
+from scg.distributions import log_density, sample
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.factorised import zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.muprop import numeric, over_event
-from scg.laws import sample
 
 
 @dataclass(frozen=True)

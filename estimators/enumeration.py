@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, OneHotCategorical
 
-from scg.distributions import kind, log_density
+from scg.distributions import is_exactly, kind, log_density, mass
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import support_size, unbound
 from scg.identity import Words
-from scg.laws import is_exactly, mass
 
 
 @dataclass(frozen=True)

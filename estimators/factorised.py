@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, OneHotCategorical
 
-from scg.distributions import kind
-from scg.laws import is_exactly
+from scg.distributions import is_exactly, kind
 
 
 def unbound(distribution: Distribution) -> tuple[Distribution, int]:

@@ -28,10 +28,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from scg.distributions import density_order, log_density
+from scg.distributions import density_order, log_density, sample
 from scg.estimator import Branches, Estimator, at_least, draw
 from scg.estimators.factorised import bound_sum, only, unbound, zero
-from scg.laws import sample
 
 
 @dataclass(frozen=True)

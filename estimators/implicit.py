@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, VonMises
 
-from scg.distributions import kind, log_density, parameters
+from scg.distributions import kind, log_density, parameters, sample
 from scg.estimator import Branches, Pathwise, at_least, draw
 from scg.estimators.factorised import unbound, zero
-from scg.laws import sample
 
 
 @dataclass(frozen=True)

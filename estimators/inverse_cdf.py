@@ -20,8 +20,7 @@ from torch import distributions as D
 from torch.distributions import Distribution, TransformedDistribution
 from torch.nn.functional import one_hot
 
-from scg.distributions import parameters
-from scg.laws import is_exactly, log_odds, quantile
+from scg.distributions import is_exactly, log_odds, parameters, quantile
 
 
 def open_uniform(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:

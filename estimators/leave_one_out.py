@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.checks.untouched import transformed
-from scg.distributions import log_density, moving_support
+from scg.distributions import log_density, moving_support, sample
 from scg.estimator import Branches, Estimator, at_least
 from scg.identity import Words
-from scg.laws import sample
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,11 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from scg.distributions import kind
+from scg.distributions import kind, moves, sample
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, components, one_each, only, substituted, unbound, zero
 from scg.estimators.inverse_cdf import exponential as noise
 from scg.estimators.inverse_cdf import wide_dtype
-from scg.laws import moves, sample
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import log_density, moving_support, reparameterise
+from scg.distributions import log_density, moving_support, reparameterise, rsample
 from scg.estimator import Branches, Estimator, Pathwise
-from scg.laws import rsample
 
 
 @dataclass(frozen=True)

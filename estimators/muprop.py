@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Binomial, Categorical, Distribution, Geometric, OneHotCategorical, Poisson
 
-from scg.distributions import log_density
+from scg.distributions import log_density, sample, unseen
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.factorised import only, unbound, zero
 from scg.estimators.leave_one_out import leave_one_out
 from scg.estimators.relaxation import relaxable
-from scg.laws import sample, unseen
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch.distributions import Distribution
 
+from scg.distributions import sample
 from scg.estimator import Branches, Estimator
-from scg.laws import sample
 
 
 @dataclass(frozen=True)

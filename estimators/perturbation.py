@@ -30,9 +30,9 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution
 
+from scg.distributions import sample, unseen
 from scg.estimator import Branches, Estimator
 from scg.estimators.factorised import bound_sum, components, one_each, only, substituted, unbound, zero
-from scg.laws import sample, unseen
 
 _KINDS = (D.Bernoulli, D.Binomial, D.Geometric, D.Poisson, D.Categorical)
 

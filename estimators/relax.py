@@ -39,12 +39,11 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from scg.distributions import density_order, kind, log_density, moving_support, sampler_order
+from scg.distributions import density_order, kind, log_density, moving_support, rsample, sample, sampler_order, unseen
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.factorised import only, unbound, zero
 from scg.estimators.inverse_cdf import tensor_of
 from scg.estimators.relaxation import relaxation
-from scg.laws import rsample, sample, unseen
 
 
 class LAX(Estimator, nn.Module):

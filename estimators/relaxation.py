@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import logsigmoid, one_hot
 
+from scg.distributions import log_odds, unseen
 from scg.estimators.factorised import only, unbound
 from scg.estimators.inverse_cdf import open_uniform
-from scg.laws import log_odds, unseen
 
 
 def towards(temperature: float | Tensor) -> float | Tensor:

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import kind
+from scg.distributions import kind, safe_log, unseen
 from scg.estimator import Branches, Estimator
 from scg.estimators.enumeration import probabilities, support
 from scg.estimators.factorised import support_size
 from scg.estimators.inverse_cdf import exponential
-from scg.laws import safe_log, unseen
 
 
 @dataclass(frozen=True)

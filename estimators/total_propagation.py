@@ -30,10 +30,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from scg.checks.untouched import transformed
-from scg.distributions import log_density, moving_support, parameters, reparameterise
+from scg.distributions import log_density, moves, moving_support, parameters, reparameterise, rsample
 from scg.errors import GraphError
 from scg.estimator import Branches, Estimator, Pathwise
-from scg.laws import moves, rsample
 
 LEAST = 3  # elements of a batch whose variances, without one of them, are known
 

@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from scg.distributions import kind, log_density
+from scg.distributions import is_exactly, kind, log_density, log_odds, unseen
 from scg.estimator import Branches, Estimator, at_least
 from scg.estimators.factorised import support_size, unbound
 from scg.estimators.inverse_cdf import exponential, tensor_of, wide_dtype
-from scg.laws import is_exactly, log_odds, unseen
 
 MOST = 10  # the unordered set sums over the 2^k subsets of its sample
 

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scg.distributions import barrier
+from scg.distributions.derivative_order import barrier, moves
 from scg.errors import GraphError
-from scg.laws import moves
 from scg.scan import INFINITE, affine, shift
 
 

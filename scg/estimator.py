@@ -23,20 +23,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import (
-    density_order,
-    forget,
-    has_rsample,
-    kind,
-    log_density,
-    moving_support,
-    reparameterise,
-    sampler_order,
-    unclamped_log_prob,
-)  # fmt: skip
+from scg.distributions.densities import forget, log_density, unclamped_log_prob
+from scg.distributions.derivative_order import sampler_order
+from scg.distributions.laws import kind
+from scg.distributions.missed_terms import density_order, moving_support
+from scg.distributions.samples import has_rsample, reparameterise, rsample, sample
 from scg.errors import GraphError
 from scg.identity import Words
-from scg.laws import rsample, sample
 
 
 @dataclass(frozen=True)

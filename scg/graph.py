@@ -20,7 +20,7 @@ from scg.errors import GraphError, nearest, visible
 from scg.estimator import Estimator
 from scg.evaluation.call_arguments import check_checkpoint, check_steps
 from scg.evaluation.evaluation import Evaluation
-from scg.node import Edge, Node, check_edge, check_function, edges_of, node_name
+from scg.node import Edge, Node, check_bias, check_edge, check_function, edges_of, node_name
 from scg.randomness import randomness
 from scg.specification import Specification
 from scg.trace import Trace
@@ -252,9 +252,8 @@ class Graph(Specification):
             edges = tuple(replace(e, lag=0) if e.prefix else e for e in edges)
         for edge in edges:
             check_edge(title, edge, self._inside)
-        estimator = settings.get("estimator")
-        if estimator is not None and not estimator.unbiased and not estimator.allow_bias:
-            raise GraphError(f"node {title!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True.")
+        if settings.get("estimator") is not None:
+            check_bias(title, settings["estimator"])
         hidden = {}
         for what in ("credit", "baseline"):
             given = settings.get(what)
@@ -302,10 +301,7 @@ class Graph(Specification):
         for name, node in self.nodes.items():
             if name in estimators:
                 estimator = chosen(estimators[name], name)
-                if not estimator.unbiased and not estimator.allow_bias:
-                    raise GraphError(
-                        f"node {name!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True."
-                    )
+                check_bias(name, estimator)
                 node = replace(node, estimator=estimator)
             other.nodes[name] = node
         return other

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from torch import nn
 
 from scg.errors import GraphError
+from scg.estimator import Estimator
 
 NodeKind = Literal["stochastic", "deterministic", "cost", "observed"]
 RESERVED = frozenset({"steps", "generator", "checkpoint", "costs", "given", "self"})
@@ -215,6 +216,12 @@ def _check_count(name: str, fn: Callable[..., Any], count: int) -> None:
             f"node {name!r}: parents= names {count} of them, and its function takes {signature}: {error}. "
             "parents= are its arguments, in order"
         ) from None
+
+
+def check_bias(node: str, estimator: Estimator) -> None:
+    """A biased estimator is taken only where its user says that it is meant."""
+    if not estimator.unbiased and not estimator.allow_bias:
+        raise GraphError(f"node {node!r}: {estimator!r} is biased. If that is what you want, opt in with allow_bias=True.")
 
 
 def check_edge(node: str, edge: Edge, in_sequence: bool) -> None:

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from scg.errors import GraphError, UnknownName, nearest
 from scg.evaluation.evaluation import Evaluation
+from scg.evaluation.node_call import previous
 from scg.evaluation.record import Record
 from scg.surrogate.surrogate import assemble, credit_of, objective
 from scg.surrogate.variance import variance
@@ -104,8 +105,8 @@ class Trace(Record):
                 chosen[name] = value
         for edge in (e for n in self.structure.inside if n.kind != "observed" for e in n.parents if e.lag):
             if f"{edge.source}.prev" not in chosen:
-                previous = self.evaluation._previous(edge, self.values, None, None)
-                chosen[f"{edge.source}.prev"] = self._taken(previous, index)
+                before = previous(self.evaluation, edge, self.values, None, None)
+                chosen[f"{edge.source}.prev"] = self._taken(before, index)
         for name in self.structure.stochastic:
             node = self.structure.nodes[name]
             if node.credit is not None and node.in_sequence and f"{name}.credit" not in chosen:

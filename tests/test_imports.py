@@ -196,7 +196,6 @@ CORE = [
         "scan",
         "shapes",
         "randomness",
-        "laws",
         "tree",
         "distributions",
         "estimator",

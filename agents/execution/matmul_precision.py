@@ -24,7 +24,7 @@ _rounded = False
 
 
 def rounds_factors() -> bool:
-    """Whether `product` rounds here."""
+    """Whether `matmul` rounds here."""
     return _rounded
 
 

@@ -353,5 +353,5 @@ def draw(agent: Agent, directory: Path) -> None:
 
 
 def _due(before: int, after: int, total: int, times: int) -> bool:
-    """Whether one of `times` evenly spaced marks lies in (before, after]; the last mark is `total`. None does of 0."""
+    """Whether one of `times` evenly spaced marks lies in (before, after]; the last mark is `total`. There is none where `times` is 0."""
     return times > 0 and (after >= total or before * times // total < after * times // total)

@@ -6,7 +6,7 @@
                   off-policy: [256, 256], batch 256, τ 0.005, 10,000 random steps, lr 3e-4 (DDPG 1e-3, and SAC too as in
                   tianshou's benchmark: it learns faster than with the paper's 3e-4); SAC on Hopper at a fixed α of 0.2;
                   TQC drops 2 quantiles a critic, none on HalfCheetah, 5 on Hopper (the paper's)
-                  PPO on InvertedDoublePendulum: a Beta policy (Chou et al. 2017), which holds the first states that a Gaussian drops
+                  PPO on InvertedDoublePendulum: a Beta policy (Chou et al. 2017): it balances first states from which a Gaussian one falls
     on Pendulum   1,000 random steps, lr 1e-3 (NAF 3e-4)
                   through its equations: SHAC 1.4 million simulated steps; with a learned model 5,000 real ones
     on reaching   γ 0.95, τ 0.05 (RL Zoo's for FetchReach), lr 1e-3; on bit-flip a quick target, γ 0.98 (the paper's)

@@ -80,7 +80,7 @@ def typed(dimension: Dimension, value: Value, agent: type[Any]) -> Any:
 
 
 def applied(values: dict[str, Any], run: RunConfig, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`values` apart: those of the run, and those of the agent's config, which goes first where both have an option."""
+    """`values` in two parts: those of the run, and those of the agent's config. An option that both have is the config's."""
     own = {field.name for field in fields(config)}  # type: ignore[arg-type]
     return {k: v for k, v in values.items() if k not in own}, {k: v for k, v in values.items() if k in own}
 

@@ -204,7 +204,9 @@ class Sweep:
 
         seed = int(np.random.SeedSequence([self.base.run.seed, *b"sweep", batch]).generate_state(1)[0])
         sampler = (
-            samplers.TPESampler(seed=seed, constant_liar=True)  # the batch's own trials count as bad ones: it spreads out
+            samplers.TPESampler(
+                seed=seed, constant_liar=True
+            )  # unfinished trials of the batch count as bad ones, so that its proposals differ
             if self.plan.sampler == "tpe"
             else samplers.RandomSampler(seed=seed)
         )

@@ -1,4 +1,4 @@
-"""What the structure alone says: order, ancestors, and who influences whom at which lag.
+"""The analysis of a graph: the order of its nodes (`edges.py`), their parts (`roles.py`), and who influences whom at which lag.
 
 "Does x at step t influence c at step t'?" is a path question in the lifted graph. It is answered once per pair by a
 `Window`: the least and the greatest t' - t over all paths, the greatest INFINITE where a recurrence lies on one.
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
 from torch.compiler import assume_constant_result
 
+from scg.analysis.edges import arrows, check_edges, topological
 from scg.analysis.lags import Arrow, Lags, runs
 from scg.analysis.reach import Reach, members, union
-from scg.errors import GraphError, nearest
-from scg.node import Edge, Node, NodeKind
+from scg.analysis.roles import Roles
+from scg.errors import GraphError
+from scg.node import Node
 from scg.scan import INFINITE
 
 
@@ -53,15 +54,14 @@ class Group:
 NOW, EVERY = Window(0, 0), Window(0, INFINITE)
 
 
-class Structure:
+class Structure(Roles):
     """The analysis of a finished graph. Raises GraphError on what no value could repair."""
 
     def __init__(self, nodes: Mapping[str, Node], first: str | None) -> None:
-        self.nodes = dict(nodes)
-        self.first = first
-        self._check_edges()
-        self.order = self._topological()
-        self.arrows = self._resolved()
+        declared = dict(nodes)
+        check_edges(declared, first)
+        super().__init__(declared, first, topological(declared))
+        self.arrows = arrows(self.nodes, self.order)
         self.index = {name: i for i, name in enumerate(self.order)}
         numbered = [(self.index[a.source], self.index[a.target], a) for a in self.arrows]
         self._full = Reach(len(self.order), ((s, t, a.lag) for s, t, a in numbered))
@@ -79,228 +79,9 @@ class Structure:
         self._scoring: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._influences: dict[str, tuple[Influence, ...]] = {}
         self._reached: dict[tuple[str, bool], frozenset[str]] = {}
-        self._sort()
-        self._lay_plate()
         self._check_baselines()
         # What a cost with trains= trains is known at the first sample only, and with it whose weights count.
         self.check_detached(name for name in self.named(self._cost_set) if self.nodes[name].trains is None)
-
-    # -- names ---------------------------------------------------------------------------------------------
-
-    def _sort(self) -> None:
-        """Everything that evaluation asks for by name, once: it is asked at every call, inside compiled code too."""
-        nodes = self.nodes.values()
-        computed = tuple(self.nodes[n] for n in self.order if self.nodes[n].kind != "observed")
-        read = [e for n in computed for e in n.parents]
-        sources = [*(e.source for e in read if not e.optional), *(e.init for e in read if e.init is not None)]
-
-        self.costs = tuple(n.name for n in nodes if n.kind == "cost")
-        self.stochastic = tuple(n.name for n in computed if n.kind == "stochastic")
-        self.has_sequence = any(n.in_sequence for n in nodes)
-        self.observed_inside = tuple(n.name for n in nodes if n.kind == "observed" and n.in_sequence)
-        self.observed_outside = tuple(n.name for n in nodes if n.kind == "observed" and not n.in_sequence)
-        # Names that are no node are inputs; a call gives them, and the observed nodes that a computed one reads.
-        self.inputs = tuple(dict.fromkeys(s for s in sources if s not in self.nodes))
-        self.optional_inputs = frozenset(e.source for e in read if e.optional) - set(self.inputs)
-        self.known_inputs = frozenset(self.inputs) | self.optional_inputs
-        observed = [s for s in dict.fromkeys(sources) if s in self.nodes and self.nodes[s].kind == "observed"]
-        self.required = (*self.inputs, *observed, *([self.first] if self.first and self.first not in observed else []))
-        # Outside the sequence, nodes come before it, or after it where they read its last step.
-        late: set[str] = set()
-        for node in computed:
-            inside = [e.source for e in node.parents if e.source in self.nodes and self.nodes[e.source].in_sequence]
-            if not node.in_sequence and (inside or any(e.source in late for e in node.parents)):
-                late.add(node.name)
-        self.before = tuple(n for n in computed if not n.in_sequence and n.name not in late)
-        self.inside = tuple(n for n in computed if n.in_sequence)
-        self.after = tuple(n for n in computed if n.name in late)
-        self.learns = any(isinstance(n.estimator, nn.Module) for n in computed)
-        # Nodes whose distribution another node takes, and nodes whose previous value a computed node asks for.
-        self.asked_for = frozenset(e.source for e in read if e.dist)
-        self.recurrent_sources = frozenset(e.source for e in read if e.lag or e.prefix)
-        # Of these, the deterministic nodes that compute themselves at all steps at once: nobody else asks for their past.
-        asking: dict[str, set[str]] = {}
-        for node in computed:
-            for edge in node.parents:
-                if edge.lag:
-                    asking.setdefault(edge.source, set()).add(node.name)
-        self.along_time = frozenset(s for s, by in asking.items() if by == {s} and self._runs_along_time(self.nodes[s]))
-        # And those that read a prefix; after the sequence a prefix is no more than an argument.
-        self.prefixed = frozenset(n.name for n in self.inside if any(e.prefix for e in n.parents))
-        self.reads_whole = any(e.prefix for n in self.after for e in n.parents)
-        self.reads_prefix = self.reads_whole or bool(self.prefixed)
-        # Nodes of the sequence whose value is the same at every step: nothing they read varies in time.
-        varying = set(self.observed_inside)
-        for node in self.inside:
-            if node.kind == "stochastic" or any(e.lag or e.source in varying for e in node.parents):
-                varying.add(node.name)
-        self.timeless = frozenset(n.name for n in self.inside) - varying
-
-    def _runs_along_time(self, node: Node) -> bool:
-        """Whether a node that alone asks for its past may compute all of it in one call: `along_time` gets arguments, not edges,
-        so it cannot cut a gradient between steps, and knows where episodes start only if its node reads `first`."""
-        return (
-            node.kind == "deterministic"
-            and hasattr(node.fn, "along_time")
-            and not any(e.lag and (e.source != node.name or e.detached) for e in node.parents)
-            and (self.first is None or any(e.source == self.first and not e.lag for e in node.parents))
-        )
-
-    def _lay_plate(self) -> None:
-        """The one plate: its size, the nodes that lie on it, and the costs that reduce it."""
-        for node in self.nodes.values():
-            if node.plate is not None and (type(node.plate) is not int or node.plate < 1):
-                raise GraphError(f"node {node.name!r}: plate={node.plate!r}; it is the number of samples, at least 1")
-            if node.plate is not None and self.has_sequence:
-                raise GraphError(f"node {node.name!r}: plate= in a graph with a sequence; put the samples into the batch")
-        sizes = {n.plate for n in self.nodes.values() if n.plate is not None}
-        if len(sizes) > 1:
-            raise GraphError(f"plates of different sizes {sorted(sizes)}: a graph has one plate; enumerate or branch the other")
-        self.plate = next(iter(sizes), None)
-        on: set[str] = set()
-        for name in self.order:
-            node = self.nodes[name]
-            if node.plate is not None or (node.kind != "observed" and any(e.source in on for e in node.parents)):
-                on.add(name)
-        self.reducing = frozenset(name for name in on if self.nodes[name].kind == "cost")
-        self.on_plate = frozenset(on) - self.reducing
-
-    # -- construction --------------------------------------------------------------------------------------
-
-    def _check_edges(self) -> None:
-        if self.first is not None and (self.first not in self.nodes or self.nodes[self.first].kind != "observed"):
-            raise GraphError(
-                f"sequence(first={self.first!r}): declare it inside the sequence as graph.observed({self.first!r})"
-                + nearest(self.first, self.nodes)
-            )
-        for node in self.nodes.values():
-            for edge in node.parents:
-                source = self.nodes.get(edge.source)
-                if edge.optional and source is not None:
-                    raise GraphError(
-                        f"node {node.name!r}: parameter {edge.param!r} has a default, but {edge.source!r} is a node; "
-                        "drop the default, or rename the parameter"
-                    )
-                if edge.dist and (source is None or source.kind != "stochastic"):
-                    found = "no node" if source is None else f"a {source.kind} node"
-                    raise GraphError(
-                        f"node {node.name!r}: dist({edge.source!r}) needs a stochastic node, but {edge.source!r} is {found}."
-                        + nearest(edge.source, (n.name for n in self.nodes.values() if n.kind == "stochastic"))
-                    )
-                if edge.conditional and source is not None and source.in_sequence and not node.in_sequence:
-                    raise GraphError(
-                        f"node {node.name!r}: conditional({edge.source!r}) from outside the sequence; declare {node.name!r} inside it, "
-                        f"or read dist({edge.source!r}), the distribution of the last step"
-                    )
-                if edge.prefix:
-                    self._check_prefix(node, edge, source)
-                if not edge.lag:
-                    continue
-                if source is None or not source.in_sequence:
-                    raise GraphError(
-                        f"node {node.name!r}: prev({edge.source!r}) needs a node of the sequence."
-                        + nearest(edge.source, (n.name for n in self.nodes.values() if n.in_sequence))
-                    )
-                if edge.init is None and node.kind != "observed":
-                    raise GraphError(
-                        f"node {node.name!r}: prev({edge.source!r}) has no value at the first step; "
-                        f"say prev({edge.source!r}, init='…') with a node or an input"
-                    )
-                if edge.init in self.nodes and self.nodes[edge.init].in_sequence:
-                    raise GraphError(f"node {node.name!r}: init={edge.init!r} is inside the sequence; declare it outside")
-            for what, name in (("baseline", node.baseline), ("credit", node.credit)):
-                if isinstance(name, str) and name not in self.nodes:
-                    raise GraphError(f"node {node.name!r}: {what}={name!r} is no node.{nearest(name, self.nodes)}")
-
-    def _check_prefix(self, node: Node, edge: Edge, source: Node | None) -> None:
-        where = f"node {node.name!r}: prefix({edge.source!r})"
-        if source is None or source.kind != "stochastic" or not source.in_sequence:
-            found = (
-                "no node" if source is None else f"a {source.kind} node" + " outside the sequence" * (not source.in_sequence)
-            )
-            raise GraphError(f"{where} needs a stochastic node of the sequence, but {edge.source!r} is {found}")
-        if self.first is not None:
-            raise GraphError(
-                f"{where} in a sequence with first={self.first!r}: a prefix begins with the block, and knows no episodes within "
-                "it. Give each episode a batch element of its own"
-            )
-        if not node.in_sequence:
-            return
-        if node.kind != "deterministic":
-            raise GraphError(
-                f"{where}: within the sequence a deterministic node reads it, one value per position; this is a {node.kind} "
-                "node. Declare the module as a deterministic node and read that"
-            )
-        if edge.init is None:
-            raise GraphError(
-                f"{where} is empty at the first step; say prefix({edge.source!r}, init='…') with a node or an input of at least "
-                "one position: a prompt, a token that opens"
-            )
-        for other in node.parents:
-            found_other = self.nodes.get(other.source)
-            if not other.prefix and (found_other is not None and found_other.in_sequence):
-                raise GraphError(
-                    f"{where}: beside a prefix it reads {other.source!r} at one step, which at all steps at once has no place in "
-                    f"one call. Read prefix({other.source!r}), or let another node bring them together"
-                )
-
-    def _resolved(self) -> tuple[Arrow, ...]:
-        """The arrows of all edges; those of a distribution are known before it is read.
-
-        What reads a prefix is influenced at every lag: an arrow to itself says so.
-        """
-        into: dict[str, dict[Arrow, None]] = {}
-        for name in self.order:
-            found = into[name] = {}
-            for edge in self.nodes[name].parents:
-                if edge.dist:
-                    for arrow in into[edge.source]:
-                        live = arrow.live and not edge.detached
-                        found[Arrow(arrow.source, name, arrow.lag, live, arrow.first)] = None
-                elif edge.source in self.nodes:
-                    found[Arrow(edge.source, name, edge.lag, not edge.detached)] = None
-                if edge.prefix:
-                    found[Arrow(name, name, 1, True)] = None
-                if edge.init in self.nodes:
-                    found[Arrow(edge.init, name, 0, not edge.detached, first=not edge.prefix)] = None
-        return tuple(arrow for name in self.nodes for arrow in into[name])
-
-    def _topological(self) -> tuple[str, ...]:
-        """Declaration order where it is one already; every node after all it needs within its step."""
-        needs = {
-            n.name: [e.source for e in n.parents if e.source in self.nodes and not e.lag]
-            + [e.init for e in n.parents if e.init in self.nodes]
-            for n in self.nodes.values()
-        }
-        order: list[str] = []
-        done: set[str] = set()
-        for root in self.nodes:
-            path = {} if root in done else {root: iter(needs[root])}  # depth first; names in the order of descent
-            while path:
-                name = next(reversed(path))
-                source = next(path[name], None)
-                if source is None:
-                    del path[name]
-                    done.add(name)
-                    order.append(name)
-                elif source in path:
-                    names = list(path)
-                    cycle = " → ".join((*names[names.index(source) :], source))
-                    raise GraphError(f"node {source!r}: cycle {cycle}; break it with prev(…) inside a sequence")
-                elif source not in done:
-                    path[source] = iter(needs[source])
-        late = set()
-        for name in order:
-            node = self.nodes[name]
-            inside = [s for s in needs[name] if self.nodes[s].in_sequence or s in late]
-            if not node.in_sequence and inside:
-                late.add(name)
-            elif node.in_sequence and any(s in late for s in needs[name]):
-                source = next(s for s in needs[name] if s in late)
-                raise GraphError(
-                    f"node {name!r}: it is inside the sequence and needs {source!r}, which waits for its last step"
-                )
-        return tuple(order)
 
     def _check_baselines(self) -> None:
         for node in self.nodes.values():
@@ -355,10 +136,6 @@ class Structure:
         reach = Reach(2 * len(self.order), ((s, t, a.lag) for s, t, a in pairs))
         inside = union(j for i in members(self.inside_set) for j in (2 * i, 2 * i + 1))
         return Lags(pairs, reach, reach, inside)
-
-    def is_a(self, kind: NodeKind, name: str) -> bool:
-        """Whether this is the name of a node of that kind."""
-        return name in self.nodes and self.nodes[name].kind == kind
 
     # -- influence -----------------------------------------------------------------------------------------
 

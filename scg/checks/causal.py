@@ -5,9 +5,10 @@
     `extend`, on the new positions alone                                                        the same values
 
 The first is done on as many positions as the call has, on which all values are ones that were drawn; the others on the steps
-of the examination. Every position is cut at where the batch, in a few passes, has an element for each; else the cuts are spread
-over the length, at other places the next time that a graph is examined. A mask that leaks at one position alone may then be missed
-the first time; one that leaks over a stretch of positions longer than the distance of cuts is not.
+of the examination. Where a few passes of the batch have an element for each position, the exchange begins at every position once;
+else the positions where it begins are spread over the length, and are others the next time that a graph is examined. A mask that
+leaks at one position alone may then be missed the first time; one that leaks over more positions than lie between two of them is
+not.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from scg.checks.finding import Finding
 from scg.checks.layout import lay_out
 from scg.checks.untouched import ordinary, untouched
 from scg.credit import Credit
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.errors import GraphError, nearest
 from scg.evaluation.call_arguments import check_steps, length, split
 from scg.evaluation.evaluation import Evaluation
@@ -72,7 +72,7 @@ def failure(error: Exception) -> Finding | None:
 
 
 def structural(structure: Structure) -> list[Finding]:
-    """What the structure alone shows, beyond what makes it no graph at all."""
+    """What the structure alone shows. What makes a graph invalid is raised by `Structure`."""
     found = []
     for node in structure.nodes.values():
         if isinstance(node.credit, Credit):
@@ -119,7 +119,7 @@ def first_sample(
 def examine(
     graph: Specification, given: Mapping[str, Any], inputs: Mapping[str, Any], steps: int | None, before: int = 0
 ) -> tuple[Plan, list[Finding]]:
-    """Draw a few plain samples, which leave nothing behind, and hold the graph against them."""
+    """Draw a few plain samples, with no side effects, and examine the graph on them."""
     with untouched(known_modules(graph.nodes)), _validating():
         given, inputs = ordinary(given), ordinary(inputs)
         whole = length(graph.structure, given, steps) if graph.structure.has_sequence else None
@@ -130,7 +130,7 @@ def examine(
         except Exception:
             if not graph.structure.reads_whole:
                 raise
-            given, steps = dict(all_given), all_steps  # what reads a whole answer may know no shorter one
+            given, steps = dict(all_given), all_steps  # a function of a whole prefix may be defined at its full length only
             plan, _ = lay_out(graph, given, inputs, steps)
         examination = Examination(graph, plan, given, inputs, steps, before, whole)
         found = examination.findings()
@@ -147,13 +147,13 @@ def examine(
 
 @contextmanager
 def _validating() -> Iterator[None]:
-    """Distributions check their arguments inside: the compiler switches that off for the whole process."""
+    """Inside, distributions check their arguments. The compiler switches these checks off for the whole process."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(True)
     try:
         yield
     finally:
-        if Distribution._validate_args:  # else the compiler came to life inside, and what it switched off stays off
+        if Distribution._validate_args:  # else the compiler started inside, and what it switched off stays off
             Distribution.set_default_validate_args(before)
 
 

@@ -109,7 +109,8 @@ def _values(trace: Record) -> list[dict[str, Any]]:
 
 
 def _missing(value: Any, event: int, batch: int) -> tuple[int, ...]:
-    """How many axes of the batch each leaf of a given value lacks at one step: a recording may have a batch where its
-    distribution has none, for its parameters are shared, and none where it has one. What no distribution says of an observed
-    value, its axes are a batch's first."""
+    """How many of the batch's axes each leaf of a given value lacks at one step.
+
+    A recording may have a batch that its distribution lacks (parameters that the batch shares), and the reverse. An observed
+    value has no distribution that tells its event: its first axes are taken for the batch's."""
     return tuple(max(0, batch - max(0, rank - event)) for rank in ranks(value))

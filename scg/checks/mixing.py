@@ -8,10 +8,10 @@ else is computed again on the same random numbers, and in the other half neither
 weights may move. Then the halves change places. Log₂(batch) different halvings tell any two elements apart; a function
 that treats all elements alike (a normalisation, an attention, a roll) is seen at the first. Cost: two evaluations a halving.
 
-No weight, no condition: batch normalisation below a pathwise sample, or of inputs, is right and passes. And a likelihood ratio
-without a gradient is no weight: it is 1, and what it multiplies keeps its mean. So where something moves, the weights are
-looked at: a cost may mix the samples of those whose distributions reach nothing that it trains (another objective's policy,
-frozen parameters). Probabilities and importance weights are not 1 in value, and count whatever they reach.
+Where there is no weight there is no condition: batch normalisation of inputs, or below a pathwise sample, is right and passes. A
+likelihood ratio without a gradient is 1 and changes no mean. So where something moves, the weights are looked at: a cost may
+mix the samples of nodes whose distributions reach nothing that it trains (another objective's policy, frozen parameters).
+Probabilities and importance weights are not 1 in value, and count whatever they reach.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scg.analysis.structure import Structure
 from scg.checks.recording import Recording, close, same, ulps
-from scg.distributions import own_law, parameters
+from scg.distributions.laws import own_law, parameters
 from scg.evaluation.branching import plain
 from scg.evaluation.objectives import leaves, trained_by
 
@@ -154,9 +154,9 @@ def _parameters(recording: Recording, name: str) -> list[list[Any]]:
 
 
 def _is_ratio(recording: Recording, name: str) -> bool:
-    """Whether the node's weights are likelihood ratios, 1/n in value, of samples that elements draw each for itself.
+    """Whether the node's weights are likelihood ratios (1/n in value) of samples that each element draws for itself.
 
-    Neither is a probability: the values that it weighs are the same ones in every draw, and for every element.
+    Probabilities are not: the values that they weigh are the same in every draw and for every element.
     """
     if f"{name}.log_prob" in recording.given:
         return False

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scg.checks.recording import Call
-from scg.distributions import own_law
+from scg.distributions.laws import own_law
 
 # A value can jump at these.
 STEPS = frozenset([

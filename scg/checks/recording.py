@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
 
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.evaluation.evaluation import Evaluation
+from scg.evaluation.plan import Plan
 from scg.evaluation.record import Record
 from scg.node import Node
+from scg.randomness import seed
+from scg.specification import Specification
 from scg.tree import leaves, tensors
 
 
@@ -106,6 +109,46 @@ class Recording(Evaluation):
             torch.set_rng_state(call.after)
         self.calls.append(call)
         return result
+
+
+class Draws:
+    """Recordings of one graph. Each begins with a seed of its own, from a stream that functions which are run again cannot rewind."""
+
+    def __init__(self, graph: Specification, plan: Plan, inputs: Mapping[str, Any], steps: int | None) -> None:
+        self.graph, self.plan, self.inputs, self.steps = graph, plan, inputs, steps
+        self.stream = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        self.latest: Recording  # also where it ended in an error
+
+    def seed(self) -> None:
+        """New random numbers."""
+        seed(int(torch.randint(2**31, (), generator=self.stream)))
+
+    def __call__(
+        self,
+        given: Mapping[str, Any],
+        like: Recording | None = None,
+        *,
+        branching: bool = False,
+        stepping: bool = True,
+        watched: bool = False,
+        tracking: bool = False,
+    ) -> Recording:
+        self.seed()
+        recording = Recording(
+            self.graph,
+            self.plan,
+            given,
+            self.inputs,
+            self.steps,
+            branching=branching,
+            stepping=stepping,
+            like=like,
+            watched=watched,
+            tracking=tracking,
+        )
+        self.latest = recording
+        recording.trace = recording.run()
+        return recording
 
 
 def identities(thing: Any) -> list[int]:

@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 
 from scg.checks.check import first_sample
 from scg.checks.untouched import transformed
-from scg.distributions import parameters
+from scg.distributions.laws import parameters
 from scg.errors import GraphError
 from scg.evaluation.call_arguments import known, split
 from scg.evaluation.objectives import watched
@@ -44,7 +44,7 @@ _again: ContextVar[bool] = ContextVar("scg.examination", default=True)
 
 @contextmanager
 def examination(*, again: bool) -> Iterator[None]:
-    """With `again=False` no signature is examined a second time inside the block; the first time, each is all the same.
+    """With `again=False` no signature is examined a second time inside the block; its first sample is examined as always.
 
     For code whose node functions are known to stay what they are, where up to 1 % of the time matters.
     """
@@ -56,11 +56,11 @@ def examination(*, again: bool) -> Iterator[None]:
 
 
 class Refused(GraphError, AssertionError):
-    """A finding of an examination that ran while the compiler traced. It hands on assertions as they are."""
+    """A finding of an examination that ran while the compiler traced: an AssertionError, which the compiler passes on unchanged."""
 
 
 class Examined:
-    """A plan, and the sample at which it is to be doubted."""
+    """A plan, how many samples have used it, and the number of the sample at which it is examined again."""
 
     __slots__ = ("cost", "due", "plan", "samples")
 
@@ -158,7 +158,7 @@ class Plans:
         return plan, time.perf_counter() - begun
 
     def _watch(self) -> None:
-        """What node functions reach now; where that is new, every plan is of the past."""
+        """Look up the modules and tensors that node functions reach now; where they are others than before, every plan is dropped."""
         modules, loose = watched(self.graph.nodes)
         if modules != self.modules or [id(t) for t in loose] != [id(t) for t in self.loose]:
             self.modules, self.loose = modules, loose
@@ -218,7 +218,7 @@ def described(value: Any, broad: bool = False) -> Any:
     if isinstance(value, (bool, type(None))):
         return value
     if isinstance(value, (int, float, str)):
-        return type(value)  # a step counter, a temperature: their values are a schedule's
+        return type(value)  # a step counter or a temperature follows a schedule: its value is no part of the signature
     if isinstance(value, Mapping):
         return (type(value), tuple([(key, described(part, broad)) for key, part in value.items()]))
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,8 @@
-"""From a distribution to weighted branches in their place (`axes`).
+"""From a node's distribution to its branches and their weight, with the branch axis where the graph's other values expect it.
 
-The j-th node that branches owns branch axis j. An estimator returns `[n, *batch, *event]`; here its axis moves to its
-place, with 1s for the axes that the node does not have.
+The j-th node that branches owns branch axis j. An estimator returns `[n, *batch, *event]`; here the axis of n moves to the place
+that `Axes` gives it, with size 1 for the axes that the node does not have. What an estimator returns is held against the
+protocol when a graph is examined, and not at later calls.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from scg.analysis.structure import Structure
-from scg.distributions import barrier, forget, has_rsample, kind, parameters, rebuilt
+from scg.distributions.densities import forget
+from scg.distributions.derivative_order import barrier
+from scg.distributions.laws import kind, parameters
+from scg.distributions.probabilities import note_parameter
+from scg.distributions.samples import has_rsample
 from scg.errors import GraphError, impossible
 from scg.estimator import Branches
 from scg.evaluation.objectives import swapped
 from scg.evaluation.weight import Weight
-from scg.laws import note_parameter
 from scg.node import Node
+from scg.tree import rebuilt
 
-if TYPE_CHECKING:  # the state of the evaluation that calls this file: two halves of one thing
+if TYPE_CHECKING:  # the state of the evaluation that calls this file
     from scg.evaluation.evaluation import Evaluation
 
 
 def branch(run: Evaluation, node: Node, distribution: Distribution, t: int | None) -> tuple[Any, Weight]:
+    """The value of a stochastic node, drawn or given, and its weight: at step t, or at all steps (t None)."""
     name = node.name
     if not isinstance(distribution, Distribution):
         raise GraphError(

@@ -1,4 +1,4 @@
-"""What a call passes: sorted into given node values and inputs, and refused where it does not fit the graph."""
+"""The keyword arguments of a call: sorted into inputs and given values of nodes, and refused where they do not fit the graph."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_checkpoint(structure: Structure, every: Any) -> None:
     """`checkpoint=` is a number of steps, and belongs to a graph that has some."""
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise GraphError(
-            f"checkpoint={every!r}: say of how many steps the insides are computed again together, checkpoint=32 for instance"
+            f"checkpoint={every!r}: the number of steps that are computed again together, checkpoint=32 for instance"
         )
     if not structure.has_sequence:
         raise GraphError(f"checkpoint={every}: this graph has no sequence, so there are no steps; drop checkpoint=")

@@ -4,45 +4,43 @@
     inside, something recurs    step by step, T times                        (sampling a process)
     inside, all of it is given  once, on `[time, batch…]` blocks             (replaying a recording)
 
-A deterministic node whose only previous value is its own, and whose function has a method `along_time`, is no obstacle to the
-third: `along_time` takes the function's arguments with a time axis, the previous value's place being taken by the initial
-value, and returns all steps. A recurrent network is one. Where the sequence has `first=`, the function reads that node, as
-`along_time` begins anew by it; a `detach(prev(…))` it cannot cut. Nor is a node that reads a prefix (`prefix.py`): a transformer.
+Two kinds of recurrence are evaluated at once as well. A deterministic node that reads no previous value but its own, and whose
+function has a method `along_time` (a recurrent network): the method takes the function's arguments with a time axis, the initial
+value in the place of the previous one, and returns all steps. Where the sequence has `first=`, the function must read that node,
+for `along_time` resets its state where an episode starts; and it must read `prev` without `detach`, since no gradient can be cut
+within the method. And a node that reads a prefix (`prefix.py`), such as a transformer.
 
 `axes` says where the axes of a value lie, so that values of different nodes broadcast against each other as they are.
 
-With `stretch` K the second case keeps, of every K steps, the values of the nodes; what autograd would keep inside of the nodes is
-computed again in the backward pass, on the same random numbers (`torch.utils.checkpoint`; Chen et al. 2016).
+With `stretch` K (`checkpoint=` of `Graph.sample`), the second case keeps the values of the nodes only. What autograd saves inside of
+their functions is computed again in the backward pass, K steps at a time, on the same random numbers (`torch.utils.checkpoint`;
+Chen et al. 2016): less memory, one more forward pass.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from scg.distributions import last_slope, rebuilt, remember, unused
-from scg.errors import GraphError
+from scg.distributions.densities import remember, unused
 from scg.estimator import Branches
 from scg.evaluation import prefix
 from scg.evaluation.axes import Axes, at_step
 from scg.evaluation.branching import branch, other_branches, plain
 from scg.evaluation.call_arguments import length
-from scg.evaluation.objectives import ObjectiveView, Scoped, detached, random_state, restored
+from scg.evaluation.node_call import arguments_of, call
+from scg.evaluation.objectives import ObjectiveView, Scoped, random_state, restored
 from scg.evaluation.plan import Plan
 from scg.evaluation.record import Record, Step, real
 from scg.evaluation.weight import Weight
-from scg.node import Edge, Node
-from scg.scan import shift
+from scg.node import Node
 from scg.specification import Specification
-from scg.tree import tensors
 
 
 class Evaluation:
@@ -163,7 +161,8 @@ class Evaluation:
         def run() -> tuple[list[Step], Any]:
             now = copy.copy(stands)
             now.past, now.states = list(stands.past), dict(stands.states)
-            # Of those made before the sequence: what the first pass has them keep, the second would not compute, nor autograd save.
+            # Copies of the distributions from before the sequence: what they cache in the first pass, the second would not compute
+            # again, and autograd would find fewer saved tensors there.
             now.distributions = {k: unused(d) if k in read else d for k, d in stands.distributions.items()}
             now.scoped = [scoped.copy() for scoped in stands.scoped]
             part = now._steps(steps)
@@ -205,7 +204,7 @@ class Evaluation:
             if objective is not None:
                 scoped = self.scoped[objective]
                 with scoped.scope.detached():
-                    result = self._call(node, self._arguments(node, ObjectiveView(values, scoped, self.inputs), t, scoped))
+                    result = self._call(node, arguments_of(self, node, ObjectiveView(values, scoped, self.inputs), t, scoped))
                 values[node.name] = self._cost(node, result)
                 continue
             result = self._result(node, values, t, None)
@@ -245,7 +244,7 @@ class Evaluation:
     def _result(self, node: Node, values: Any, t: int | None, scoped: Scoped | None) -> Any:
         if node.name in self.structure.prefixed:
             return prefix.evaluate(self, node, values, scoped)
-        return self._call(node, self._arguments(node, values, t, scoped))
+        return self._call(node, arguments_of(self, node, values, t, scoped))
 
     def _cost(self, node: Node, value: Any) -> Any:
         value = real(node.name, value)
@@ -254,163 +253,10 @@ class Evaluation:
         return value if node.sign == 1.0 else -value
 
     def arguments(self, node: Node, values: Any, scoped: Scoped | None, last: bool = False) -> Any:
-        """Those of a node that reads a prefix, nothing else in it being of a step. `last`: of the prefix the last position."""
-        return self._arguments(node, values, None, scoped, last)
+        """The arguments of a node that reads a prefix; no other one is of a single step. `last`: of the prefix the last position alone."""
+        return arguments_of(self, node, values, None, scoped, last)
 
-    def _arguments(self, node: Node, values: Any, t: int | None, scoped: Scoped | None, last: bool = False) -> Any:
-        try:
-            if node.simple is not None:
-                if node.positional:
-                    return [values[source] for _, source in node.simple]
-                return {param: values[source] for param, source in node.simple}
-            pairs = [
-                (e, self._edge(node, e, values, t, scoped, last))
-                for e in node.parents
-                if not (e.optional and e.source not in values)
-            ]
-        except KeyError as error:
-            raise GraphError(f"node {node.name!r}: no value for its parent {error.args[0]!r}") from None
-        return [v for _, v in pairs] if node.positional else {e.param: v for e, v in pairs}
-
-    def _edge(self, node: Node, edge: Edge, values: Any, t: int | None, scoped: Scoped | None, last: bool = False) -> Any:
-        if edge.dist:
-            return self._distribution(edge, values, t, scoped)
-        if edge.prefix:
-            value = prefix.read(self, node, edge, values, scoped, last)
-        else:
-            value = self._previous(edge, values, t, scoped) if edge.lag else values[edge.source]
-        return detached(value, edge.source) if edge.detached else value
-
-    def _distribution(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Distribution:
-        """An objective's own view of a distribution is the node's function called once more; nothing is drawn."""
-        source = self.structure.nodes[edge.source]
-        if self.ended and self.vectorised and source.in_sequence:
-            return self._last_distribution(source, edge, scoped)
-        if edge.conditional:
-            arguments = self._arguments(source, values, t, scoped)
-            constant = self._constant(source, arguments)
-            if constant is not None:
-                with scoped.scope.detached() if scoped is not None else nullcontext():
-                    # Not through an examination's own `_call`: what it examines is the node, at arguments of the same values.
-                    return Evaluation._call(self, source, constant)
-        elif edge.detached:
-            return rebuilt(self.distributions[source.name], Tensor.detach, source.name)
-        if scoped is not None and source.name in scoped.scope.cut:
-            with scoped.scope.detached():
-                return self._call(source, self._arguments(source, values, t, scoped))
-        if scoped is not None and source.name in scoped.scope.mixed:
-            return scoped.distributions[source.name]
-        return self.distributions[source.name]
-
-    def _constant(self, source: Node, arguments: Any) -> Any:
-        """A function's arguments with the values of nodes detached; None where they carry no gradient."""
-        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
-        nodes = {e.param: e.source for e in source.parents if e.source in self.structure.nodes}
-        live = {k for k, x in pairs if str(k) in nodes and any(leaf.requires_grad for leaf in tensors(x))}
-        if not live:
-            return None
-        held = [(k, detached(x, nodes[str(k)]) if k in live else x) for k, x in pairs]
-        return [x for _, x in held] if source.positional else dict(held)
-
-    def _last_distribution(self, source: Node, edge: Edge, scoped: Scoped | None) -> Distribution:
-        """A distribution of the sequence at its last step: the node's function, called on the last step of its parents."""
-        values: Any = self.outside
-        if scoped is not None:
-            values = ObjectiveView(values, scoped, self.inputs)
-        arguments = self._arguments(source, values, None, scoped)
-        pairs = list(enumerate(arguments)) if source.positional else list(arguments.items())
-        of = {e.param: e.source for e in source.parents}
-        last = {key: self.axes.last(of[str(key)], value) for key, value in pairs}
-        with scoped.scope.detached() if scoped is not None else nullcontext():
-            distribution = self._call(source, list(last.values()) if source.positional else last)
-        return rebuilt(distribution, Tensor.detach, source.name) if edge.detached else distribution
-
-    def _previous(self, edge: Edge, values: Any, t: int | None, scoped: Scoped | None) -> Any:
-        assert edge.init is not None
-        recorded = self.given.get(f"{edge.source}.prev")
-        if recorded is not None:
-            return self.axes.shared(recorded, self.plan.missing.get(edge.source)) if t is None else at_step(recorded, t)
-        if self.vectorised and edge.source in self.structure.along_time:
-            return values[edge.init]
-        if self.vectorised:
-            now = self.axes.shared(self.given[edge.source], self.plan.missing.get(edge.source))
-            opens = self._opens(now)
-            before = tree_map(lambda x: shift(x, 1, 0, 0.0) if x.is_floating_point() else shift(x, 1, 0, 0), now)
-            return self._where(opens, edge.source, values[edge.init], before)
-        if t == 0 or not self.past:
-            return values[edge.init]
-        if scoped is not None:
-            before = ObjectiveView(self.past[-1], scoped, self.inputs, scoped.past[-1])[edge.source]
-        else:
-            before = self.past[-1][edge.source]
-        if self.first_now is None:
-            return before
-        return self._where(self.first_now.bool(), edge.source, values[edge.init], before)
-
-    def _opens(self, now: Any) -> Tensor:
-        """Where an episode starts, `[time, batch…]` with axes of size 1 where it is the same for the batch."""
-        steps = self.steps
-        assert steps is not None
-        device = next(x for x in tree_flatten(now)[0] if isinstance(x, Tensor)).device
-        opens = (torch.arange(steps, device=device) == 0).view(-1, *[1] * self.plan.batch_rank)
-        if self.structure.first is None:
-            return opens
-        return opens | self.axes.given(self.given[self.structure.first].bool())
-
-    def _where(self, mask: Tensor, source: str, initial: Any, before: Any) -> Any:
-        """`initial` where an episode starts, else `before`, leaf by leaf."""
-        leaves, spec = tree_flatten(before)
-        others = tree_flatten(initial)[0]
-        if len(others) != len(leaves):
-            raise GraphError(
-                f"node {source!r}: its value has {len(leaves)} tensors, and its initial value {len(others)}; they are to be alike"
-            )
-        drawn = self.distributions.get(source)
-        event = None if drawn is None else len(drawn.event_shape)
-        chosen: list[Any] = []
-        for i, (x, y) in enumerate(zip(leaves, others, strict=True)):
-            if isinstance(x, Tensor):
-                opens = self.axes.over(mask, source, i, x, event)
-                try:
-                    x = torch.where(opens, y, x)
-                except RuntimeError as error:
-                    if self.branching or self.replicas:  # the examination says what does not work below branches
-                        raise
-                    raise GraphError(
-                        f"node {source!r}: its value {list(x.shape)} and its initial value {list(y.shape)} do not meet episodes that "
-                        f"start element by element, {list(mask.shape)}. A value is [batch…, event…]; give what is the same for "
-                        "the whole batch axes of size 1 in the batch's place."
-                    ) from error
-            chosen.append(x)
-        return tree_unflatten(chosen, spec)
-
+    _call = call  # a method, which recordings override
     first_now: Tensor | None = None
     replicas = False  # whether samples have an axis that no plain draw has
     ended: bool = False
-
-    def _call(self, node: Node, arguments: Any, instead: Any = None) -> Any:
-        fn: Any = node.fn if instead is None else instead
-        if self.vectorised and node.name in self.structure.along_time and f"{node.name}.prev" not in self.given:
-            fn = fn.along_time
-        if torch.compiler.is_compiling():
-            return fn(*arguments) if node.positional else fn(**arguments)
-        try:
-            result = fn(*arguments) if node.positional else fn(**arguments)
-            return last_slope(result, node.name) if node.name in self.plan.kinked and not self.learning else result
-        except GraphError:
-            raise
-        except Exception as error:
-            error.add_note(f"in node {node.name!r}" + _shapes(node, arguments))
-            if isinstance(error, ValueError) and ("within the support" in str(error) or "satisfy the constraint" in str(error)):
-                raise GraphError(
-                    f"node {node.name!r}: a value lies outside the support or the constraints of a distribution there. "
-                    "A relaxed sample where a hard one belongs does this: score the relaxed density instead, or use an "
-                    f"estimator with hard samples.\n{error}"
-                ) from error
-            raise
-
-
-def _shapes(node: Node, arguments: Any) -> str:
-    pairs = zip((e.source for e in node.parents), arguments, strict=False) if isinstance(arguments, list) else arguments.items()
-    shown = ", ".join(f"{k}: {tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}" for k, v in pairs)
-    return f", called with {shown}" if shown else ""

@@ -7,6 +7,8 @@ passes *through* a critic and leaves nothing in it. Nodes upstream are shared be
     cut     the node reaches no parameter that this objective trains                its value, detached
     mixed   it reaches both                                                         evaluated again under the swap,
                                                                                     on the same random numbers
+
+Which of the three a node is, the first sample shows. Cost: one more evaluation of each mixed node for each objective.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Detaching(TorchFunctionMode):
         if isinstance(thing, (list, tuple)):
             parts = [self.replaced(x) for x in thing]
             if all(part is x for part, x in zip(parts, thing, strict=True)):
-                return thing  # a torch.Size is to stay one
+                return thing  # as it is: a torch.Size must stay one
             return parts if isinstance(thing, list) else type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
         return thing
 

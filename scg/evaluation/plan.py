@@ -1,6 +1,6 @@
-"""What the first sample teaches: ranks, first-order nodes, and what each node is to each objective.
+"""What an examination leaves for later evaluations: ranks, first-order nodes, and what each node is to each objective.
 
-Learned for each signature of a call (see `signature.py`), on a draw with one branch a node.
+One plan for each signature of a call (`checks/signature.py`), learned on a draw with one branch a node.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from scg.evaluation.objectives import Scope
 
 @dataclass
 class Plan:
-    """batch_rank: the rank of the costs at one step. ranks: of each stochastic node's distribution, unbranched.
-    value_ranks: of each node's value, unbranched. below: as in `Axes`. missing: axes of the batch that given values of the sequence lack. first_order: nodes whose estimator stops there; kinked: nodes whose function has a kink that samples cross.
-    observed: nodes that were given among the inputs. scope_of: the scope of each cost with `trains=`. sealed: costs whose gradient was seen to leak nowhere."""
+    """Ranks are of one step, without branch axes.
+
+    batch_rank    of the costs: the greatest
+    ranks         of each stochastic node's distribution
+    value_ranks   of each node's value;     cost_ranks   of each cost's
+    below         as in `Axes`
+    missing       how many axes of the batch a given value of the sequence lacks, leaf by leaf
+    first_order   nodes whose estimator is right to first order only
+    kinked        nodes whose function has a kink that samples cross
+    scopes        the parameters of each objective with `trains=`;     scope_of   the number of each cost's objective
+    observed      observed nodes that the call passed among its inputs
+    sealed        costs whose gradient was seen to reach nothing that they do not train
+    """
 
     batch_rank: int
     ranks: dict[str, int]

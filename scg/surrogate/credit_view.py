@@ -18,7 +18,7 @@ from scg.surrogate.weight_product import marginal, reached_from_outside
 
 
 class CreditView:
-    """The costs downstream of one node, and the way there and back."""
+    """The costs downstream of one node in a credit's form, and conversions of blocks to that form and back."""
 
     def __init__(self, trace: Record, name: str, costs: Iterable[str]) -> None:
         self.trace, self.name, self.axes = trace, name, trace.axes

@@ -24,7 +24,7 @@ class ScoreSums:
         self._sums: dict[tuple[int, bool], Tensor] = {}
 
     def look(self, nodes: int) -> None:
-        """Learn of a set of nodes which have a score, and which branch or have another weight."""
+        """Sort the nodes of a set: those that have a score, and those that branch or have another weight."""
         for i in members(nodes & ~self.seen):
             weight = self.weight(i)
             self.scored |= (weight.score is not None) << i

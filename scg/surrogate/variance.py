@@ -45,7 +45,7 @@ def variance(
     slopes = torch.autograd.grad(square, learned, allow_unused=True)
     value = square.detach()
     for parameter, slope in zip(learned, slopes, strict=True):
-        if slope is not None:  # value ‖g‖², gradient its derivative for φ, and no way to θ
+        if slope is not None:  # its value is ‖g‖², its gradient that for φ; θ gets none
             value = value + ((parameter - parameter.detach()) * slope).sum()
     return value
 

@@ -35,7 +35,7 @@ class Product:
     def ancestors(self, sums: ScoreSums) -> None:
         """All ancestors, credited ones without their gradient: sums of scores are shared, other weights come one by one."""
         structure = self.trace.structure
-        # The compiler shares what is common by itself, and knows no integers of many digits.
+        # torch.compile finds common sums itself, and cannot trace integers of more than 64 bits.
         if not structure.shares_sums or torch.compiler.is_compiling():
             for influence in structure.influences(self.target):
                 self.add(influence, live=structure.nodes[influence.node].credit is None)

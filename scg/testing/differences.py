@@ -22,10 +22,12 @@ from torch.distributions import Distribution
 from scg.checks.path_check import left_to_differences
 from scg.estimator import Pathwise
 from scg.graph import Graph
-from scg.testing.expectation import NoPoints, NotFinite, NotVectorised, bound_axes
+from scg.testing.expectation import NotFinite
 from scg.testing.oracle import NoOracle, Objective, Oracle, check_order
+from scg.testing.outcomes import bound_axes
 from scg.testing.parameters import Parameters, Wrt
-from scg.testing.unroll import Frozen, Key, Program
+from scg.testing.quadrature import NoPoints
+from scg.testing.unroll import Frozen, Key, NotVectorised, Program
 
 Draw = Callable[..., Tensor]  # shifts, s=seed → each cost occurrence, [costs, draws]
 Shifted = Callable[[Mapping[int, float]], Tensor]  # shifts → each cost occurrence, [costs, repeats]

@@ -14,7 +14,6 @@ evaluated at the parameters from before the shift, on the same outcomes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,84 +24,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from scg.distributions import log_density, reparameterise
+from scg.distributions.densities import log_density
+from scg.distributions.samples import reparameterise
 from scg.estimator import Pathwise
-from scg.testing.panels import AT_ONCE, PANELS, POINTS, Panels, improper
+from scg.testing.outcomes import WALKED, Plan
+from scg.testing.panels import Panels, improper
 from scg.testing.parameters import Parameters
 from scg.testing.paths import carried
-from scg.testing.quadrature import Bound, Extent, Line, NoPoints, extent, line, points, unbound
-from scg.testing.unroll import Frozen, Key, NotVectorised, Program, Reach, lifted, outcome
-
-BUDGET = 2**19  # joint outcomes times batch elements, evaluated at once on product grids
-WALKED = 2**12  # joint outcomes, evaluated one after another
-SIZES = (192, 150, 120, 96, 72, 56, 44, 36, 30, 26, 22, 18, 15, 12)  # points along a real axis, as many as the budget allows
-NESTED = 2  # real axes at most, for panels
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the expectation of one cost is written: its ancestors, their extents, the batch shape that runs in parallel."""
-
-    cost: Key
-    reach: dict[Key, Reach]
-    bound: dict[Key, Bound]
-    extents: dict[Key, Extent]
-    batch: torch.Size
-    lines: frozenset[Key] = frozenset()  # nodes whose axis is cut into panels
-
-    @property
-    def axes(self) -> int:
-        return sum(e.axes for e in self.extents.values())
-
-    @property
-    def count(self) -> int:
-        return math.prod(e.count for e in self.extents.values())
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether all its real axes can be cut into panels; also where there is none."""
-        lined = sum(self.extents[key].axes for key in self.lines)
-        if lined != self.axes or lined > NESTED:
-            return False
-        return self.count * (PANELS * POINTS) ** self.axes * max(self.batch.numel(), 1) <= AT_ONCE
-
-    def sizes(self, limit: int) -> list[int]:
-        """Grid sizes that fit into `limit` outcomes, finest first."""
-        return [n for n in SIZES if self.count * n**self.axes <= limit]
-
-
-def plan(program: Program, cost: Key) -> Plan:
-    """Draw once to see shapes and distributions. Raises `NoPoints` where an ancestor has no rule."""
-    reach = program.reach(cost)
-    values: dict[Key, Any] = {}
-    distributions: dict[Key, Distribution] = {}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for key in reach:
-            result, _ = program.result(key, lambda k: (values[k], False))
-            if isinstance(result, Distribution):
-                distributions[key] = result
-                result = result.sample()
-            values[key] = result
-    batch = values[cost].shape
-    bound = {k: bound_axes(d.batch_shape, batch, k[0] in program.structure.on_plate) for k, d in distributions.items()}
-    extents = {k: extent(d, bound[k]) for k, d in distributions.items()}
-    lines = frozenset(k for k, e in extents.items() if e.axes == 1 and line(unbound(distributions[k])[0]) is not None)
-    return Plan(cost, reach, bound, extents, batch, lines)
-
-
-def bound_axes(shape: torch.Size, batch: torch.Size, on_plate: bool) -> Bound:
-    """The batch axes of a node that belong to one element of the cost's batch: a plate's, and last ones beyond the batch."""
-    plate: Bound = (-len(shape),) if on_plate else ()
-    shape = shape[on_plate:]
-    beside = shape[: len(batch)]
-    tail = batch[len(batch) - len(beside) :]
-    if all(a in (1, b) for a, b in zip(beside, tail, strict=True)):
-        return (*plate, *range(len(beside) - len(shape), 0))
-    return (*plate, *range(-len(shape), 0))
-
-
-# -- the expectation ---------------------------------------------------------------------------------------
+from scg.testing.quadrature import Line, NoPoints, line, points, unbound
+from scg.testing.unroll import Frozen, Key, NotVectorised, Program, lifted, outcome
 
 
 @dataclass(frozen=True)
@@ -382,6 +312,3 @@ def _raised(value: Any, axis: int) -> Any:
     if isinstance(value, Distribution):
         return value.expand(torch.Size((axis, *value.batch_shape)))
     return tree_map(lambda v: v.expand(axis, *v.shape) if isinstance(v, Tensor) else v, value)
-
-
-__all__ = ["BUDGET", "SIZES", "WALKED", "Expectation", "Leaf", "NoPoints", "NotFinite", "NotVectorised", "Plan", "plan"]

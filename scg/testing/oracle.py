@@ -21,9 +21,11 @@ from torch import Tensor
 
 from scg.checks.path_check import left_to_differences
 from scg.graph import Graph
-from scg.testing.expectation import BUDGET, WALKED, Expectation, NoPoints, NotFinite, NotVectorised, Plan, plan
+from scg.testing.expectation import Expectation, NotFinite
+from scg.testing.outcomes import BUDGET, WALKED, Plan, plan
 from scg.testing.parameters import Parameters, Values, Wrt
-from scg.testing.unroll import Program
+from scg.testing.quadrature import NoPoints
+from scg.testing.unroll import NotVectorised, Program
 
 Choice = Literal["enumeration", "quadrature", "finite_difference"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from scg.distributions import log_density
+from scg.distributions.densities import log_density
 from scg.testing.quadrature import Line, NoPoints, unbound
 from scg.testing.unroll import Key
 

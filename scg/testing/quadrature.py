@@ -22,7 +22,7 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import Distribution, constraints
 
-from scg.distributions import log_density
+from scg.distributions.densities import log_density
 
 TAIL = 40.0  # points whose density lies e^-40 below its peak are left out
 

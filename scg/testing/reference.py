@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch.distributions import Distribution
 
-from scg.distributions import kind, moving_support
+from scg.distributions.laws import kind
+from scg.distributions.missed_terms import moving_support
 from scg.estimator import Branches, Estimator, ScoreFunction
 from scg.testing.quadrature import NoPoints, extent, finite, points, unbound
 

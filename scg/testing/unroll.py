@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform
 from torch.utils._pytree import tree_flatten, tree_map
 
-from scg.distributions import rebuilt
 from scg.errors import GraphError
 from scg.graph import Graph
 from scg.node import Edge
+from scg.tree import rebuilt
 
 Key = tuple[str, int | None]
 Read = Callable[[Key], tuple[Any, bool]]  # an occurrence's value, and whether it has the axis of outcomes

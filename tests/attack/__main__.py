@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import collections
-import time
 
 import torch
 
-from tests.attack.attack import attack, reason
+from tests.attack.attack import attack
 from tests.attack.generate import generate
 from tests.attack.program import code
+from tests.attack.tally import tally
+
+KINDS = {"right", "refused", "internal", "wrong", "unproven", "oracle"}
 
 
 def main() -> None:
@@ -33,21 +34,12 @@ def main() -> None:
         print(code(completed(program)))
         print(attack(program))
         return
-    began = time.perf_counter()
-    counts: collections.Counter[str] = collections.Counter()
-    refusals: collections.Counter[str] = collections.Counter()
-    example: dict[str, int] = {}
-    for seed in range(args.start, args.start + args.graphs):
-        verdict = attack(generate(seed))
-        counts[verdict.kind] += 1
-        if verdict.kind == "refused":
-            refusals[reason(verdict.detail)] += 1
-            example.setdefault(reason(verdict.detail), seed)
-        if verdict.kind in args.kinds.split(","):
-            print(f"{seed} {verdict.kind}: {verdict.detail[:200]}")
-    print(f"{args.graphs} graphs in {time.perf_counter() - began:.1f} s: {dict(counts)}")
-    for text, count in refusals.most_common():
-        print(f"{count:6d}  {text}   (seed {example[text]})")
+
+    def verdict(seed: int) -> tuple[str, str]:
+        found = attack(generate(seed))
+        return found.kind, found.detail
+
+    tally(verdict, args.start, args.graphs, KINDS - set(args.kinds.split(",")))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ independent, so their mean is held against the oracle's at six standard errors.
 from __future__ import annotations
 
 import argparse
-import collections
 import math
 import random
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +24,8 @@ import scg
 from scg import dist, prev
 from scg.estimators import *  # noqa: F403
 from scg.estimators.catalogue import SquashedSum  # noqa: F401
-from tests.attack.attack import reason
 from tests.attack.families import F64, FAMILIES, JOINTLY, SINGLE, Family
+from tests.attack.tally import tally
 
 
 @dataclass
@@ -320,19 +318,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    example: dict[str, int] = {}
-    began, counts, reasons = time.perf_counter(), collections.Counter[str](), collections.Counter[str]()
-    for seed in range(args.start, args.start + args.graphs):
-        kind, detail = attack(seed)
-        counts[kind] += 1
-        if kind == "refused":
-            reasons[reason(detail)] += 1
-            example.setdefault(reason(detail), seed)
-        elif kind != "right":
-            print(f"{seed} {kind}: {detail}", flush=True)
-    print(f"{args.graphs} graphs in {time.perf_counter() - began:.1f} s: {dict(counts)}")
-    for text, count in reasons.most_common():
-        print(f"{count:6d}  {text}   (seed {example[text]})")
+    tally(attack, args.start, args.graphs)
 
 
 if __name__ == "__main__":

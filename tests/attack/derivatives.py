@@ -12,12 +12,10 @@ On the same random numbers nothing else may change the gradient, to rounding: `c
 from __future__ import annotations
 
 import argparse
-import collections
 import copy
 import dataclasses
 import math
 import threading
-import time
 import warnings
 from typing import Any
 
@@ -25,9 +23,9 @@ import torch
 from torch import Tensor
 
 import scg
-from tests.attack.attack import reason
 from tests.attack.catalogue import Program, build, generate, slopes, value
 from tests.attack.families import FAMILIES, SINGLE
+from tests.attack.tally import tally
 
 SMOOTH = {
     "bit": "ScoreFunction() LeaveOneOut(3) Enumeration() UnorderedSet(2) SumAndSample(2) Pruned(LeaveOneOut(2)) MeasureValued() "
@@ -214,22 +212,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    example: dict[str, int] = {}
-    began, counts, reasons = time.perf_counter(), collections.Counter[str](), collections.Counter[str]()
-    for seed in range(args.start, args.start + args.graphs):
-        try:
-            kind, detail = attack(seed)
-        except Exception as error:
-            kind, detail = "internal", f"{type(error).__name__}: {error}"
-        counts[kind] += 1
-        if kind == "refused":
-            reasons[reason(detail)] += 1
-            example.setdefault(reason(detail), seed)
-        elif kind != "right":
-            print(f"{seed} {kind}: {detail[:300]}", flush=True)
-    print(f"{args.graphs} graphs in {time.perf_counter() - began:.1f} s: {dict(counts)}")
-    for text, count in reasons.most_common():
-        print(f"{count:6d}  {text}   (seed {example[text]})")
+    tally(attack, args.start, args.graphs)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from scg.distributions import inmost, reparameterise
+from scg.distributions.laws import inmost
+from scg.distributions.samples import reparameterise
 from scg.testing.battery.subject import Subject, estimate
-from scg.testing.expectation import SIZES
 from scg.testing.oracle import Oracle
+from scg.testing.outcomes import SIZES
 from scg.testing.quadrature import NoPoints, extent, points
 
 BUDGET = 2**14  # outcomes

@@ -30,7 +30,8 @@ from torch.distributions.transforms import AffineTransform, TanhTransform
 import scg
 from scg import Pathwise, ScoreFunction, detach, dist, prev
 from scg.testing import NoOracle, exact_gradient, finite_difference
-from scg.testing.expectation import Expectation, plan
+from scg.testing.expectation import Expectation
+from scg.testing.outcomes import plan
 from scg.testing.quadrature import NoPoints, extent, points
 from scg.testing.unroll import Program
 

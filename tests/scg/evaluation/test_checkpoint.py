@@ -72,7 +72,7 @@ def test_less_is_kept() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     graph = chain(network())
-    with pytest.raises(scg.GraphError, match="checkpoint=0: say of how many steps"):
+    with pytest.raises(scg.GraphError, match="checkpoint=0: the number of steps"):
         graph.sample(start=torch.zeros(4, 2), steps=3, checkpoint=0)
     flat = scg.Graph()
     flat.cost(lambda x: x**2, name="loss")

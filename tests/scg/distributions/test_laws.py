@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from scg.laws import is_exactly, log_mass, mass, quantile, rsample, sample, unseen
+from scg.distributions import is_exactly, log_mass, mass, quantile, rsample, sample, unseen
 
 ONE = torch.ones(2)
 
