@@ -20,7 +20,7 @@ from scg.targets import TargetError
 from scg.testing import AnswerTask, NoOracle, check_answers, check_estimator, check_gradient
 
 if TYPE_CHECKING:
-    from scg.commands.check import Check
+    from scg.commands.check import Check  # a circle of types alone: `check` hands its options on
 
 
 class Report(Protocol):
