@@ -19,8 +19,8 @@ from scg.graph import Graph
 from scg.targets import TargetError
 from scg.testing import AnswerTask, NoOracle, check_answers, check_estimator, check_gradient
 
-if TYPE_CHECKING:
-    from scg.commands.check import Check  # a circle of types alone: `check` hands its options on
+if TYPE_CHECKING:  # `check` hands its options on to this file: a circle of types alone
+    from scg.commands.check import Check
 
 
 class Report(Protocol):
