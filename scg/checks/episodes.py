@@ -6,8 +6,8 @@
     value [batch…]             the same
     value [event…]             shared by the batch: it needs axes of size 1 in the batch's place, [1, event…]
 
-The last two have the same rank, and nothing says which it is; a distribution would. Where the sizes are the same too, `where`
-would take the event for the batch without a word. So the episodes of half of the batch are moved, everything is computed
+Nothing says which of them a value is; a distribution would, and so does a parent that has the batch. Where the sizes are the
+same, `where` would take the event for the batch without a word. So the episodes of half of the batch are moved, everything is computed
 again on the same random numbers, and no cost and no log-density of the other half may differ. Cost: two evaluations, of
 graphs with such a value only.
 """
@@ -39,8 +39,8 @@ def crossing(
     flags = recording.given.get(first) if first is not None else None
     if first is None or not isinstance(flags, Tensor) or flags.ndim < 2 or len(flags) < 2 or flags[0].numel() < 2:
         return
-    name, shape = next(_unclear(recording, batch), (None, None))
-    if name is None or shape is None:
+    unclear = dict(_unclear(recording, batch))
+    if not unclear:
         return
     for axis in range(1, flags.ndim):
         order = torch.randperm(flags.shape[axis])
@@ -51,19 +51,34 @@ def crossing(
             after = draw(given, recording)
             seen = _moved(recording, after, flags, axis, kept)
             if seen is not None:
-                shown = list(shape)
-                yield name, MESSAGE.format(shown, seen, [*[1] * batch, *shown], [*shown, 1])
+                structure = recording.structure
+                above = set(structure.named(structure.above(seen)))
+                name = next((n for n in unclear if n in above), next(iter(unclear)))
+                others = [n for n in unclear if n in above and n != name]
+                shown = list(unclear[name])
+                message = MESSAGE.format(shown, seen, [*[1] * batch, *shown], [*shown, 1])
+                yield (
+                    name,
+                    message + (f"\nOr this is true of {', '.join(map(repr, others))}, which it reads too." if others else ""),
+                )
                 return
 
 
 def _unclear(recording: Recording, batch: int) -> Iterator[tuple[str, torch.Size]]:
-    """Recurrent values without a distribution whose axes are no more than the batch's."""
-    structure, steps = recording.structure, recording.trace.history
+    """Recurrent values without a distribution that may have no batch: with no more axes than the batch, or made of nothing that has it."""
+    structure, plan, steps = recording.structure, recording.plan, recording.trace.history
+    nodes = structure.nodes
+    batched = structure.those(
+        name != structure.first
+        and (plan.ranks.get(name, 0) if nodes[name].kind == "stochastic" else plan.value_ranks.get(name, 0)) > 0
+        and nodes[name].kind in ("stochastic", "observed")
+        for name in structure.order
+    )
     for name in _recurrent(structure):
-        if structure.nodes[name].kind == "stochastic" or name in recording.given or not steps:
+        if nodes[name].kind == "stochastic" or name in recording.given or not steps:
             continue
         for leaf in tree_leaves(steps[-1].values.get(name)):
-            if isinstance(leaf, Tensor) and 0 < leaf.ndim <= batch:
+            if isinstance(leaf, Tensor) and leaf.ndim and (leaf.ndim <= batch or not structure.above(name) & batched):
                 yield name, leaf.shape
 
 
